@@ -1,0 +1,52 @@
+"""What can go wrong, as users meet it: one line that says what, where, and what to do.
+
+KtodataError               exit 1: the data, a file or the Hub says no
+├── SourceError            a file, folder or Hub dataset cannot be read as what it claims to be
+│   └── RowError           one row in it is unreadable (`where` names the line)
+├── WriteError             the output cannot be written
+└── UsageError             exit 2: the command line asks for something that does not exist
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KtodataError(Exception):
+    """One clear error. `what` went wrong, `where` (file and line or row), what to `do` about it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
+        self.what, self.where, self.do = what, where, do
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}. {self.do}" if self.do else head
+
+
+class SourceError(KtodataError):
+    """A source cannot be read as what it claims to be."""
+
+
+class RowError(SourceError):
+    """One row is unreadable: a parse error or a value of the wrong type."""
+
+
+class WriteError(KtodataError):
+    """The output cannot be written; what was there before is still there."""
+
+
+class UsageError(KtodataError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` for the closest known name, else the list of all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}"

@@ -1,0 +1,209 @@
+"""The row: one completion to one prompt, and whether it was any good.
+
+The columns are `prompt`, `completion` and `label`, as in TRL, Axolotl and LLaMA-Factory, plus provenance as flat
+scalars that are never null. A row is never mutated; `dataclasses.replace` is not enough to change one either, since
+its ids are hashes of its content: make a new one with `make_row`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
+
+from ktodata.errors import RowError
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+Text: TypeAlias = str | list[Message]
+"""A prompt or a completion: a plain string, or a list of messages. One kind per file."""
+
+Kind: TypeAlias = Literal["text", "chat"]
+Origin: TypeAlias = Literal["pair", "rated", "feedback", "synthetic"]
+ORIGINS: tuple[str, ...] = get_args(Origin)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One training row. Make it with `make_row`, which fills in the two hashes.
+
+    `prompt` and `completion` are verbatim: leading newlines and spaces are part of them. `label` is True for a
+    desirable completion. `id` hashes prompt, completion and label; `prompt_id` the normalised prompt. `source` is
+    the dataset and split, or the file; `strategy` how a synthetic negative was made, else ""; `parent_id` the `id`
+    of the row it was made from, else "".
+    """
+
+    prompt: Text
+    completion: Text
+    label: bool
+    id: str
+    prompt_id: str
+    source: str
+    origin: Origin
+    strategy: str
+    parent_id: str
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the row is plain text or chat messages."""
+        return kind_of(self.prompt)
+
+
+COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Row))
+
+
+def make_row(
+    prompt: Text,
+    completion: Text,
+    label: bool,
+    *,
+    source: str,
+    origin: Origin,
+    strategy: str = "",
+    parent_id: str = "",
+) -> Row:
+    """A row with its ids. Content is taken as it is: see `parse_row` for content that nobody has checked."""
+    return Row(
+        prompt=prompt,
+        completion=completion,
+        label=label,
+        id=content_hash(prompt, completion, label),
+        prompt_id=content_hash(normalise_text(prompt)),
+        source=source,
+        origin=origin,
+        strategy=strategy,
+        parent_id=parent_id,
+    )
+
+
+def kind_of(text: Text) -> Kind:
+    """`text` for a string, `chat` for messages."""
+    return "text" if isinstance(text, str) else "chat"
+
+
+def normalise(text: str) -> str:
+    """NFKC, case-folded, white space collapsed: how texts are compared here and everywhere.
+
+    Emoji and punctuation count. Folding can undo the composition that NFKC made (and the other way round), so
+    NFKC is applied once more afterwards, which makes the function idempotent.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
+
+
+def normalise_text(text: Text) -> Text:
+    """`normalise` for a prompt or completion of either kind; roles stay as they are."""
+    if isinstance(text, str):
+        return normalise(text)
+    return [{"role": message["role"], "content": normalise(message["content"])} for message in text]
+
+
+def plain(text: Text) -> str:
+    """The words of a prompt or completion, without roles: what strategies and checks look at."""
+    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
+
+
+def content_hash(*parts: Text | bool) -> str:
+    """A short, stable name for some content: 32 hexadecimal digits of the SHA-256 of its canonical JSON."""
+    canonical = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:
+    """A row from a record of a file that claims to hold rows.
+
+    Provenance that the record lacks is filled in: `source` as given, origin `feedback`. The ids are computed anew,
+    so a row that somebody edited by hand does not keep the name of another.
+
+    Raises:
+        RowError: a column is missing or has the wrong type; `label` is checked to be a bool, because "false" and
+            2 are true in Python.
+    """
+    missing = [name for name in ("prompt", "completion", "label") if name not in record]
+    if missing:
+        seen = ", ".join(map(str, record)) or "none"
+        raise RowError(f"no column {missing[0]!r} (columns seen: {seen})", where=where)
+    label = record["label"]
+    if not isinstance(label, bool):
+        raise RowError(
+            f"label is {label!r}, not true or false",
+            where=where,
+            do="Write JSON true for a desirable completion and false for an undesirable one",
+        )
+    prompt = parse_text(record["prompt"], name="prompt", where=where)
+    completion = parse_text(record["completion"], name="completion", where=where)
+    if kind_of(prompt) != kind_of(completion):
+        raise RowError(
+            f"prompt is {kind_of(prompt)} and completion is {kind_of(completion)}",
+            where=where,
+            do="Both must be strings, or both lists of messages",
+        )
+    origin = _scalar(record, "origin", where) or "feedback"
+    if origin not in ORIGINS:
+        raise RowError(f"origin is {origin!r}, not one of {', '.join(ORIGINS)}", where=where)
+    return make_row(
+        prompt,
+        completion,
+        label,
+        source=_scalar(record, "source", where) or source,
+        origin=cast(Origin, origin),
+        strategy=_scalar(record, "strategy", where),
+        parent_id=_scalar(record, "parent_id", where),
+    )
+
+
+def parse_text(value: object, *, name: str, where: str) -> Text:
+    """A string or a list of `{role, content}` messages, checked.
+
+    Raises:
+        RowError: it is neither.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return [_message(item, f"{name}[{index}]", where) for index, item in enumerate(value)]
+    raise RowError(
+        f"{name} is {_named(value)}, not a string or a list of messages",
+        where=where,
+    )
+
+
+def to_record(row: Row) -> dict[str, Any]:
+    """The row as a flat dict in column order, for writers."""
+    return {name: getattr(row, name) for name in COLUMNS}
+
+
+def _message(item: object, name: str, where: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise RowError(f"{name} is {_named(item)}, not a message {{role, content}}", where=where)
+    role, content = item.get("role"), item.get("content")
+    if not isinstance(role, str) or not isinstance(content, str):
+        bad = "role" if not isinstance(role, str) else "content"
+        raise RowError(f"{name}.{bad} is {_named(item.get(bad))}, not a string", where=where)
+    return {"role": role, "content": content}
+
+
+def _scalar(record: Mapping[str, Any], name: str, where: str) -> str:
+    value = record.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RowError(f"{name} is {_named(value)}, not a string", where=where)
+    return value
+
+
+def _named(value: object) -> str:
+    """A value in an error: its type, and its beginning."""
+    if value is None:
+        return "null"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:39] + '…'}"
