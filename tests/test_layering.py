@@ -18,7 +18,7 @@ LAYERS = {
     ],
     "ktotrain": [
         ["errors"],
-        ["recipe"],
+        ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
         ["batch", "losses", "logps", "pairing"],
         ["plan", "packing", "attention", "metrics"],
         ["data", "model", "reference", "checkpoint", "evaluate"],
