@@ -42,6 +42,7 @@ __all__ = [
     "load_recipe",
     "recipe_from_dict",
     "recipe_to_dict",
+    "recipe_to_toml",
 ]
 
 Place = tuple[str, str]
@@ -105,6 +106,13 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
             values = dataclasses.asdict(table)
             tables[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     return tables
+
+
+def recipe_to_toml(recipe: Recipe) -> str:
+    """A recipe file with every key written out, which `load_recipe` reads back to the same recipe."""
+    import tomlkit
+
+    return tomlkit.dumps(recipe_to_dict(recipe))
 
 
 def _read(path: Path) -> str:

@@ -75,11 +75,15 @@ def _fits(hint: type, value: object, rules: Key) -> bool:
         return isinstance(value, bool) and hint is bool
     if isinstance(value, str):
         return hint is str and (value != "" or rules.may_be_empty)
-    return hint is not str and isinstance(value, int | hint) and in_range(value, rules)
+    if isinstance(value, int) or (isinstance(value, float) and hint is float):
+        return hint is not str and in_range(value, rules)
+    return False
 
 
 def _convert_union(hint: Any, value: object, rules: Key) -> Any:
     for member in get_args(hint):
+        if get_origin(member) is tuple and isinstance(value, str):
+            continue  # beside named choices, a lone text is a misspelt one of them, not a list of one
         try:
             return convert(member, value, rules)
         except NotAllowedError:

@@ -18,6 +18,7 @@ LAYERS = {
     ],
     "ktotrain": [
         ["errors"],
+        ["files"],
         ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
         ["batch", "losses", "logps", "pairing"],
         ["plan", "packing", "attention", "metrics"],

@@ -1,0 +1,126 @@
+"""The command `ktotrain`: each verb is its options, one call into the library, and one translation of errors.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ktotrain import __version__
+
+INTERRUPTED = 130  # what shells report for a process that Ctrl-C ended: 128 + SIGINT
+
+
+class _Errors(click.Group):
+    """Turns an error that has an `exit_code` into one message on stderr, and Ctrl-C into exit code 130.
+
+    The attribute, not the class, is what counts: rows are read by the other package, whose errors have it too.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            code = getattr(error, "exit_code", None)
+            if not isinstance(code, int):
+                raise
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+            ctx.exit(code)
+
+
+def _check_overrides(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        name, equals, _ = value.partition("=")
+        if not equals or "." not in name:
+            raise click.BadParameter(f"{value!r} is not TABLE.KEY=VALUE, such as optim.learning_rate=1e-5")
+    return values
+
+
+_recipe = click.argument("recipe", type=click.Path(path_type=Path))
+_overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    callback=_check_overrides,
+    help="Put a value over the recipe's; may be given many times.",
+)
+
+
+@click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ktotrain", message="%(prog)s %(version)s")
+def main() -> None:
+    """Train a language model on desirable and undesirable completions, by one TOML recipe.
+
+    \b
+    Example:
+      ktotrain check recipe.toml
+      ktotrain run recipe.toml --set train.output_dir=runs/second
+    """
+
+
+@main.command(short_help="Train as RECIPE says.")
+@_recipe
+@_overrides
+@click.option("--dry-run", is_flag=True, help="Print the plan (steps, packs, tokens, class mix) and do not train.")
+def run(recipe: Path, overrides: tuple[str, ...], dry_run: bool) -> None:
+    """Train as RECIPE says, into its `train.output_dir`.
+
+    \b
+    Example:
+      ktotrain run recipe.toml --set optim.learning_rate=1e-5 --set 'data.train=["a.jsonl", "b.jsonl"]'
+    """
+    from ktotrain.recipe import load_recipe
+
+    # The recipe is checked before the trainer is imported, which takes seconds.
+    checked = load_recipe(recipe, overrides)
+    from ktotrain import trainer
+
+    trainer.run(checked, dry_run=dry_run)
+
+
+@main.command(short_help="Check RECIPE and print it with all defaults filled in.")
+@_recipe
+@_overrides
+def check(recipe: Path, overrides: tuple[str, ...]) -> None:
+    """Check RECIPE and print it with all defaults filled in: TOML on stdout, fit to be a recipe again.
+
+    Every error is shown, with its line. Models and data are not looked at; `ktotrain run --dry-run` does that.
+
+    \b
+    Example:
+      ktotrain check recipe.toml --set adapter.rank=8 > resolved.toml
+    """
+    from ktotrain.recipe import load_recipe, recipe_to_toml
+
+    click.echo(recipe_to_toml(load_recipe(recipe, overrides)), nl=False)
+    click.echo(f"{recipe} is valid", err=True)
+
+
+@main.command(short_help="Draw the plots of RUN_DIR again.")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def plot(run_dir: Path) -> None:
+    """Draw the plots of RUN_DIR again, from its metrics.jsonl, into its folder plots; prints their names.
+
+    \b
+    Example:
+      ktotrain plot runs/my-run
+    """
+    from ktotrain.plots import draw_plots
+
+    for path in draw_plots(run_dir / "metrics.jsonl", run_dir / "plots"):
+        click.echo(str(path))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
