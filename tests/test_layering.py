@@ -21,10 +21,10 @@ LAYERS = {
         ["files"],
         ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
         ["batch", "losses", "logps", "pairing"],
-        ["plan", "packing", "attention", "metrics"],
-        ["data", "model", "reference", "checkpoint", "evaluate"],
+        ["plan", "packing", "attention", "metrics", "scorer", "probe"],
+        ["data", "model", "reference", "step", "checkpoint", "evaluate"],
         ["samples", "plots", "card", "memory", "progress"],
-        ["trainer"],
+        ["prepare", "trainer"],
         ["cli", "__main__"],
     ],
 }

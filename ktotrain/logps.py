@@ -1,0 +1,162 @@
+"""Log-probabilities of completions from hidden states, without ever holding all logits.
+
+Shapes: N scored tokens, H hidden size, V vocabulary, R branches. The LM head sees scored positions only, in chunks
+of tokens, so peak memory does not grow with N x V. Sums are float32 whatever the precision.
+
+The gradient of a token's log-probability by its logits is `onehot(target) - softmax`, so the backward is in closed
+form. Three cases, by what it would need:
+- no gradient asked for: logits are dropped chunk by chunk;
+- the head is frozen (LoRA): the gradient by the hidden state is the same vector whatever flows in, up to a factor
+  per token, so it is computed within the forward and no logits are kept or computed again;
+- the head is trained: logits are kept while N x V is small, and computed again chunk by chunk when it is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# 2**26 float32 logits are 256 MiB: below that, keeping them is cheaper than computing them twice.
+KEEP_ELEMENTS = 2**26
+# The logits of one chunk: 2**24 elements are 64 MiB and still give GEMMs of full speed at a vocabulary of 150k.
+CHUNK_ELEMENTS = 2**24
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """A model's output embedding and what it does to logits after it.
+
+    logits = softcap * tanh(scale * (h W^T + b) / softcap), without the cap if `softcap` is 0.
+    """
+
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float = 0.0
+
+
+def branch_logps(token_logps_N: Tensor, branch_N: Tensor, branches: int) -> Tensor:
+    """Sums of token log-probabilities per branch: float32 of shape R."""
+    sums_R = torch.zeros(branches, dtype=torch.float32, device=token_logps_N.device)
+    return sums_R.index_add(0, branch_N, token_logps_N.float())
+
+
+def token_logps(
+    hidden_NH: Tensor,
+    target_N: Tensor,
+    head: Head,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+    keep_elements: int = KEEP_ELEMENTS,
+) -> Tensor:
+    """log softmax(logits)[target] of each scored token: float32 of shape N.
+
+    Under autocast the head's GEMMs run in autocast's type, everything after them in float32.
+    """
+    return cast(
+        Tensor,
+        _TokenLogps.apply(
+            hidden_NH, head.weight_VH, head.bias_V, target_N, head.scale, head.softcap, chunk_elements, keep_elements
+        ),
+    )
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float) -> Tensor:
+    logits = F.linear(hidden, weight, bias).float()
+    if scale != 1.0:
+        logits = logits * scale
+    if softcap:
+        logits = torch.tanh(logits / softcap) * softcap
+    return logits
+
+
+def _by_logits(logits: Tensor, lse: Tensor, target: Tensor, scale: float, softcap: float) -> Tensor:
+    """d logp / d (h W^T + b) for a chunk: onehot - softmax, through the cap and the scale. Overwrites `logits`."""
+    slope = (1 - (logits / softcap) ** 2) * scale if softcap else None
+    gradient = logits.sub_(lse[:, None]).exp_().neg_()
+    gradient.scatter_add_(1, target[:, None], torch.ones_like(lse)[:, None])
+    if slope is not None:
+        gradient *= slope
+    elif scale != 1.0:
+        gradient *= scale
+    return gradient
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        scale: float,
+        softcap: float,
+        chunk_elements: int,
+        keep_elements: int,
+    ) -> Tensor:
+        device = hidden.device.type
+        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        by_hidden = ctx.needs_input_grad[0]
+        by_weight = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        count, vocabulary = len(hidden), len(weight)
+        ctx.chunk = max(1, chunk_elements // vocabulary)
+        keep = by_weight and count * vocabulary <= keep_elements
+        ctx.scale, ctx.softcap, ctx.compute, ctx.dtypes = scale, softcap, compute, (hidden.dtype, weight.dtype)
+        logps = torch.empty(count, dtype=torch.float32, device=hidden.device)
+        lses = torch.empty_like(logps)
+        kept: list[Tensor] = []
+        unit = torch.empty_like(hidden) if by_hidden and not by_weight else None
+        with torch.autocast(device, enabled=False):
+            head, head_bias = weight.to(compute), None if bias is None else bias.to(compute)
+            for start in range(0, count, ctx.chunk):
+                here = slice(start, start + ctx.chunk)
+                logits = _logits(hidden[here].to(compute), head, head_bias, scale, softcap)
+                lses[here] = logits.logsumexp(1)
+                logps[here] = logits.gather(1, target[here, None])[:, 0] - lses[here]
+                if unit is not None:
+                    by_logits = _by_logits(logits, lses[here], target[here], scale, softcap)
+                    unit[here] = (by_logits.to(compute) @ head).to(unit.dtype)
+                elif keep:
+                    kept.append(logits)
+        ctx.kept = kept
+        ctx.save_for_backward(*([unit] if unit is not None else [hidden, weight, bias, target, lses]))
+        return logps
+
+    @staticmethod
+    def backward(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        nothing = (None,) * 5
+        if len(ctx.saved_tensors) == 1:
+            (unit,) = ctx.saved_tensors
+            return (unit * grad_logps[:, None].to(unit.dtype), None, None, *nothing)
+        hidden, weight, bias, target, lses = ctx.saved_tensors
+        compute = ctx.compute
+        by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        by_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        by_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            head, head_bias = weight.to(compute), None if bias is None else bias.to(compute)
+            for index, start in enumerate(range(0, len(hidden), ctx.chunk)):
+                here = slice(start, start + ctx.chunk)
+                inputs = hidden[here].to(compute)
+                if ctx.kept:
+                    # Cleared as it is used: the gradient overwrites the logits, and a second backward must not see it.
+                    logits, ctx.kept[index] = ctx.kept[index], None
+                else:
+                    logits = _logits(inputs, head, head_bias, ctx.scale, ctx.softcap)
+                by_logits = _by_logits(logits, lses[here], target[here], ctx.scale, ctx.softcap)
+                by_logits *= grad_logps[here, None]
+                cast_gradient = by_logits.to(compute)
+                if by_hidden is not None:
+                    by_hidden[here] = (cast_gradient @ head).to(by_hidden.dtype)
+                if by_weight is not None and by_weight.dtype == compute:
+                    by_weight.addmm_(cast_gradient.T, inputs)
+                elif by_weight is not None:
+                    by_weight += cast_gradient.T @ inputs
+                if by_bias is not None:
+                    by_bias += by_logits.sum(0).to(by_bias.dtype)
+        return (by_hidden, by_weight, by_bias, *nothing)

@@ -1,0 +1,94 @@
+"""The reference: what the policy is compared with. Three ways to have one, which give the same numbers.
+
+AdapterOff       the policy's own base weights, with its fresh adapter switched off: costs no memory
+FrozenAdapter    the adapter as loaded, kept beside the trained one on the same base weights
+FrozenCopy       a second model
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ktotrain.batch import PackedBatch
+from ktotrain.logps import Head
+from ktotrain.scorer import Scorer, no_grad_scores
+
+FROZEN = "reference"  # peft's name for the frozen adapter
+
+
+class Reference(Protocol):
+    """Scores packs with the reference: float32 of shape R (branches), without gradient."""
+
+    def __call__(self, batch: PackedBatch) -> Tensor: ...
+
+
+class AdapterOff:
+    """The reference of a policy with a fresh adapter: the same model without it."""
+
+    def __init__(self, adapted: Any, scorer: Scorer) -> None:
+        self.adapted, self.scorer = adapted, scorer
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """See `Reference`."""
+        with self.adapted.disable_adapter():
+            return no_grad_scores(self.scorer, batch)
+
+
+class FrozenAdapter:
+    """The reference of a policy whose adapter was loaded: a frozen copy of that adapter on the same base.
+
+    Made before the first step. The copy is never saved: see `saved_adapters`.
+    """
+
+    def __init__(self, adapted: Any, scorer: Scorer) -> None:
+        self.adapted, self.scorer = adapted, scorer
+        trained = adapted.active_adapter
+        adapted.add_adapter(FROZEN, copy.deepcopy(adapted.peft_config[trained]))
+        weights = dict(adapted.named_parameters())
+        for name, parameter in weights.items():
+            if f".{FROZEN}." in name:
+                parameter.data.copy_(weights[name.replace(f".{FROZEN}.", f".{trained}.")].data)
+                parameter.requires_grad_(False)
+        self.trained = trained
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """See `Reference`."""
+        with self._switched():
+            return no_grad_scores(self.scorer, batch)
+
+    @contextlib.contextmanager
+    def _switched(self) -> Iterator[None]:
+        # peft makes the adapter it switches to trainable and the other one not: put that back as it was.
+        trainable = {name: parameter.requires_grad for name, parameter in self.adapted.named_parameters()}
+        self.adapted.set_adapter(FROZEN)
+        try:
+            yield
+        finally:
+            self.adapted.set_adapter(self.trained)
+            for name, parameter in self.adapted.named_parameters():
+                parameter.requires_grad_(trainable[name])
+
+
+class FrozenCopy:
+    """Another model, or a copy of the policy as loaded."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        scorer.model.requires_grad_(False).eval()
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """See `Reference`."""
+        return no_grad_scores(self.scorer, batch)
+
+
+def copy_of(model: nn.Module, head: Head | None) -> FrozenCopy:
+    """A frozen copy of a model as it is now; costs its weights' memory once more."""
+    from ktotrain.scorer import find_head
+
+    twin = copy.deepcopy(model)
+    return FrozenCopy(Scorer(twin, None if head is None else find_head(twin)))

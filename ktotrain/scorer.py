@@ -1,0 +1,92 @@
+"""A model as something that scores packs: hidden states, then log-probabilities of the scored tokens only.
+
+Shapes as in `ktotrain.batch`: N scored tokens, R branches.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ktotrain.attention import Ragged
+from ktotrain.batch import PackedBatch
+from ktotrain.logps import Head, branch_logps, token_logps
+
+
+class Scorer:
+    """Scores packs with one causal language model of transformers (its adapters, if any, are inside it).
+
+    Args:
+        model: a `PreTrainedModel` with an LM head, not wrapped.
+        head: its LM head as plain tensors, or None to let the model compute the logits itself.
+    """
+
+    def __init__(self, model: nn.Module, head: Head | None) -> None:
+        self.model: Any = model
+        self.decoder: Any = self.model.get_decoder()
+        self.head = head
+        # Padded rows need no position ids (they count from 0), and not every model takes them.
+        taken = inspect.signature(self.decoder.forward).parameters
+        self.takes_positions = "position_ids" in taken
+
+    def __call__(self, batch: PackedBatch, ragged: Ragged | None = None) -> Tensor:
+        """Summed log-probability of each branch's completion: float32 of shape R.
+
+        `ragged` are the batch's units, if the caller wants to see what attention makes of them.
+        """
+        inputs = self._inputs(batch, ragged)
+        if self.head is None:
+            scores_N = self._by_logits(batch, inputs)
+        else:
+            hidden = self.decoder(**inputs).last_hidden_state
+            scores_N = token_logps(hidden.flatten(0, 1)[batch.source_N], batch.target_N, self.head)
+        return branch_logps(scores_N, batch.branch_N, len(batch.rows))
+
+    def _inputs(self, batch: PackedBatch, ragged: Ragged | None) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids_BL, "use_cache": False}
+        if batch.units:
+            return inputs | {"position_ids": batch.position_ids_BL, "ragged": ragged or Ragged(batch.units)}
+        assert batch.mask_BL is not None, "a batch is either ragged or padded"
+        return inputs | {"attention_mask": batch.mask_BL.long()}
+
+    def _by_logits(self, batch: PackedBatch, inputs: dict[str, Any]) -> Tensor:
+        """For heads that are more than a matrix, a scale and a cap: the model's own logits, all at once."""
+        if len(batch.input_ids_BL) == 1:
+            logits_NV = self.model(**inputs, logits_to_keep=batch.source_N).logits[0]
+        else:
+            logits_NV = self.model(**inputs).logits.flatten(0, 1)[batch.source_N]
+        logits_NV = logits_NV.float()
+        return logits_NV.gather(1, batch.target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+
+
+def find_head(model: Any) -> Head | None:
+    """The model's LM head as plain tensors, or None if it is anything else.
+
+    Covered are a linear layer, a logit scale (Cohere multiplies by `logit_scale`, Granite divides by
+    `logits_scaling`) and a final soft-cap (Gemma 2 and 3). Whether that is all is not taken on trust: see
+    `ktotrain.probe.verified_head`.
+    """
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear:  # a subclass or an adapter computes something else
+        return None
+    config = model.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
+    return Head(layer.weight, layer.bias, scale, softcap)
+
+
+def no_grad_scores(scorer: Scorer, batch: PackedBatch, ragged: Ragged | None = None) -> Tensor:
+    """`scorer(batch)` without gradient, with the model in evaluation mode and put back as it was.
+
+    Checkpointing and dropout are then off, as they should be where nothing is learned.
+    """
+    training = scorer.model.training
+    scorer.model.eval()
+    try:
+        with torch.no_grad():
+            return scorer(batch, ragged)
+    finally:
+        scorer.model.train(training)
