@@ -1,0 +1,75 @@
+"""The lexicons of casual speech: loaded once, compiled to one pattern per language, and guessed from a text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+
+# The order settles ties.
+LANGUAGES: tuple[str, ...] = ("en", "it", "es", "fr", "de")
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lexicon:
+    """One language: what casual words become (`""`: they go), and the pattern that finds them.
+
+    `clause` holds what they become at the beginning of a clause, where that differs. `edges` are dropped only
+    between punctuation; `openers` want a comma after them. Keys are lower case with straight apostrophes.
+    `pattern` finds the keys of both tables, `inner` only those of `words`.
+    """
+
+    code: str
+    words: Mapping[str, str]
+    clause: Mapping[str, str]
+    edges: frozenset[str]
+    openers: frozenset[str]
+    pattern: re.Pattern[str]
+    inner: re.Pattern[str]
+
+
+@functools.cache
+def load(code: str) -> Lexicon:
+    """The lexicon of a language of `LANGUAGES`."""
+    table = _table(code)
+    words = dict.fromkeys((*table["interjections"], *table["edges"]), "") | table["words"]
+    clause = table["clause"]
+    return Lexicon(
+        code=code,
+        words=words,
+        clause=clause,
+        edges=frozenset(table["edges"]) - frozenset(table["words"]),
+        openers=frozenset(table["openers"]),
+        pattern=_any_of({*words, *clause}),
+        inner=_any_of(words),
+    )
+
+
+def guess(text: str) -> str:
+    """The language of `LANGUAGES` whose words the text has most of; "" when it has none of any."""
+    found = {word.replace("’", "'") for word in _WORD.findall(text.lower())}
+    hits = {code: len(found & _markers(code)) for code in LANGUAGES}
+    best = max(LANGUAGES, key=lambda code: hits[code])
+    return best if hits[best] else ""
+
+
+@functools.cache
+def _markers(code: str) -> frozenset[str]:
+    table = _table(code)
+    return frozenset(word for word in (*table["markers"], *table["words"], *table["interjections"]) if " " not in word)
+
+
+@functools.cache
+def _table(code: str) -> dict[str, dict[str, str]]:
+    return tomllib.loads((resources.files(__package__) / "lexicons" / f"{code}.toml").read_text(encoding="utf-8"))
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Whole words, the longest first, with either apostrophe and any white space inside phrases."""
+    longest = sorted(words, key=lambda word: (-len(word), word))
+    spelled = "|".join(re.escape(word).replace("'", "['’]").replace(r"\ ", r"[ \t]+") for word in longest)
+    return re.compile(rf"(?<![\w'’@#])(?:{spelled})(?![\w'’]|[./-]\w)", re.IGNORECASE)
