@@ -9,11 +9,13 @@ LAYERS = {
     "ktodata": [
         ["errors"],
         ["schema"],
-        ["io"],
         ["hub"],
+        ["io"],
+        ["cli_common"],
         ["sources"],
         ["unpair", "label", "negatives", "generate", "order"],
         ["balance", "check", "report", "review", "engine"],
+        ["commands", "balance_command"],
         ["cli", "__main__"],
     ],
     "ktotrain": [

@@ -1,0 +1,86 @@
+"""`ktodata`: the commands by name. Each is imported when it is called, so `--help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import click
+
+from ktodata import __version__
+from ktodata.cli_common import example, run
+from ktodata.errors import nearest
+
+
+class Lazy(NamedTuple):
+    """Where a command lives, and the line that `ktodata --help` prints about it."""
+
+    target: str
+    help: str
+
+
+COMMANDS = {
+    "unpair": Lazy("ktodata.commands.unpair:unpair", "Turn preference pairs into rows."),
+    "negatives": Lazy("ktodata.negatives.command:negatives", "Add synthetic undesirable rows."),
+    "balance": Lazy("ktodata.balance_command:balance", "Count both classes and give the weights of the paper's rule."),
+    "presets": Lazy("ktodata.commands.presets:presets", "List the datasets and layouts that unpair can read."),
+    "strategies": Lazy("ktodata.negatives.command:strategies", "List the ways of making negatives."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run, and whose errors are one line each."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{COMMANDS[cmd_name].target} is not a click command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a misspelt one names the nearest."""
+        name = args[0] if args else ""
+        if name not in COMMANDS and not name.startswith("-"):
+            raise click.UsageError(f"no command {name!r}. {nearest(name, COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+
+    def main(  # type: ignore[override]  # click overloads it on standalone_mode
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run it; see `ktodata.cli_common.run`."""
+        call = partial(super().main, args, prog_name, standalone_mode=False, **extra)
+        return run(call) if standalone_mode else call()
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=example(
+        "ktodata unpair hh-rlhf -o hh.parquet",
+        "ktodata unpair pairs.jsonl | ktodata negatives --strategy corrupt > train.jsonl",
+        "ktodata balance train.jsonl",
+    ),
+)
+@click.version_option(__version__, prog_name="ktodata", message="%(prog)s %(version)s")
+def main() -> None:
+    """Make KTO datasets: unpair preferences, synthesize negatives, balance the classes."""

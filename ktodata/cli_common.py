@@ -1,0 +1,197 @@
+"""What every `ktodata` command shares. Import it from a command's module; it imports nothing heavy itself.
+
+    @click.command(epilog=example("ktodata negatives train.jsonl -o out.parquet --strategy corrupt"), cls=Command)
+    @source_argument
+    @output_option
+    @seed_option
+    def negatives(source: str | None, output: str | None, seed: int) -> None:
+        source = resolve_source(source)            # stdin where it is left out and piped, else a UsageError
+        output = resolve_output(output, source)    # stdout where it is piped, else NAME.kto.parquet, said aloud
+        with progress("making negatives", total) as advance:
+            ...                                    # advance(1) per row; a bar on a terminal, nothing in a pipe
+        Summary(read=10, unit="rows", written=12, skipped=Counter({"no change": 3})).show(output, desirable=6)
+
+Raise `KtodataError`s; the group in `ktodata.cli` (and `Command`, where a command is run alone, as tests do) turns
+them, bad options, Ctrl-C and a closed pipe into one line on stderr and an exit code: 0 done, 1 the data or the check
+says no, 2 usage, 130 interrupted. Everything that is not the result itself goes to stderr: use `say`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from ktodata.errors import KtodataError, UsageError
+from ktodata.io.write import STDOUT, check_output
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+CLOSED_PIPE = 141  # 128 + SIGPIPE
+
+source_argument = click.argument("source", required=False, metavar="[SOURCE]")
+output_option = click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="Where to write: .jsonl .jsonl.gz .json .csv .parquet, or - for JSONL on stdout. "
+    "Left out: stdout in a pipe, NAME.kto.parquet here on a terminal.",
+)
+seed_option = click.option("--seed", default=0, show_default=True, help="Decides every random choice, order included.")
+workers_option = click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes. The output is the same."
+)
+limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N records.")
+quarantine_option = click.option(
+    "--quarantine", metavar="FILE", help="Write what was read but not written here, as JSONL, with the reasons."
+)
+
+
+def example(*commands: str) -> str:
+    """The epilog of a command's help: how it is used."""
+    lines = "\n".join(f"  {command}" for command in commands)
+    return f"\b\nExamples:\n{lines}"
+
+
+def say(text: str) -> None:
+    """A line for the user, on stderr."""
+    click.echo(text, err=True)
+
+
+def resolve_source(source: str | None) -> str:
+    """SOURCE, or stdin where it was left out and something is piped in.
+
+    Raises:
+        UsageError: it was left out on a terminal.
+    """
+    if source is not None:
+        return source
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("no SOURCE", do="Name a file, folder or Hub id, or pipe JSONL in")
+    return "-"
+
+
+def resolve_output(output: str | None, source: str) -> str:
+    """OUT, checked; where it was left out, stdout in a pipe, and on a terminal `NAME.kto.parquet`, said aloud.
+
+    Raises:
+        UsageError: an unknown suffix, or the default name is the input's own.
+        WriteError: no file can be made there.
+    """
+    if output is None:
+        output = STDOUT if not sys.stdout.isatty() else default_output(source)
+        if output != STDOUT:
+            say(f"writing {output}")
+    check_output(output)
+    return output
+
+
+def default_output(source: str) -> str:
+    """`NAME.kto.parquet` for SOURCE, in the current folder.
+
+    Raises:
+        UsageError: that would be SOURCE itself.
+    """
+    name = "stdin" if source == "-" else re.split(r"[/\\]", source.rstrip("/\\"))[-1].replace(":", "-")
+    name = re.sub(r"(\.kto)?(\.jsonl|\.json|\.csv|\.parquet)?(\.gz)?$", "", name) or "rows"
+    output = f"{name}.kto.parquet"
+    if Path(output).absolute() == Path(source).expanduser().absolute():
+        raise UsageError(f"{output} is the input itself", do="Name another file with -o")
+    return output
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr while the block runs, if that is a terminal. Gives the function that moves it on by n."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The counts of a command: `read` of `unit`, rows `written`, and what was `skipped`, by reason."""
+
+    read: int
+    unit: str
+    written: int
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=Counter)
+
+    def lines(self, output: str, *, desirable: int, note: str = "") -> list[str]:
+        """The summary as lines. `note` says what one of the unit stands for."""
+        place = "stdout" if output == STDOUT else output
+        undesirable = self.written - desirable
+        reasons = sorted(self.skipped.items(), key=lambda item: (-item[1], item[0]))
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        total = sum(self.skipped.values())
+        return [
+            f"read    {self.read} {self.unit}{f' ({note})' if note else ''}",
+            f"written {self.written} rows to {place}: {desirable} desirable, {undesirable} undesirable",
+            f"skipped {total}{f': {why}' if why else ''}",
+        ]
+
+    def show(self, output: str, *, desirable: int, note: str = "") -> None:
+        """Print it on stderr."""
+        for line in self.lines(output, desirable=desirable, note=note):
+            say(line)
+
+
+def run(call: Callable[[], Any]) -> NoReturn:
+    """Run a click command that does not handle its own errors, and leave with one line and an exit code."""
+    try:
+        code = call()
+    except KtodataError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "ktodata"
+        say(f"error: {error.format_message()} See `{path} --help`")
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        say(f"error: {error.format_message()}")
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted; nothing was written")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        close_stdout()
+        sys.exit(CLOSED_PIPE)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def close_stdout() -> None:
+    """Point stdout nowhere: its reader is gone, and Python would complain when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Command(click.Command):
+    """A command that ends like the group does when it is run alone."""
+
+    def main(  # type: ignore[override]  # click overloads it on standalone_mode
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run it; see `run`."""
+        call = partial(super().main, args, prog_name, standalone_mode=False, **extra)
+        return run(call) if standalone_mode else call()

@@ -1,0 +1,1 @@
+"""The click commands of `ktodata unpair` and `ktodata presets`: options, one call, a summary."""

@@ -1,0 +1,195 @@
+"""The Hugging Face Hub, as far as reading needs it: what a dataset repository holds, its files, its rows.
+
+Files of a dataset whose layout we know are listed and downloaded (so a mirror may hold any subset of them) and read
+by our own readers; everything else goes through `datasets`, which knows configurations and splits. Both libraries
+are imported when they are needed, and their errors become one `SourceError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ktodata.errors import SourceError
+
+_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?")
+
+
+class HubId(NamedTuple):
+    """`owner/name`, and the configuration or subfolder that `owner/name:config` asks for, else ""."""
+
+    repo: str
+    config: str = ""
+
+
+def parse_id(text: str) -> HubId | None:
+    """The parts of a Hub id, or None if it does not look like one."""
+    match = _ID.fullmatch(text)
+    return HubId(match["repo"], match["config"] or "") if match else None
+
+
+class Snapshot:
+    """One dataset repository at one commit: its files, downloaded when they are asked for."""
+
+    def __init__(self, repo: str) -> None:
+        """List the repository, or find the copy in the local cache if the Hub cannot be reached.
+
+        Raises:
+            SourceError: it does not exist, is gated, or cannot be reached and is not in the cache.
+        """
+        self.repo, self._folder, self._revision = repo, "", ""
+        self.files = self._list()
+
+    def _list(self) -> list[str]:
+        import huggingface_hub
+
+        with hub_errors(self.repo):
+            try:
+                # Not `list_repo_files`: that one retries for 23 seconds where there is no network.
+                info = huggingface_hub.HfApi().dataset_info(self.repo, timeout=20)
+            except Exception as error:
+                if not _unreachable(error):
+                    raise
+                try:
+                    self._folder = huggingface_hub.snapshot_download(
+                        self.repo, repo_type="dataset", local_files_only=True
+                    )
+                except OSError:
+                    raise error from None
+                root = Path(self._folder)
+                return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        self._revision = info.sha or "main"
+        return sorted(sibling.rfilename for sibling in info.siblings or ())
+
+    def fetch(self, name: str) -> Path:
+        """The local copy of one of `files`, downloaded unless the cache has it.
+
+        Raises:
+            SourceError: the download fails.
+        """
+        if self._folder:
+            return Path(self._folder) / name
+        import huggingface_hub
+
+        with hub_errors(self.repo), _quiet():
+            return Path(huggingface_hub.hf_hub_download(self.repo, name, repo_type="dataset", revision=self._revision))
+
+
+def dataset_records(hub_id: HubId, *, split: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of one split of any dataset on the Hub, in its order, through `datasets`.
+
+    With a limit the data are streamed, so that no more than needed is downloaded.
+
+    Raises:
+        SourceError: no such repository, configuration or split (those that exist are named), or no network.
+    """
+    _check_reachable(hub_id.repo)
+    import datasets
+
+    with hub_errors(hub_id.repo), _quiet():
+        data = datasets.load_dataset(hub_id.repo, hub_id.config or None, split=split, streaming=limit is not None)
+    records = iter(data)
+    while True:
+        with hub_errors(hub_id.repo):
+            record = next(records, None)
+        if record is None:
+            return
+        yield record
+
+
+def saved_records(folder: Path, *, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of a folder written by `datasets`' `save_to_disk`, of one split if it holds several.
+
+    Raises:
+        SourceError: no such split, or the folder is damaged.
+    """
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(str(folder))
+    except Exception as error:  # json, arrow, key and file errors, by what is damaged
+        raise SourceError(f"not a readable dataset folder: {_first_line(error)}", where=str(folder)) from error
+    if isinstance(data, datasets.DatasetDict):
+        if split not in data:
+            raise SourceError(f"no split {split!r}", where=str(folder), do=f"It has: {', '.join(sorted(data))}")
+        data = data[split]
+    yield from data
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _check_reachable(repo: str) -> None:
+    """Fail at once, with our words, where `datasets` would retry for long. Offline mode is left to its cache."""
+    import huggingface_hub
+
+    if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        with hub_errors(repo):
+            huggingface_hub.HfApi().dataset_info(repo, timeout=20)
+
+
+@contextlib.contextmanager
+def hub_errors(repo: str) -> Iterator[None]:
+    """Turn whatever the Hub's clients raise into one `SourceError` that says what to do."""
+    from huggingface_hub import errors
+
+    where = f"{repo} on the Hub"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise SourceError(
+            "access needs permission", where=where, do="Accept its terms, then `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(
+            "no such dataset", where=where, do="Check the spelling; for a private one, `hf auth login` first"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise SourceError(f"the Hub answers: {_first_line(error)}", where=where) from error
+    except ValueError as error:  # `datasets`: an unknown split or configuration; the text lists those there are
+        raise SourceError(_first_line(error, lines=2), where=where) from error
+    except Exception as error:
+        if _unreachable(error):
+            raise SourceError(
+                "the Hub cannot be reached", where=where, do="Check the network, or name a local copy"
+            ) from error
+        if isinstance(error, OSError) or type(error).__module__.startswith("datasets"):
+            raise SourceError(_first_line(error), where=where) from error
+        raise
+
+
+def _unreachable(error: BaseException) -> bool:
+    """Whether an error means no connection, wherever in its chain that is said."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ConnectionError | TimeoutError) or any(
+            base.__name__ in ("TransportError", "OfflineModeIsEnabled") for base in type(seen).__mro__
+        ):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _first_line(error: BaseException, *, lines: int = 1) -> str:
+    text = " ".join(line.strip() for line in str(error).strip().splitlines()[:lines])
+    return (text or type(error).__name__).rstrip(".")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the client libraries where there is no terminal, and no talk of retries."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+        if "datasets" in sys.modules:
+            sys.modules["datasets"].disable_progress_bars()
+    yield

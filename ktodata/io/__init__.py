@@ -1,0 +1,29 @@
+"""Reading and writing, format by suffix.
+
+records   records out of one file, lazily
+resolve   from SOURCE (stdin, file, folder, Hub id) to the files to read
+rows      files that already hold rows
+write     atomic writers, the quarantine file
+"""
+
+from ktodata.io.records import SUFFIXES, Raw, suffix_of
+from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
+from ktodata.io.rows import read_rows
+from ktodata.io.write import WRITERS, Quarantine, atomic_file, check_output, check_writable, write_rows
+
+__all__ = [
+    "SUFFIXES",
+    "WRITERS",
+    "Part",
+    "Quarantine",
+    "Raw",
+    "atomic_file",
+    "chain_parts",
+    "check_output",
+    "check_writable",
+    "find_parts",
+    "read_records",
+    "read_rows",
+    "suffix_of",
+    "write_rows",
+]

@@ -1,0 +1,293 @@
+"""Records out of files, one at a time, each with its place: `.jsonl .json .csv`, also with `.gz`, and `.parquet`.
+
+Reading is lazy in two ways. A file is never held whole, and a line of JSON is not parsed until somebody asks for
+its values: `unpair --workers N` hands unparsed lines to its workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from ktodata.errors import RowError, SourceError
+
+BOM = b"\xef\xbb\xbf"
+BLOCK = 2**20  # characters per read of a JSON array
+BATCH = 1000  # rows per read of a columnar file
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
+_BLANK = re.compile(r"\s*")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Raw:
+    """One record as it came: an unparsed line of JSON, or the values of a columnar file or array.
+
+    `where` is the file and line or row; `source` the provenance that rows made of it get; `problem` is set where
+    the reader already knows that the record cannot be read.
+    """
+
+    data: bytes | object
+    where: str
+    source: str
+    problem: str = ""
+
+    def values(self) -> dict[str, Any]:
+        """The record as a dict.
+
+        Raises:
+            RowError: it is not UTF-8, not JSON, or not an object.
+        """
+        if self.problem:
+            raise RowError(self.problem, where=self.where)
+        value = _parse_line(self.data, self.where) if isinstance(self.data, bytes) else self.data
+        if not isinstance(value, dict):
+            raise RowError(f"a JSON {_json_name(value)}, not an object with columns", where=self.where)
+        return value
+
+    def shown(self) -> object:
+        """The record for the quarantine file, parsed if it can be."""
+        if not isinstance(self.data, bytes):
+            return self.data
+        try:
+            return _parse_line(self.data, self.where)
+        except RowError:
+            return self.data.decode("utf-8", errors="replace")
+
+
+def _parse_line(line: bytes, where: str) -> object:
+    try:
+        value = json.loads(line.decode("utf-8"))
+        if _SURROGATE.search(line):
+            json.dumps(value, ensure_ascii=False).encode()  # half an emoji, which no file can hold
+    except UnicodeDecodeError as error:
+        raise RowError(f"byte {error.start + 1} of the line is not UTF-8", where=where, do=UTF8_ADVICE) from error
+    except UnicodeEncodeError as error:
+        raise RowError("half of a surrogate pair (a broken emoji) in the text", where=where) from error
+    except RecursionError as error:
+        raise RowError("JSON nested too deeply", where=where) from error
+    except ValueError as error:
+        raise RowError(f"not JSON: {error}", where=where) from error
+    return value
+
+
+UTF8_ADVICE = "Convert the file to UTF-8 first"
+
+
+def _json_name(value: object) -> str:
+    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def read_lines(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
+    """JSON lines. Only a line feed ends a line: U+2028 and the like are text. Blank lines are passed over."""
+    for number, line in enumerate(stream, 1):
+        if number == 1:
+            line = line.removeprefix(BOM)
+        line = line.strip()
+        if line:
+            yield Raw(line, f"{name}:{number}", source)
+
+
+def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
+    """A JSON array of objects, read piece by piece; or JSON lines in a file that is called `.json`.
+
+    Raises:
+        SourceError: it is neither. What follows a syntax error in an array cannot be told apart, so it is fatal.
+    """
+    buffered = io.BufferedReader(cast(io.RawIOBase, stream), BLOCK)
+    head = buffered.peek(BLOCK).removeprefix(BOM).lstrip()
+    if head[:1] == b"{":
+        yield from read_lines(buffered, name, source)
+    elif head[:1] == b"[":
+        with io.TextIOWrapper(buffered, encoding="utf-8-sig") as text:
+            for line, value in _array_items(text, name):
+                yield Raw(value, f"{name}:{line}", source)
+    elif head:
+        raise SourceError("neither a JSON array of objects nor JSON lines", where=name)
+
+
+def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object]]:
+    """The items of a JSON array, with the line each begins on, holding little more than one item at a time."""
+    decoder, buffer, place, line, ended, first = json.JSONDecoder(), "", 0, 1, False, True
+
+    def more(size: int) -> None:
+        nonlocal buffer, place, ended
+        chunk = text.read(size)
+        ended = not chunk
+        buffer, place = buffer[place:] + chunk, 0
+
+    def skip_blank() -> str:
+        """Step over white space; the character after it, or "" at the end of the file."""
+        nonlocal place, line
+        while True:
+            match = _BLANK.match(buffer, place)
+            end = match.end() if match else place
+            line += buffer.count("\n", place, end)
+            place = end
+            if place < len(buffer) or ended:
+                return buffer[place : place + 1]
+            more(BLOCK)
+
+    skip_blank()
+    place += 1  # the opening bracket, which the caller has seen
+    while True:
+        if (mark := skip_blank()) == "]":
+            place += 1
+            if skip_blank():
+                raise SourceError("something follows the JSON array", where=f"{name}:{line}")
+            return
+        if not first:
+            if mark != ",":
+                raise SourceError(_array_problem(mark), where=f"{name}:{line}")
+            place += 1
+            skip_blank()
+        size, first = BLOCK, False
+        while True:
+            try:
+                value, end = decoder.raw_decode(buffer, place)
+            except RecursionError as error:
+                raise SourceError("JSON nested too deeply", where=f"{name}:{line}") from error
+            except ValueError as error:
+                if ended:
+                    raise SourceError(f"not JSON: {error.args[0]}", where=f"{name}:{line}") from error
+            else:
+                if end < len(buffer) or ended:  # a number at the buffer's end may go on
+                    break
+            more(size)
+            size *= 2  # an item of any length is tried again a logarithmic number of times
+        yield line, value
+        line += buffer.count("\n", place, end)
+        place = end
+
+
+def _array_problem(mark: str) -> str:
+    return f"',' or ']' expected in the JSON array, not {mark!r}" if mark else "the JSON array is not closed: cut off?"
+
+
+def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
+    """Comma-separated values with a header line, text verbatim.
+
+    A csv file knows text only, so two things are turned back: a `label` of true or false, and a cell that holds
+    messages as JSON, which is how `write_rows` writes them.
+    """
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", newline="") as text:
+        reader = csv.reader(text, strict=True)
+        header: list[str] | None = None
+        for cells in _csv_rows(reader, name):
+            where = f"{name}:{reader.line_num}"
+            if header is None:
+                header = cells
+                if len(set(header)) < len(header):
+                    raise SourceError(f"a column is named twice ({', '.join(header)})", where=where)
+            elif len(cells) != len(header):
+                if cells:
+                    problem = f"{len(cells)} cells, but the header names {len(header)} columns"
+                    yield Raw(cells, where, source, problem)
+            else:
+                yield Raw({key: _cell(key, value) for key, value in zip(header, cells, strict=True)}, where, source)
+
+
+def _csv_rows(reader: Any, name: str) -> Iterator[list[str]]:
+    """The reader's rows, with its errors as ours."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise SourceError(f"not csv: {error}", where=f"{name}:{reader.line_num}") from error
+
+
+def _cell(column: str, text: str) -> object:
+    if column == "label":
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if text[:1] in "[{" and text:
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(text)
+            items = value if isinstance(value, list) else [value]
+            if items and all(isinstance(item, dict) and _MESSAGE_KEYS & item.keys() for item in items):
+                return value
+    return text
+
+
+_MESSAGE_KEYS = {"content", "value"}  # of {role, content} and {from, value}
+
+
+def read_parquet(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
+    """A parquet file, a thousand rows at a time.
+
+    Raises:
+        SourceError: it is not parquet.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    row = 0
+    try:
+        file = pyarrow.parquet.ParquetFile(stream)
+        for batch in file.iter_batches(batch_size=BATCH):
+            for values in batch.to_pylist():
+                row += 1
+                yield Raw(values, f"{name}: row {row}", source)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise SourceError(f"not a readable parquet file: {reason}", where=name) from error
+
+
+READERS: dict[str, Callable[[IO[bytes], str, str], Iterator[Raw]]] = {
+    ".jsonl": read_lines,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+
+
+def suffix_of(path: str | Path) -> str:
+    """The suffix that says how to read a file, `.gz` included; "" if it is none that we know."""
+    name = Path(path).name.lower()
+    return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
+
+
+def read_file(path: Path, source: str, *, name: str = "") -> Iterator[Raw]:
+    """The records of one file, read as its suffix says; of something that is no regular file, such as a pipe, JSONL.
+
+    `name` is what errors call it, by default its path.
+
+    Raises:
+        SourceError: it is missing, has an unknown suffix, is damaged, or holds no record.
+    """
+    name = name or str(path)
+    suffix = suffix_of(path)
+    if not suffix and path.is_file():
+        raise SourceError(f"unknown suffix {path.suffix!r}", where=name, do=f"Known: {', '.join(SUFFIXES)}")
+    empty = True
+    try:
+        with path.open("rb") as stream, _unpacked(stream, suffix) as data:
+            for raw in READERS.get(suffix.removesuffix(".gz"), read_lines)(data, name, source):
+                empty = False
+                yield raw
+    except (EOFError, zlib.error) as error:
+        raise SourceError("the gzip data ends early or is damaged", where=name, do="Fetch the file again") from error
+    except gzip.BadGzipFile as error:
+        raise SourceError(f"not gzip data: {error}", where=name) from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"not UTF-8: {error.reason}", where=name, do=UTF8_ADVICE) from error
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror or error}", where=name) from error
+    if empty:
+        raise SourceError("the file is empty: no rows in it", where=name)
+
+
+def _unpacked(stream: BinaryIO, suffix: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    if suffix.endswith(".gz"):
+        return cast(contextlib.AbstractContextManager[IO[bytes]], gzip.GzipFile(fileobj=stream))
+    return contextlib.nullcontext(stream)

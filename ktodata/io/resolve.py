@@ -1,0 +1,199 @@
+"""From SOURCE, as a user types it, to the parts to read: stdin, a file, a folder, or a Hub id."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from ktodata import hub
+from ktodata.errors import SourceError
+from ktodata.io.records import Raw, read_file, read_lines, suffix_of
+
+STDIN = "-"
+# How splits are called in file and folder names, as `datasets` has it.
+ALIASES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_SHARD = re.compile(r"(?P<split>[\w.]+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
+_METADATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One file, or one split, that holds records of one layout. `source` is the provenance of its rows.
+
+    `path` is where it lies inside the folder or repository that was asked for, else "".
+    """
+
+    source: str
+    open: Callable[[], Iterator[Raw]]
+    path: str = ""
+
+
+def find_parts(
+    source: str,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    folders: Sequence[str] = (),
+    own_files: bool = False,
+) -> list[Part]:
+    """What to read for SOURCE, in a fixed order. Nothing is read yet, but it is known to be there.
+
+    Args:
+        split: which one of a folder or Hub id; a single file is read whole, whatever it is called.
+        limit: how many records will be asked for at most, if that is known.
+        folders: names of the subfolders to read of a folder or repository; () means all.
+        own_files: whether a Hub repository's files are to be read by our own readers, since their layout is known.
+
+    Raises:
+        SourceError: there is no such thing, or nothing in it that can be read, or no such split.
+    """
+    if source == STDIN:
+        return [Part("stdin", _read_stdin)]
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder_parts(path, split=split, folders=folders)
+    if path.exists():
+        return [Part(_provenance(path), partial(read_file, path, _provenance(path)))]
+    hub_id = hub.parse_id(source)
+    if hub_id is None or suffix_of(hub_id.repo):
+        raise SourceError("no such file or folder", where=source)
+    if own_files:
+        return _repository_parts(hub_id, split=split, folders=folders)
+    label = ":".join(part for part in (*hub_id, split) if part)
+    return [Part(label, partial(_hub_records, hub_id, split, limit, label))]
+
+
+def read_records(
+    source: str, *, split: str = "train", limit: int | None = None, folders: Sequence[str] = ()
+) -> Iterator[Raw]:
+    """The records of SOURCE, unparsed, in file order; the first `limit` of them.
+
+    Raises:
+        SourceError: see `find_parts` and `read_file`; parse errors of single records wait until `Raw.values`.
+    """
+    parts = find_parts(source, split=split, limit=limit, folders=folders)
+    return itertools.islice(chain_parts(parts), limit)
+
+
+def chain_parts(parts: Sequence[Part]) -> Iterator[Raw]:
+    """The records of all parts. A part is opened, and downloaded, when the ones before it are used up."""
+    return itertools.chain.from_iterable(part.open() for part in parts)
+
+
+def _read_stdin() -> Iterator[Raw]:
+    empty = True
+    for raw in read_lines(sys.stdin.buffer, "stdin", "stdin"):
+        empty = False
+        yield raw
+    if empty:
+        raise SourceError("nothing came in: no rows", where="stdin")
+
+
+def _provenance(path: Path) -> str:
+    """A file as rows name it: its folder and name, however it was typed, and no more of this machine's paths."""
+    return "/".join(path.resolve().parts[-2:]).lstrip("/")
+
+
+def _folder_parts(folder: Path, *, split: str, folders: Sequence[str]) -> list[Part]:
+    if hub.is_saved_dataset(folder):
+        return [Part(folder.resolve().name, partial(_saved_records, folder, split))]
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    chosen = choose_files(names, split=split, folders=folders, where=str(folder))
+    root = folder.resolve().name
+    return [Part(f"{root}/{name}", partial(read_file, folder / name, f"{root}/{name}"), name) for name in chosen]
+
+
+def _repository_parts(hub_id: hub.HubId, *, split: str, folders: Sequence[str]) -> list[Part]:
+    snapshot = hub.Snapshot(hub_id.repo)
+    wanted = [hub_id.config] if hub_id.config else folders
+    where = f"{hub_id.repo} on the Hub"
+    if hub_id.config and hub_id.config not in folders:
+        raise SourceError(f"no data folder {hub_id.config!r}", where=where, do=f"Known: {', '.join(folders)}")
+    parts = []
+    for name in choose_files(snapshot.files, split=split, folders=wanted, where=where):
+        above = PurePosixPath(name).parent.name
+        label = ":".join(part for part in (hub_id.repo, above, split) if part)
+        parts.append(Part(label, partial(_fetched_records, snapshot, name, label), name))
+    return parts
+
+
+def _fetched_records(snapshot: hub.Snapshot, name: str, label: str) -> Iterator[Raw]:
+    yield from read_file(snapshot.fetch(name), label, name=f"{snapshot.repo}/{name}")
+
+
+def _hub_records(hub_id: hub.HubId, split: str, limit: int | None, label: str) -> Iterator[Raw]:
+    for row, values in enumerate(hub.dataset_records(hub_id, split=split, limit=limit), 1):
+        yield Raw(values, f"{label}: row {row}", label)
+
+
+def _saved_records(folder: Path, split: str) -> Iterator[Raw]:
+    row = 0
+    for row, values in enumerate(hub.saved_records(folder, split=split), 1):
+        yield Raw(values, f"{folder}: row {row}", folder.resolve().name)
+    if not row:
+        raise SourceError("the dataset is empty: no rows in it", where=str(folder))
+
+
+def choose_files(names: Collection[str], *, split: str, folders: Sequence[str] = (), where: str = "") -> list[str]:
+    """Which files of a folder or repository hold a split, sorted.
+
+    Hidden files, files of other kinds and metadata are passed over. With `folders`, only files in subfolders of
+    these names count, or, where there is none of them, those directly in the folder (which may be one of them).
+    A split is told by the file's name or its folder's. Where no name tells one, all files are `train`.
+
+    Raises:
+        SourceError: no file is left; the splits that exist are named.
+    """
+    readable = sorted(name for name in names if _is_data(name))
+    if folders:
+        inside = [name for name in readable if set(PurePosixPath(name).parts[:-1]) & set(folders)]
+        readable = inside or [name for name in readable if "/" not in name]
+    if not readable:
+        wanted = f" (looked in {', '.join(folders)})" if folders else ""
+        raise SourceError(f"no data files{wanted}", where=where, do="It needs .jsonl, .json, .csv or .parquet files")
+    splits = {name: split_of(name) for name in readable}
+    if not any(splits.values()):
+        chosen = readable if split == "train" else []
+    else:
+        chosen = [name for name in readable if split in (splits[name], _stem(name))]
+        chosen = chosen or [name for name in readable if splits[name] == ALIASES.get(split, split)]
+    if not chosen:
+        known = sorted({found for found in splits.values() if found} or {"train"})
+        raise SourceError(f"no split {split!r}", where=where, do=f"It has: {', '.join(known)}")
+    return chosen
+
+
+def split_of(name: str) -> str:
+    """The split that a file's path tells: `train-00000-of-00002.parquet`, `harmless-base/test.jsonl.gz`, else ""."""
+    stem = _stem(name)
+    if match := _SHARD.fullmatch(stem):
+        return ALIASES.get(match["split"], match["split"])
+    parts = [*re.split(r"[-._ ]", stem), *reversed(PurePosixPath(name).parts[:-1])]
+    return next((ALIASES[part.lower()] for part in parts if part.lower() in ALIASES), "")
+
+
+def _stem(name: str) -> str:
+    file = PurePosixPath(name).name
+    return file[: len(file) - len(suffix_of(file))]
+
+
+def _is_data(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith((".", "_")) for part in path.parts)
+    return bool(suffix_of(name)) and not hidden and path.name not in _METADATA

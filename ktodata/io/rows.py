@@ -1,0 +1,36 @@
+"""Files that already hold rows."""
+
+from __future__ import annotations
+
+from ktodata.errors import RowError
+from ktodata.io.resolve import read_records
+from ktodata.io.write import Quarantine
+from ktodata.schema import Row, parse_row
+
+
+def read_rows(
+    source: str, *, split: str = "train", limit: int | None = None, quarantine: Quarantine | None = None
+) -> list[Row]:
+    """The rows of a file, folder, Hub id, or of JSONL on stdin (`-`), in their order; the first `limit` of them.
+
+    Raises:
+        SourceError: the source cannot be read, holds nothing, or mixes text and chat.
+        RowError: a row is unreadable; with a quarantine it goes there instead.
+    """
+    rows: list[Row] = []
+    for raw in read_records(source, split=split, limit=limit):
+        try:
+            row = parse_row(raw.values(), where=raw.where, source=raw.source)
+            if rows and row.kind != rows[0].kind:
+                raise RowError(
+                    f"a {row.kind} row in a file of {rows[0].kind} rows",
+                    where=raw.where,
+                    do="A file holds one kind only",
+                )
+        except RowError as error:
+            if quarantine is None:
+                raise
+            quarantine.add(error.what, where=raw.where, record=raw.shown())
+        else:
+            rows.append(row)
+    return rows

@@ -1,0 +1,236 @@
+"""Writing, atomically: a reader sees the old file or the whole new one, and an error leaves the old one."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from ktodata.errors import UsageError, WriteError
+from ktodata.schema import COLUMNS, Kind, Row, to_record
+
+STDOUT = "-"
+CHUNK = 10_000  # rows in one row group of a parquet file
+
+
+def check_output(out: str) -> None:
+    """Refuse an output that cannot be written, before any work is done for it. `-` is JSONL on stdout.
+
+    Raises:
+        UsageError: a suffix that no writer knows, or a folder.
+        WriteError: a place where no file can be made.
+    """
+    if out == STDOUT:
+        return
+    path = Path(out).expanduser()
+    if not _suffix(path):
+        raise UsageError(
+            f"unknown suffix {path.suffix!r}" if path.suffix else "no suffix that tells the format",
+            where=out,
+            do=f"Known: {', '.join(WRITERS)}",
+        )
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path at which no file can be made: a folder, below a file, or without permission.
+
+    Raises:
+        UsageError: it is a folder.
+        WriteError: it cannot be made.
+    """
+    if path.is_dir():
+        raise UsageError("is a folder, not a file to write", where=str(path))
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise WriteError("cannot be made", where=str(path), do=f"{above} is not a folder")
+    if not os.access(above, os.W_OK):
+        raise WriteError("cannot be made", where=str(path), do=f"No permission to write in {above}")
+
+
+@contextlib.contextmanager
+def atomic_file(out: str | Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes its place at `out` when the block ends without an error, and vanishes otherwise.
+
+    Missing parent folders are made; a link is followed; an existing file's permissions are kept.
+
+    Raises:
+        WriteError: no permission, no space, or no such place.
+    """
+    path = Path(out).expanduser().resolve()
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fchmod(stream.fileno(), _mode(path))
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        temporary = None
+    except OSError as error:
+        raise WriteError(f"cannot be written: {error.strerror or error}", where=str(out)) from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _mode(path: Path) -> int:
+    """The permissions a file should have: its own, or what the process gives to new files."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mode & 0o7777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def write_rows(rows: Iterable[Row], out: str) -> int:
+    """Write rows by the suffix of `out` (`-`: JSONL on stdout), atomically, in the order given. Gives their number.
+
+    Messages are a list of structs `{role, content}` in parquet, and JSON text in csv.
+
+    Raises:
+        UsageError: see `check_output`.
+        WriteError: text and chat rows in one file, or the disk says no.
+    """
+    check_output(out)
+    checked = _one_kind(rows, out)
+    if out == STDOUT:
+        return _write_jsonl(checked, sys.stdout.buffer)
+    path = Path(out).expanduser()
+    with atomic_file(path) as stream:
+        return WRITERS[_suffix(path)](checked, stream)
+
+
+def _suffix(path: Path) -> str:
+    return max((suffix for suffix in WRITERS if path.name.lower().endswith(suffix)), key=len, default="")
+
+
+def _one_kind(rows: Iterable[Row], out: str) -> Iterator[Row]:
+    kind: Kind | None = None
+    for row in rows:
+        kind = kind or row.kind
+        if row.kind != kind:
+            raise WriteError(f"rows of both kinds, {kind} and {row.kind}", where=out, do="A file holds one kind only")
+        yield row
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _write_jsonl(rows: Iterator[Row], stream: IO[bytes]) -> int:
+    count = 0
+    for row in rows:
+        stream.write(f"{_json(to_record(row))}\n".encode())
+        count += 1
+    stream.flush()
+    return count
+
+
+def _write_jsonl_gz(rows: Iterator[Row], stream: IO[bytes]) -> int:
+    # Neither a time nor a name inside: the same rows give the same bytes.
+    with gzip.GzipFile(fileobj=stream, mode="wb", filename="", mtime=0, compresslevel=6) as packed:
+        return _write_jsonl(rows, packed)  # type: ignore[arg-type]  # a GzipFile is no IO[bytes] to mypy
+
+
+def _write_json(rows: Iterator[Row], stream: IO[bytes]) -> int:
+    count = 0
+    for row in rows:
+        stream.write(f"{',' if count else '['}\n{_json(to_record(row))}".encode())
+        count += 1
+    stream.write(b"\n]\n" if count else b"[]\n")
+    return count
+
+
+def _write_csv(rows: Iterator[Row], stream: IO[bytes]) -> int:
+    count = 0
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([value if isinstance(value, str) else _json(value) for value in to_record(row).values()])
+        count += 1
+    text.flush()
+    text.detach()
+    return count
+
+
+def _write_parquet(rows: Iterator[Row], stream: IO[bytes]) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    count, first = 0, next(rows, None)
+    everything = itertools.chain([first] if first else [], rows)
+    schema = arrow_schema(first.kind if first else "text")
+    with pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
+        while chunk := [to_record(row) for row in itertools.islice(everything, CHUNK)]:
+            writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
+            count += len(chunk)
+    return count
+
+
+def arrow_schema(kind: Kind) -> Any:
+    """The columns of a file of rows as a `pyarrow.Schema`; none may be null."""
+    import pyarrow
+
+    message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
+    text = pyarrow.string() if kind == "text" else pyarrow.list_(message)
+    types = {"prompt": text, "completion": text, "label": pyarrow.bool_()}
+    return pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in COLUMNS])
+
+
+WRITERS: dict[str, Callable[[Iterator[Row], IO[bytes]], int]] = {
+    ".jsonl": _write_jsonl,
+    ".jsonl.gz": _write_jsonl_gz,
+    ".json": _write_json,
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+}
+
+
+class Quarantine:
+    """Where rows go that were read but not written: one JSON line each, with the reason, the place and the record.
+
+    A context manager. The file is made even if it stays empty, and atomically, so after an error there is none.
+    With `path` None nothing is kept.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        """Raises UsageError or WriteError if no file can be made there."""
+        self.path = Path(path).expanduser() if path else None
+        if self.path:
+            check_writable(self.path)
+        self.count = 0
+        self._stack = contextlib.ExitStack()
+        self._stream: IO[bytes] | None = None
+
+    def __enter__(self) -> Quarantine:
+        if self.path:
+            self._stream = self._stack.enter_context(atomic_file(self.path))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, reason: str, *, where: str, record: object, **more: object) -> None:
+        """One record, with whatever more the caller wants to say about it."""
+        self.count += 1
+        if self._stream:
+            line = json.dumps({"reason": reason, "where": where, **more, "record": record}, default=str)
+            self._stream.write(f"{line}\n".encode())
