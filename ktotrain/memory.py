@@ -203,7 +203,7 @@ def _norms(base: Any, config: Any) -> int:
         for module in base.modules()
         if getattr(module, "weight", None) is not None
     )
-    return max(2, found // config.num_hidden_layers)
+    return max(2, int(found // config.num_hidden_layers))
 
 
 def _mlp_tensors(base: Any, config: Any) -> int:
