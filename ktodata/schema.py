@@ -70,19 +70,28 @@ def make_row(
     origin: Origin,
     strategy: str = "",
     parent_id: str = "",
+    prompt_id: str = "",
 ) -> Row:
-    """A row with its ids. Content is taken as it is: see `parse_row` for content that nobody has checked."""
+    """A row with its ids. Content is taken as it is: see `parse_row` for content that nobody has checked.
+
+    A caller that makes several rows of one prompt may give its `prompt_id` (see `hash_prompt`) to save the time.
+    """
     return Row(
         prompt=prompt,
         completion=completion,
         label=label,
         id=content_hash(prompt, completion, label),
-        prompt_id=content_hash(normalise_text(prompt)),
+        prompt_id=prompt_id or hash_prompt(prompt),
         source=source,
         origin=origin,
         strategy=strategy,
         parent_id=parent_id,
     )
+
+
+def hash_prompt(prompt: Text) -> str:
+    """The `prompt_id` of a prompt: equal for prompts that are equal after normalising."""
+    return content_hash(normalise_text(prompt))
 
 
 def kind_of(text: Text) -> Kind:
