@@ -93,7 +93,7 @@ class Option:
         """
         try:
             return self.check(_READ[self.kind](text.strip()), name=name)
-        except ValueError:
+        except (ValueError, UsageError):
             raise self._refused(repr(text), name) from None
 
     def check(self, value: Any, *, name: str) -> Any:

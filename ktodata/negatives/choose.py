@@ -1,0 +1,105 @@
+"""From `--strategy NAME[=WEIGHT]` and `--set NAME.key=value` to what `synthesize` runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ktodata.errors import UsageError, nearest
+from ktodata.negatives.contract import Strategy
+from ktodata.negatives.registry import STRATEGIES
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Use:
+    """A strategy with all of its options, and its weight in a mix (None: each row gets its own K from it)."""
+
+    strategy: Strategy
+    options: Mapping[str, Any]
+    weight: float | None = None
+
+
+def use(name: str, *, weight: float | None = None, known: Mapping[str, Strategy] = STRATEGIES, **options: Any) -> Use:
+    """A strategy by name, its options checked and the others at their defaults.
+
+    Raises:
+        UsageError: an unknown strategy or option, or a value that is not allowed.
+    """
+    strategy = _known(name, known)
+    for key in options:
+        _option(strategy, key)
+    values = {
+        key: option.check(options.get(key, option.default), name=f"{name}.{key}")
+        for key, option in strategy.options.items()
+    }
+    return Use(strategy, values, weight)
+
+
+def parse_uses(
+    names: Sequence[str], settings: Sequence[str] = (), *, known: Mapping[str, Strategy] = STRATEGIES
+) -> list[Use]:
+    """The strategies as the command line names them.
+
+    Raises:
+        UsageError: a strategy or option that does not exist (the nearest is named), a value that is not allowed,
+            a strategy named twice, weights for some only, a setting for a strategy that is not used.
+    """
+    weights: dict[str, float | None] = {}
+    for item in names:
+        name, equals, text = item.partition("=")
+        _known(name, known)
+        if name in weights:
+            raise UsageError(f"strategy {name!r} is named twice", do="Use --per-row for more negatives from it")
+        weights[name] = _weight(name, text) if equals else None
+    if not weights:
+        raise UsageError("no strategy", do=f"Known: {', '.join(sorted(known))}")
+    unweighted = [name for name, weight in weights.items() if weight is None]
+    if 0 < len(unweighted) < len(weights):
+        raise UsageError(
+            f"strategy {unweighted[0]!r} has no weight and others have",
+            do="Give NAME=WEIGHT for all (a mix) or for none (each makes its own)",
+        )
+    options: dict[str, dict[str, Any]] = {name: {} for name in weights}
+    for setting in settings:
+        _set(setting, options, known)
+    return [use(name, weight=weight, known=known, **options[name]) for name, weight in weights.items()]
+
+
+def _set(setting: str, options: dict[str, dict[str, Any]], known: Mapping[str, Strategy]) -> None:
+    path, equals, text = setting.partition("=")
+    name, dot, key = path.strip().partition(".")
+    if not (equals and dot and name and key):
+        raise UsageError(f"--set {setting!r} is not NAME.key=value", do="Such as --set corrupt.intensity=0.5")
+    strategy = _known(name, known)
+    if name not in options:
+        raise UsageError(f"--set {name}.{key} is for a strategy that is not used", do=f"Add --strategy {name}")
+    option = _option(strategy, key)
+    if key in options[name]:
+        raise UsageError(f"--set {name}.{key} is given twice", do="Lists are written with commas: a,b")
+    options[name][key] = option.parse(text, name=f"{name}.{key}")
+
+
+def _known(name: str, known: Mapping[str, Strategy]) -> Strategy:
+    if name not in known:
+        close = nearest(name, known)
+        listed = "" if close.startswith("Known") else f" Known: {', '.join(sorted(known))}"
+        raise UsageError(f"no strategy {name!r}", do=close + listed)
+    return known[name]
+
+
+def _option(strategy: Strategy, key: str) -> Any:
+    if key not in strategy.options:
+        raise UsageError(f"strategy {strategy.name!r} has no option {key!r}", do=nearest(key, strategy.options))
+    return strategy.options[key]
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not (weight > 0 and math.isfinite(weight)):
+        raise UsageError(f"the weight of strategy {name!r} is {text!r}", do="It must be a number above 0")
+    return weight
