@@ -12,15 +12,14 @@
         Summary(read=10, unit="rows", written=12, skipped=Counter({"no change": 3})).show(output, desirable=6)
 
 Raise `KtodataError`s; the group in `ktodata.cli` (and `Command`, where a command is run alone, as tests do) turns
-them, bad options, Ctrl-C and a closed pipe into one line on stderr and an exit code: 0 done, 1 the data or the check
-says no, 2 usage, 130 interrupted. Everything that is not the result itself goes to stderr: use `say`.
+them, bad options and Ctrl-C into one line on stderr and an exit code: 0 done, 1 the data or the check says no, 2 usage,
+130 interrupted. (A closed pipe ends quietly, with 1: that is click.) Everything that is not the result itself goes to stderr: use `say`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
 import sys
 from collections import Counter
@@ -37,7 +36,6 @@ from ktodata.io.write import STDOUT, check_output
 F = TypeVar("F", bound=Callable[..., Any])
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-CLOSED_PIPE = 141  # 128 + SIGPIPE
 
 source_argument = click.argument("source", required=False, metavar="[SOURCE]")
 output_option = click.option(
@@ -170,16 +168,7 @@ def run(call: Callable[[], Any]) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted; nothing was written")
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        close_stdout()
-        sys.exit(CLOSED_PIPE)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def close_stdout() -> None:
-    """Point stdout nowhere: its reader is gone, and Python would complain when it flushes at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Command(click.Command):

@@ -181,7 +181,7 @@ def parse_text(value: object, *, name: str, where: str) -> Text:
     if isinstance(value, list):
         return [_message(item, f"{name}[{index}]", where) for index, item in enumerate(value)]
     raise RowError(
-        f"{name} is {_named(value)}, not a string or a list of messages",
+        f"{name} is {named(value)}, not a string or a list of messages",
         where=where,
     )
 
@@ -193,11 +193,11 @@ def to_record(row: Row) -> dict[str, Any]:
 
 def _message(item: object, name: str, where: str) -> Message:
     if not isinstance(item, Mapping):
-        raise RowError(f"{name} is {_named(item)}, not a message {{role, content}}", where=where)
+        raise RowError(f"{name} is {named(item)}, not a message {{role, content}}", where=where)
     role, content = item.get("role"), item.get("content")
     if not isinstance(role, str) or not isinstance(content, str):
         bad = "role" if not isinstance(role, str) else "content"
-        raise RowError(f"{name}.{bad} is {_named(item.get(bad))}, not a string", where=where)
+        raise RowError(f"{name}.{bad} is {named(item.get(bad))}, not a string", where=where)
     return {"role": role, "content": content}
 
 
@@ -206,11 +206,11 @@ def _scalar(record: Mapping[str, Any], name: str, where: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise RowError(f"{name} is {_named(value)}, not a string", where=where)
+        raise RowError(f"{name} is {named(value)}, not a string", where=where)
     return value
 
 
-def _named(value: object) -> str:
+def named(value: object) -> str:
     """A value in an error: its type, and its beginning."""
     if value is None:
         return "null"

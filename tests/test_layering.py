@@ -13,7 +13,7 @@ LAYERS = {
         ["io"],
         ["cli_common"],
         ["sources"],
-        ["unpair", "label", "negatives", "generate", "order"],
+        ["clean", "unpair", "label", "negatives", "generate", "order"],
         ["balance", "check", "report", "review", "engine"],
         ["commands", "balance_command"],
         ["cli", "__main__"],
@@ -26,7 +26,8 @@ LAYERS = {
         ["plan", "packing", "attention", "metrics", "scorer", "probe"],
         ["data", "model", "reference", "step", "checkpoint", "evaluate"],
         ["samples", "plots", "card", "memory", "progress"],
-        ["prepare", "trainer"],
+        ["prepare", "preview", "outputs"],
+        ["trainer"],
         ["cli", "__main__"],
     ],
 }

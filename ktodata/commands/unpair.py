@@ -1,0 +1,104 @@
+"""`ktodata unpair`."""
+
+from __future__ import annotations
+
+import click
+
+from ktodata import cli_common as common
+from ktodata.clean import ON_CONFLICT, OnConflict
+from ktodata.errors import SourceError, UsageError
+from ktodata.io import Quarantine, write_rows
+from ktodata.schema import Kind
+from ktodata.unpair import Unpaired
+from ktodata.unpair import unpair as make_rows
+
+
+@click.command(
+    cls=common.Command,
+    epilog=common.example(
+        "ktodata unpair hh-rlhf -o hh.parquet",
+        "ktodata unpair pairs.jsonl -o rows.parquet --as chat --quarantine bad.jsonl",
+        "ktodata unpair hh-rlhf | ktodata negatives --strategy corrupt > train.jsonl",
+    ),
+)
+@common.source_argument
+@common.output_option
+@click.option("--preset", default="", metavar="NAME", help="How to read SOURCE; left out, its columns tell.")
+@click.option("--split", default="train", show_default=True, help="Which split of a folder or Hub dataset.")
+@click.option(
+    "--one-per-prompt",
+    is_flag=True,
+    help="Keep one completion of each prompt, drawn by the seed, the classes as equal as they can be.",
+)
+@click.option(
+    "--on-conflict",
+    type=click.Choice(ON_CONFLICT),
+    default="drop",
+    show_default=True,
+    help="What to do with a completion that carries both labels for one prompt: drop it wherever it stands, keep "
+    "the label that more pairs give it (a tie drops it), keep all, or stop.",
+)
+@click.option("--as", "kind", type=click.Choice(["text", "chat"]), help="The kind of rows; left out, SOURCE's own.")
+@common.limit_option
+@common.seed_option
+@common.workers_option
+@common.quarantine_option
+def unpair(
+    source: str | None,
+    output: str | None,
+    preset: str,
+    split: str,
+    one_per_prompt: bool,
+    on_conflict: OnConflict,
+    kind: Kind | None,
+    limit: int | None,
+    seed: int,
+    workers: int,
+    quarantine: str | None,
+) -> None:
+    """Turn preference pairs into rows of prompt, completion and label.
+
+    SOURCE is a preset (hh-rlhf), a Hub id (owner/name, or owner/name:config), a file (.jsonl .jsonl.gz .json .csv
+    .parquet), a folder of such files or one written by `datasets`, or - for JSONL on stdin. A file of rows is
+    passed on, checked.
+
+    Pairs whose prompts differ, empty or identical completions, contradictions and duplicates are skipped, and
+    counted by reason: the completions read are the rows written plus those skipped. Unreadable records stop the
+    command, unless --quarantine names a file for all that is not written.
+    """
+    source = common.resolve_source(source)
+    output = common.resolve_output(output, source)
+    if quarantine and quarantine == output:
+        raise UsageError(f"{quarantine} is both the output and the quarantine file")
+    with Quarantine(quarantine) as refused:
+        with common.progress("unpairing", limit) as advance:
+            made = make_rows(
+                source,
+                preset=preset,
+                split=split,
+                one_per_prompt=one_per_prompt,
+                on_conflict=on_conflict,
+                as_kind=kind,
+                limit=limit,
+                seed=seed,
+                workers=workers,
+                quarantine=refused if quarantine else None,
+                advance=advance,
+            )
+        if made.rows:
+            write_rows(made.rows, output)
+    if not made.rows:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in made.skipped.most_common())
+        raise SourceError(f"nothing to write: {made.completions} completions read, {reasons}", where=source)
+    _summarise(made, output, quarantine)
+
+
+def _summarise(made: Unpaired, output: str, quarantine: str | None) -> None:
+    desirable = sum(row.label for row in made.rows)
+    summary = common.Summary(made.read, made.layout.unit, len(made.rows), made.skipped)
+    summary.show(output, desirable=desirable, note=f"{made.completions} completions, layout {made.layout.name}")
+    if quarantine:
+        common.say(f"skipped ones are in {quarantine}")
+    if desirable in (0, len(made.rows)):
+        missing = "undesirable" if desirable else "desirable"
+        common.say(f"warning: no {missing} rows; KTO needs both classes")

@@ -1,0 +1,76 @@
+"""LLaMA-Factory's preference and KTO files: ShareGPT or OpenAI messages, or alpaca columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ktodata.errors import RowError
+from ktodata.schema import Message, named
+from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, is_empty, string
+from ktodata.sources.messages import as_messages
+from ktodata.sources.pairs import read_pair
+
+
+def read_dpo(record: Record, where: str) -> Iterator[Example | Skip]:
+    """Pairs: `conversations` or alpaca columns are the prompt, `chosen` and `rejected` one turn or string each."""
+    return read_pair(_prompt(record, where), record, where)
+
+
+def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
+    """A conversation whose last turn is the completion, or alpaca columns, with a label."""
+    if "kto_tag" in record:
+        prompt, label = _prompt(record, where), boolean(record, "kto_tag", where)
+        completion: list[Message] = [{"role": "assistant", "content": string(record, "output", where)}]
+    else:
+        *prompt, last = _prompt(record, where) or [{"role": "", "content": ""}]
+        completion, label = [last], boolean(record, "label", where)
+    if completion[0]["role"] != "assistant":
+        yield Skip("no reply at the end")
+    elif not prompt:
+        yield Skip("no prompt")
+    elif is_empty(completion):
+        yield Skip("empty completion")
+    else:
+        yield Example(prompt, completion, label)
+
+
+def _prompt(record: Record, where: str) -> list[Message]:
+    system = record.get("system")
+    if system is not None and not isinstance(system, str):
+        raise RowError(f"system is {named(system)}, not a string", where=where)
+    turns: list[Message] = [{"role": "system", "content": system}] if system else []
+    name = next((name for name in ("conversations", "messages") if name in record), "")
+    if name:
+        return turns + as_messages(column(record, name, where), name=name, where=where)
+    for index, exchange in enumerate(record.get("history") or []):
+        if not (isinstance(exchange, list) and len(exchange) == 2 and all(isinstance(one, str) for one in exchange)):
+            raise RowError(f"history[{index}] is {named(exchange)}, not two strings", where=where)
+        turns.append({"role": "user", "content": exchange[0]})
+        turns.append({"role": "assistant", "content": exchange[1]})
+    asked = [string(record, "instruction", where)]
+    if record.get("input"):
+        asked.append(string(record, "input", where))
+    return [*turns, {"role": "user", "content": "\n".join(asked)}]
+
+
+DPO = Source(
+    name="llama-factory-dpo",
+    about="LLaMA-Factory's preference files: conversations or alpaca columns, with chosen and rejected",
+    columns=(
+        ("conversations", "chosen", "rejected"),
+        ("messages", "chosen", "rejected"),
+        ("instruction", "chosen", "rejected"),
+    ),
+    read=read_dpo,
+    kind="chat",
+)
+KTO = Source(
+    name="llama-factory-kto",
+    about="LLaMA-Factory's KTO files: messages or conversations with a label, or alpaca columns with kto_tag",
+    columns=(("messages", "label"), ("conversations", "label"), ("instruction", "output", "kto_tag")),
+    read=read_kto,
+    unit="rows",
+    completions=1,
+    origin="feedback",
+    kind="chat",
+)

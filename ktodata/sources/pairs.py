@@ -1,0 +1,101 @@
+"""Any pairs: chosen and rejected as strings or messages, with a prompt column or with the prompt inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ktodata.errors import RowError
+from ktodata.schema import Message, kind_of, named
+from ktodata.sources.contract import Example, Record, Skip, Source, column, pair
+from ktodata.sources.messages import as_messages
+from ktodata.sources.transcript import ASSISTANT, is_transcript, read_transcripts
+
+USERS = ("user", "system")  # roles that a completion cannot hold
+
+
+def read(record: Record, where: str) -> Iterator[Example | Skip]:
+    """A pair in any of these forms; see `read_pair`."""
+    return read_pair(record.get("prompt"), record, where)
+
+
+def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Skip]:
+    """The examples of `chosen` and `rejected`, given a prompt: a string, messages, or None if it is inside them.
+
+    Raises:
+        RowError: a value that is neither string nor messages, replies of two kinds, or plain text of which nothing
+            says where the prompt ends.
+    """
+    chosen, rejected = column(record, "chosen", where), column(record, "rejected", where)
+    for name, value in (("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(value, str | list | dict):
+            raise RowError(f"{name} is {named(value)}, not a string or messages", where=where)
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise RowError("one reply is a string, the other messages", where=where)
+    if isinstance(chosen, str):
+        if prompt is None and not is_transcript(chosen) and not is_transcript(rejected):
+            raise RowError(
+                f"nothing says where the prompt ends (columns seen: {', '.join(map(str, record))})",
+                where=where,
+                do=f"Plain text needs a prompt column, or turns that begin with {ASSISTANT!r}",
+            )
+        return _strings(prompt, chosen, rejected, where)
+    turns = (as_messages(chosen, name="chosen", where=where), as_messages(rejected, name="rejected", where=where))
+    if isinstance(prompt, list):
+        return _explicit(as_messages(prompt, name="prompt", where=where), turns)
+    return _implicit(prompt, turns, where)
+
+
+def _strings(prompt: Any, chosen: str, rejected: str, where: str) -> Iterator[Example | Skip]:
+    if prompt is None:
+        return read_transcripts(chosen, rejected, where)
+    if isinstance(prompt, list):
+        turns = as_messages(prompt, name="prompt", where=where)
+        return pair((turns, turns), (_reply(chosen), _reply(rejected)))
+    if not isinstance(prompt, str):
+        raise RowError(f"prompt is {named(prompt)}, not a string or messages", where=where)
+    # Whole transcripts beside the prompt they begin with. Only a marker makes sure that they do: a reply to "Hi"
+    # may well begin with "Hi".
+    if prompt.endswith(ASSISTANT) and chosen.startswith(prompt) and rejected.startswith(prompt):
+        return read_transcripts(chosen, rejected, where)
+    return pair((prompt, prompt), (chosen, rejected))
+
+
+def _reply(content: str) -> list[Message]:
+    return [{"role": "assistant", "content": content}] if content else []
+
+
+def _explicit(prompt: list[Message], turns: tuple[list[Message], list[Message]]) -> Iterator[Example | Skip]:
+    """Messages beside the prompt's messages, which they may repeat."""
+    if all(reply[: len(prompt)] == prompt and len(reply) > len(prompt) for reply in turns):
+        turns = (turns[0][len(prompt) :], turns[1][len(prompt) :])
+    return _checked(prompt, turns)
+
+
+def _implicit(prompt: Any, turns: tuple[list[Message], list[Message]], where: str) -> Iterator[Example | Skip]:
+    """Messages that begin with the prompt's: the leading turns that both have are the prompt."""
+    if prompt is not None and kind_of(prompt) != "text":
+        raise RowError(f"prompt is {named(prompt)}, not a string or messages", where=where)
+    chosen, rejected = turns
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    lead = chosen[:shared]
+    if not lead and prompt is not None:
+        lead = [{"role": "user", "content": prompt}]
+    return _checked(lead, (chosen[shared:], rejected[shared:]))
+
+
+def _checked(prompt: list[Message], turns: tuple[list[Message], list[Message]]) -> Iterator[Example | Skip]:
+    if any(message["role"] in USERS for reply in turns for message in reply):
+        # The two conversations part before the last reply.
+        return iter([Skip("prompts differ", 2, "both")])
+    return pair((prompt, prompt), turns)
+
+
+PAIRS = Source(
+    name="pairs",
+    about="any pairs: chosen and rejected as strings or messages, the prompt in a column or in their common turns",
+    columns=(("prompt", "chosen", "rejected"), ("chosen", "rejected")),
+    read=read,
+)

@@ -1,0 +1,39 @@
+"""Files that hold rows already: prompt, completion and label, as TRL and Axolotl have them, provenance if any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ktodata.schema import parse_row
+from ktodata.sources.contract import Example, Record, Skip, Source, is_empty
+
+
+def read(record: Record, where: str) -> Iterator[Example | Skip]:
+    """The row as it is, with its provenance."""
+    row = parse_row(record, where=where, source="")
+    if is_empty(row.completion):
+        yield Skip("empty completion")
+    elif row.prompt == []:
+        yield Skip("no prompt")
+    else:
+        yield Example(
+            row.prompt,
+            row.completion,
+            row.label,
+            source=row.source,
+            origin=row.origin,
+            strategy=row.strategy,
+            parent_id=row.parent_id,
+            id=row.id,
+        )
+
+
+ROWS = Source(
+    name="rows",
+    about="rows already: prompt, completion and label; passed on, checked",
+    columns=(("prompt", "completion", "label"),),
+    read=read,
+    unit="rows",
+    completions=1,
+    origin="feedback",
+)

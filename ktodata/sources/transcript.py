@@ -1,0 +1,95 @@
+"""Transcripts in one string, as hh-rlhf has them: turns that begin with "\\n\\nHuman:" or "\\n\\nAssistant:"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ktodata.errors import RowError
+from ktodata.schema import Kind, Message, Text, kind_of
+from ktodata.sources.contract import Example, Skip, pair
+
+HUMAN = "\n\nHuman:"
+ASSISTANT = "\n\nAssistant:"
+_MARKER = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+_MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
+
+
+def is_transcript(value: object) -> bool:
+    """Whether a value is a string with an assistant's turn in it."""
+    return isinstance(value, str) and ASSISTANT in value
+
+
+def cut(transcript: str, *, name: str, where: str) -> tuple[str, str]:
+    """The prompt, up to and with the last "\\n\\nAssistant:", and the completion, with its own leading space.
+
+    Raises:
+        RowError: there is no such marker. Nothing is guessed: a longest common prefix of two replies may end in
+            the middle of a word.
+    """
+    prompt, marker, completion = transcript.rpartition(ASSISTANT)
+    if not marker:
+        raise RowError(
+            f"{name} has no {ASSISTANT!r} to cut after",
+            where=where,
+            do="Plain text needs a prompt column, or to be a transcript with such turns",
+        )
+    return prompt + marker, completion
+
+
+def read_transcripts(chosen: str, rejected: str, where: str) -> Iterator[Example | Skip]:
+    """The examples of a pair of transcripts. One that ends with a human's turn has no reply to learn from."""
+    prompts, completions = zip(
+        cut(chosen, name="chosen", where=where), cut(rejected, name="rejected", where=where), strict=True
+    )
+    for found in pair((prompts[0], prompts[1]), (completions[0], completions[1])):
+        if isinstance(found, Example) and HUMAN in str(found.completion):
+            yield Skip("ends with a human turn", 1, "chosen" if found.label else "rejected")
+        else:
+            yield found
+
+
+def convert(prompt: Text, completion: Text, kind: Kind, *, where: str) -> tuple[Text, Text]:
+    """A prompt and its completion as the wanted kind.
+
+    To chat, a transcript becomes its turns, in their roles whether or not these alternate, each without the marker
+    and the white space that belongs to it (two line feeds before, one space after), so that the text can be made of
+    them again; other text becomes one user turn and one assistant turn, verbatim. To text, turns become a transcript.
+
+    Raises:
+        RowError: a turn whose role has no place in a transcript.
+    """
+    if kind_of(prompt) == kind:
+        return prompt, completion
+    if isinstance(prompt, str) and isinstance(completion, str):
+        if not prompt.endswith(ASSISTANT):
+            return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": completion}]
+        return _turns(prompt.removesuffix(ASSISTANT)), [{"role": "assistant", "content": completion.removeprefix(" ")}]
+    assert not isinstance(prompt, str)
+    assert not isinstance(completion, str)
+    if not completion or completion[0]["role"] != "assistant":
+        raise RowError("the completion does not begin with an assistant turn", where=where)
+    return _text(prompt, where, first=True) + ASSISTANT, _text(completion, where).removeprefix(ASSISTANT)
+
+
+def _turns(text: str) -> list[Message]:
+    preamble, *rest = _MARKER.split(text)
+    turns: list[Message] = [{"role": "system", "content": preamble}] if preamble else []
+    for role, content in zip(rest[::2], rest[1::2], strict=True):
+        turns.append({"role": _ROLES[role], "content": content.removeprefix(" ")})
+    return turns
+
+
+def _text(turns: list[Message], where: str, *, first: bool = False) -> str:
+    pieces = []
+    for index, turn in enumerate(turns):
+        if turn["role"] in _MARKERS:
+            pieces.append(f"{_MARKERS[turn['role']]} {turn['content']}")
+        elif turn["role"] == "system" and first and index == 0:
+            pieces.append(turn["content"])
+        else:
+            raise RowError(
+                f"a turn of role {turn['role']!r} has no place in a plain transcript", where=where, do="Use --as chat"
+            )
+    return "".join(pieces)

@@ -1,0 +1,297 @@
+"""From preference data to rows: read, transform, drop what contradicts or repeats, put in order.
+
+Every completion that is read is either in the rows or counted in `skipped`, by reason:
+`completions == len(rows) + sum(skipped.values())`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ktodata import clean, hub
+from ktodata.clean import Item, Kept, OnConflict, meaning_of
+from ktodata.errors import RowError, SourceError, UsageError, nearest
+from ktodata.io import Part, Quarantine, Raw, chain_parts, find_parts
+from ktodata.order import training_order
+from ktodata.schema import Kind, Row, hash_prompt, make_row, to_record
+from ktodata.sources import SOURCES, Example, Skip, Source, detect, get_source, of_hub_id
+from ktodata.sources.transcript import convert
+
+CHUNK = 500  # records that a worker gets at a time
+UNREADABLE = "unreadable"
+
+
+class Rejected(NamedTuple):
+    """Completions of one record that do not become rows, and why; `detail` says more."""
+
+    reason: str
+    where: str
+    completions: int
+    record: object
+    detail: str = ""
+
+
+class Chunk(NamedTuple):
+    """What becomes of some records. `renamed` has the ids of rows whose conversion gave them new ones."""
+
+    records: int
+    items: list[Item]
+    rejected: list[Rejected]
+    renamed: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unpaired:
+    """What `unpair` makes: the rows in training order, and the account of what was read."""
+
+    rows: list[Row]
+    layout: Source
+    read: int
+    completions: int
+    skipped: Counter[str]
+
+
+def unpair(
+    source: str,
+    *,
+    preset: str = "",
+    split: str = "train",
+    one_per_prompt: bool = False,
+    on_conflict: OnConflict = "drop",
+    as_kind: Kind | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    quarantine: Quarantine | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Unpaired:
+    """The rows of preference data, or of a file of rows, checked and in an order to train in.
+
+    Args:
+        source: a preset's name, a Hub id (`owner/name` or `owner/name:config`), a file, a folder, or "-" for JSONL.
+        preset: how to read it; "" finds that out from the columns of the first record.
+        split: which split of a folder or Hub dataset.
+        one_per_prompt: keep one completion per prompt; see `ktodata.clean.one_per_prompt`.
+        on_conflict: what to do with completions that carry both labels; see `ktodata.clean.resolve_conflicts`.
+        as_kind: text or chat; None leaves the records' own kind.
+        limit: read the first so many records only (pairs, of pair data), over all files in the order of their names.
+        seed: decides the order and, with `one_per_prompt`, which completions stay.
+        workers: processes to parse and transform with; the result is the same.
+        quarantine: gets everything that is skipped. Without one, an unreadable record is an error.
+        advance: called with the number of records done.
+
+    Raises:
+        SourceError: the source cannot be read; RowError (one of its kind) if it is a record.
+        UsageError: no such preset.
+    """
+    layout, raws = _open(source, preset, split, limit, strict=quarantine is None)
+    transform = partial(_transform, name=layout.name, as_kind=as_kind, strict=quarantine is None)
+    account = _Account(quarantine)
+    items: list[Item] = []
+    renamed: dict[str, str] = {}
+    for chunk in _each_chunk(raws, transform, workers):
+        account.read += chunk.records
+        account.completions += len(chunk.items) + sum(refused.completions for refused in chunk.rejected)
+        for refused in chunk.rejected:
+            account.reject(refused)
+        items += _of_one_kind(chunk.items, items[0] if items else None, account)
+        renamed |= chunk.renamed
+        advance(chunk.records)
+    if renamed:
+        items = [item._replace(row=_follow(item.row, renamed)) for item in items]
+    items = account.keep(clean.resolve_conflicts(items, on_conflict), "both labels")
+    items = account.keep(clean.drop_duplicates(items), "duplicate")
+    if one_per_prompt:
+        items = account.keep(clean.one_per_prompt(items, seed=seed), "one per prompt")
+    rows = training_order([item.row for item in items], seed=seed)
+    return Unpaired(rows, layout, account.read, account.completions, account.skipped)
+
+
+class _Account:
+    """The counts, and the way to the quarantine file."""
+
+    def __init__(self, quarantine: Quarantine | None) -> None:
+        self.quarantine = quarantine
+        self.read = self.completions = 0
+        self.skipped: Counter[str] = Counter()
+
+    def reject(self, refused: Rejected) -> None:
+        self.skipped[refused.reason] += refused.completions
+        if self.quarantine is not None:
+            self.quarantine.add(
+                refused.reason,
+                where=refused.where,
+                record=refused.record,
+                completions=refused.completions,
+                detail=refused.detail,
+            )
+
+    def keep(self, sorted_out: Kept, reason: str) -> list[Item]:
+        for item in sorted_out.dropped:
+            self.reject(Rejected(reason, item.where, 1, to_record(item.row)))
+        return sorted_out.kept
+
+
+def _open(source: str, preset: str, split: str, limit: int | None, *, strict: bool) -> tuple[Source, Iterator[Raw]]:
+    """How to read SOURCE, and its records."""
+    layout = get_source(preset) if preset else None
+    name, _, config = source.partition(":")
+    if name in SOURCES:
+        named = SOURCES[name]
+        if not named.hub_id:
+            raise UsageError(
+                f"the preset {name!r} has no dataset of its own", do=f"Name a file: ktodata unpair FILE --preset {name}"
+            )
+        layout, source = layout or named, f"{named.hub_id}:{config}" if config else named.hub_id
+    elif layout is None and (hub_id := hub.parse_id(source)) and not Path(source).exists():
+        layout = of_hub_id(hub_id.repo)
+    folders = layout.folders if layout else ()
+    parts = _find(source, split=split, limit=limit, folders=folders)
+    raws: Iterator[Raw] = itertools.islice(chain_parts(parts), limit)
+    if layout is not None:
+        return _check_columns(layout, raws, strict=strict)
+    layout, raws = _detected(raws, strict=strict)
+    if any(set(Path(part.path).parts[:-1]) & set(layout.folders) for part in parts):
+        # A local copy of a dataset whose other folders hold something else.
+        raws = itertools.islice(chain_parts(_find(source, split=split, limit=limit, folders=layout.folders)), limit)
+    return layout, raws
+
+
+def _find(source: str, *, split: str, limit: int | None, folders: Sequence[str]) -> list[Part]:
+    """The parts of SOURCE; if there is no such thing, it may have been meant as a preset."""
+    try:
+        return find_parts(source, split=split, limit=limit, folders=folders, own_files=bool(folders))
+    except SourceError as error:
+        close = nearest(source, SOURCES)
+        if error.what == "no such file or folder" and "/" not in source and close.startswith("Did"):
+            raise SourceError("no such file, folder or preset", where=source, do=close) from error
+        raise
+
+
+def _detected(raws: Iterator[Raw], *, strict: bool) -> tuple[Source, Iterator[Raw]]:
+    """The layout of the first record that can be parsed, and all records again."""
+    first, values, raws = _first_values(raws, strict=strict)
+    return detect(values, where=first.where), raws
+
+
+def _check_columns(layout: Source, raws: Iterator[Raw], *, strict: bool) -> tuple[Source, Iterator[Raw]]:
+    """The same for a preset that was named: refuse a file that it is not for, before each row is refused."""
+    first, values, raws = _first_values(raws, strict=strict)
+    if not any(set(columns) <= set(values) for columns in layout.columns):
+        needed = "; ".join(" + ".join(columns) for columns in layout.columns)
+        raise SourceError(
+            f"columns {', '.join(map(str, values)) or 'none'}: the preset {layout.name!r} needs {needed}",
+            where=first.where,
+            do="Leave --preset out to have the layout found from the columns",
+        )
+    return layout, raws
+
+
+def _first_values(raws: Iterator[Raw], *, strict: bool) -> tuple[Raw, dict[str, Any], Iterator[Raw]]:
+    seen: list[Raw] = []
+    for raw in raws:
+        seen.append(raw)
+        try:
+            return raw, raw.values(), itertools.chain(seen, raws)
+        except RowError:
+            if strict:
+                raise
+    where = seen[0].where if seen else ""
+    raise SourceError(f"none of its {len(seen)} records can be parsed", where=where)
+
+
+def _each_chunk(raws: Iterator[Raw], transform: Callable[[list[Raw]], Chunk], workers: int) -> Iterator[Chunk]:
+    """The records transformed, in order, by so many processes; by this one if it is one."""
+    chunks = iter(lambda: list(itertools.islice(raws, CHUNK)), [])
+    if workers == 1:
+        yield from map(transform, chunks)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt) as pool:
+        waiting: deque[Future[Chunk]] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(transform, chunk))
+                if len(waiting) > 2 * workers:  # no more in memory than keeps them busy
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches all processes; the first one tells the user."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _transform(raws: list[Raw], *, name: str, as_kind: Kind | None, strict: bool) -> Chunk:
+    """Parse records and make rows of them. Runs in a worker, which knows the layout by name."""
+    layout = SOURCES[name]
+    chunk = Chunk(len(raws), [], [], {})
+    for raw in raws:
+        try:
+            values = raw.values()
+            found = list(layout.read(values, raw.where))
+            if as_kind is not None:
+                found = [_converted(one, as_kind, raw.where) for one in found]
+        except RowError as error:
+            if strict:
+                raise
+            chunk.rejected.append(Rejected(UNREADABLE, raw.where, layout.completions, raw.shown(), error.what))
+            continue
+        prompt_id = ""
+        for one in found:
+            if isinstance(one, Skip):
+                chunk.rejected.append(Rejected(one.reason, raw.where, one.completions, values, one.which))
+                continue
+            prompt_id = prompt_id or hash_prompt(one.prompt)  # all examples of a record continue one prompt
+            row = make_row(
+                one.prompt,
+                one.completion,
+                one.label,
+                source=one.source or raw.source,
+                origin=one.origin or layout.origin,
+                strategy=one.strategy,
+                parent_id=one.parent_id,
+                prompt_id=prompt_id,
+            )
+            chunk.items.append(Item(row, raw.where, meaning_of(row)))
+            if one.id not in ("", row.id):
+                chunk.renamed[one.id] = row.id
+    return chunk
+
+
+def _converted(one: Example | Skip, kind: Kind, where: str) -> Example | Skip:
+    if isinstance(one, Skip):
+        return one
+    prompt, completion = convert(one.prompt, one.completion, kind, where=where)
+    return dataclasses.replace(one, prompt=prompt, completion=completion)
+
+
+def _of_one_kind(items: list[Item], first: Item | None, account: _Account) -> list[Item]:
+    """Those of the kind of the file's first row. Others are unreadable in this file."""
+    kind = (first or items[0]).row.kind if first or items else "text"
+    fitting = [item for item in items if item.row.kind == kind]
+    for item in items:
+        if item.row.kind != kind:
+            error = RowError(f"{item.row.kind} among {kind}", where=item.where, do="Use --as text or --as chat")
+            if account.quarantine is None:
+                raise error
+            account.reject(Rejected(UNREADABLE, item.where, 1, to_record(item.row), error.what))
+    return fitting
+
+
+def _follow(row: Row, renamed: dict[str, str]) -> Row:
+    """The row with its parent's new id, if the parent got one."""
+    if row.parent_id not in renamed:
+        return row
+    return dataclasses.replace(row, parent_id=renamed[row.parent_id])
