@@ -31,7 +31,7 @@ def reorder(action: str, count: int, *, rng: random.Random, share: float) -> lis
         return list(range(count))
     augmenter = _augmenter("word", "RandomWordAug", action=action, aug_min=2 if action == "crop" else 1)
     augmenter.rng, augmenter.aug_p = rng, min(share, (count - 1) / count)
-    kept = [int(place) for place in augmenter.augment(" ".join(map(str, range(count))))[0].split()]
+    kept = [int(place) for place in _augmented(augmenter, _places(count))]
     return _one_run(kept, count) if action == "crop" else kept
 
 
@@ -59,7 +59,7 @@ def typos(kind: str, words: list[str], *, rng: random.Random, share: float, lang
         augmenter = _char_augmenter(kind, words, rng, language)
         augmenter.aug_word_p = share
     augmenter.rng = rng
-    return str(augmenter.augment("\n".join(words))[0]).split("\n")
+    return _augmented(augmenter, words)
 
 
 def _char_augmenter(kind: str, words: list[str], rng: random.Random, language: str) -> Any:
@@ -81,7 +81,7 @@ def _split(words: list[str], rng: random.Random, share: float) -> list[str]:
     """nlpaug returns the pieces in one list: gathered again word by word."""
     augmenter = _augmenter("word", "SplitAug", aug_min=1)
     augmenter.rng, augmenter.aug_p = rng, share
-    pieces = iter(augmenter.augment("\n".join(words))[0].split("\n"))
+    pieces = iter(_augmented(augmenter, words))
     split = []
     for word in words:
         parts, size = [], 0
@@ -95,11 +95,9 @@ def _split(words: list[str], rng: random.Random, share: float) -> list[str]:
 @functools.cache
 def _augmenter(family: str, name: str, **settings: Any) -> Any:
     """One augmenter per setting and process: making one costs more than using it."""
-    words: dict[str, Any] = {"tokenizer": _lines if name != "RandomWordAug" else str.split}
-    words["reverse_tokenizer"] = "\n".join if name != "RandomWordAug" else " ".join
     most: dict[str, Any] = {"aug_max": None} if family == "word" else {"aug_word_max": None, "aug_char_max": 1}
     base = getattr(_module(family), name)
-    return type(name, (_Seeded, base), {})(**words, **most, **settings)
+    return type(name, (_Seeded, base), {})(reverse_tokenizer=list, **most, **settings)
 
 
 @functools.cache
@@ -112,8 +110,18 @@ def _spelling() -> Any:
     return augmenter
 
 
-def _lines(text: str) -> list[str]:
-    return text.split("\n")
+def _augmented(augmenter: Any, tokens: list[str]) -> list[str]:
+    """What the augmenter makes of `tokens`. It wants a text to split, in which it then looks for each token, in
+    quadratic time: so it gets a short one, and these tokens whatever the text."""
+    augmenter.tokenizer = lambda text: tokens
+    changed = augmenter.augment("tokens")[0]
+    # The text itself comes back where it found nothing to change.
+    return tokens if isinstance(changed, str) else list(changed)
+
+
+@functools.lru_cache(maxsize=4096)
+def _places(count: int) -> list[str]:
+    return [str(place) for place in range(count)]
 
 
 class _Seeded:

@@ -31,6 +31,8 @@ PROTECTED = "|".join(
         r"(?:\b(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io)\b)",
     )
 )
+# Without any of these nothing can be protected; looking for the rest costs as much as finding the words.
+_MAY_NEED = re.compile(r"[`@]|~~~|://|\w\.\w")
 _NUMBER = r"^[ \t]*\(?\d{1,3}[.)](?=\s)"
 _LIST_MARKER = r"(?:[-*+•‣>#]+|\(?\d{1,3}[.)]|[a-zA-Z][.)])"
 
@@ -89,7 +91,7 @@ class Layout:
 def lay_out(text: str, *, protect: bool = True, runs: bool = False) -> Layout:
     """Words and gaps. A word of a script without spaces is one character with its marks, or with `runs` a whole run."""
     gaps, words, end = [], [], 0
-    for match in _pieces(protect, runs).finditer(text):
+    for match in _pieces(protect and _MAY_NEED.search(text) is not None, runs).finditer(text):
         if match.lastgroup == "word":
             gaps.append(text[end : match.start()])
             words.append(match.group())
@@ -112,7 +114,7 @@ def _kept() -> re.Pattern[str]:
 
 def protected_spans(text: str) -> list[tuple[int, int]]:
     """Fenced and inline code, addresses of pages and of people: start and end of each."""
-    return [match.span() for match in _kept().finditer(text)]
+    return [match.span() for match in _kept().finditer(text)] if _MAY_NEED.search(text) else []
 
 
 def hide(text: str, *, protect: bool = True) -> tuple[str, list[str]] | None:

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from typing import Any
 
 # The order settles ties.
 LANGUAGES: tuple[str, ...] = ("en", "it", "es", "fr", "de")
@@ -69,7 +70,25 @@ def _table(code: str) -> dict[str, dict[str, str]]:
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """Whole words, the longest first, with either apostrophe and any white space inside phrases."""
-    longest = sorted(words, key=lambda word: (-len(word), word))
-    spelled = "|".join(re.escape(word).replace("'", "['’]").replace(r"\ ", r"[ \t]+") for word in longest)
-    return re.compile(rf"(?<![\w'’@#])(?:{spelled})(?![\w'’]|[./-]\w)", re.IGNORECASE)
+    """Whole words, the longest that fits, with either apostrophe and any white space inside phrases.
+
+    Written as a tree of letters: one long list of alternatives takes ten times as long to search for.
+    """
+    tree: dict[str, Any] = {}
+    for word in words:
+        node = tree
+        for char in word:
+            node = node.setdefault(char, {})
+        node[""] = {}
+    return re.compile(rf"(?<![\w'’@#]){_spelled(tree)}(?![\w'’]|[./-]\w)", re.IGNORECASE)
+
+
+def _spelled(tree: dict[str, Any]) -> str:
+    branches = [_LETTERS.get(char, re.escape(char)) + _spelled(tree[char]) for char in sorted(tree) if char]
+    if not branches:
+        return ""
+    # A word that goes on is tried before the one that ends here.
+    return f"(?:{'|'.join(branches)})" + ("?" if "" in tree else "")
+
+
+_LETTERS = {"'": "['’]", " ": r"[ \t]+"}

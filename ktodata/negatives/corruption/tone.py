@@ -17,7 +17,7 @@ _EMOTICON = (
     r"(?<![^\s(])(?:[:;=8][-'’^o]?[)(DPpOo3/\\|*\]\[$sS]+|[xX]D+|<3+"
     r"|\^[_.]?\^|[tT][_.][tT]|>[_.]<|¯\\_\(ツ\)_/¯)(?![\w/])"
 )
-_PICTURE = re.compile(rf"[ \t]*(?:{EMOJI}|{_EMOTICON})")
+_PICTURE = re.compile(rf"(?:[ \t]+|(?<=\S)|^)(?:{EMOJI}|{_EMOTICON})")
 # Faces, hearts and party things end a thought where people write them instead of a full stop; a pizza does not.
 _SMILEY = (
     "[\U0001f600-\U0001f64f\U0001f910-\U0001f92f\U0001f970-\U0001f97a"
@@ -79,10 +79,12 @@ def _flat_line(line: str, code: str, chance: Chance) -> str:
     body = line[len(indent) :]
     if not any(char.isalpha() for char in body):
         return indent + _PICTURE.sub(_dropping(chance), body) if body else line
-    body = _THOUGHT_ENDS.sub(_dropping(chance, "."), body)
-    body = _PICTURE.sub(_dropping(chance), body)
-    body = _LAUGHED.sub(_dropping(chance, "."), body)
-    body = _LAUGHTER.sub(_dropping(chance), body)
+    if _PICTURE.search(body):
+        body = _THOUGHT_ENDS.sub(_dropping(chance, "."), body)
+        body = _PICTURE.sub(_dropping(chance), body)
+    if _LAUGHTER.search(body):
+        body = _LAUGHED.sub(_dropping(chance, "."), body)
+        body = _LAUGHTER.sub(_dropping(chance), body)
     body = _STRETCHED.sub(lambda match: _unstretched(match, code) if chance() else match.group(), body)
     body = _MARKS.sub(lambda match: _plain_mark(match) if chance() else match.group(), body)
     if code:

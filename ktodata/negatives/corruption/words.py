@@ -46,8 +46,11 @@ def _without(layout: Layout, kept: set[int]) -> str:
         else:
             raised = raised or (_begins(layout, place) and word[:1].isupper())
             raised = raised and not starts_sentence(gap, first=False)
-            out = _joined(out, gap)
+            out = _joined(out, gap if place + 1 == len(layout.words) else _TAKEN.sub("", gap))
     return out.strip()
+
+
+_TAKEN = re.compile(r"^[,;:.!?…]+(?=[ \t]|$)")
 
 
 _MARKS = ",;:.!?)]…、。，！？"

@@ -1,0 +1,115 @@
+"""How easily a classifier tells `corrupt`'s negatives from the completions they were made of.
+
+    python -m benchmarks.leakage FILE [--limit N] [--seed N] [--intensity 0.3] [OPERATIONS ...]
+
+FILE holds rows, or hh-rlhf pairs (`chosen`: the text after the last "\\n\\nAssistant:" is the completion). For each
+operation alone, and for the default, a table line: rows, the AUC of a logistic regression on character 1-4-grams of
+the completions alone (5 folds, all completions of a prompt in one), that of their length, and how different two seeds
+are. AUC .5 is chance. What a classifier can see, the policy can learn instead of what was meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ktodata.negatives.choose import use
+from ktodata.negatives.corrupt import CORRUPT, OPERATIONS
+from ktodata.negatives.synthesize import synthesize
+from ktodata.schema import Row, make_row, normalise, parse_row, plain
+
+MARK = "\n\nAssistant:"
+
+
+def desirable_rows(path: Path, limit: int) -> list[Row]:
+    """The first `limit` desirable rows of a file of rows or of hh-rlhf pairs."""
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    rows: list[Row] = []
+    with opened(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            record = json.loads(line)
+            if "chosen" in record:
+                prompt, mark, completion = record["chosen"].rpartition(MARK)
+                if completion.strip():
+                    rows.append(make_row(prompt + mark, completion, True, source=path.name, origin="pair"))
+            else:
+                row = parse_row(record, where=f"{path}:{number}", source=path.name)
+                rows += [row] if row.label else []
+            if len(rows) == limit:
+                break
+    return rows
+
+
+def auc_of(rows: list[Row]) -> tuple[float, float]:
+    """Cross-validated AUC of character 1-4-grams (TF-IDF, logistic regression), and of length alone."""
+    import numpy as np
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    texts = [plain(row.completion) for row in rows]
+    labels = np.array([row.label for row in rows])
+    groups = [row.prompt_id for row in rows]
+    model = make_pipeline(
+        TfidfVectorizer(analyzer="char", ngram_range=(1, 4), lowercase=False, min_df=2, sublinear_tf=True),
+        LogisticRegression(C=10.0, max_iter=1000, solver="liblinear"),
+    )
+    folds = GroupKFold(5)
+    scores = cross_val_predict(model, texts, labels, groups=groups, cv=folds, method="decision_function")
+    lengths = np.array([len(text) for text in texts])
+    by_length = roc_auc_score(labels, lengths)
+    return float(roc_auc_score(labels, scores)), float(max(by_length, 1 - by_length))
+
+
+def measure(rows: list[Row], operations: tuple[str, ...], intensity: float, seed: int) -> dict[str, float]:
+    """One line of the table. `agree` is the share of rows of eight words or more that two seeds corrupt alike."""
+    chosen = use("corrupt", operations=operations, intensity=intensity)
+    start = time.perf_counter()
+    first = synthesize(rows, [chosen], seed=seed).negatives
+    seconds = time.perf_counter() - start
+    second = {row.parent_id: row for row in synthesize(rows, [chosen], seed=seed + 1).negatives}
+    parents = {row.id: row for row in rows}
+    long = [row for row in first if len(plain(parents[row.parent_id].completion).split()) >= 8]
+    both = [row for row in long if row.parent_id in second]
+    alike = [row for row in both if normalise(plain(row.completion)) == _text(second[row.parent_id])]
+    auc, by_length = auc_of([*(parents[row.parent_id] for row in first), *first])
+    share = len(alike) / max(1, len(both))
+    return {"made": len(first), "auc": auc, "length": by_length, "agree": share, "rate": len(rows) / seconds}
+
+
+def _text(row: Row) -> str:
+    return normalise(plain(row.completion))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument(
+        "operations", nargs="*", help="such as delete or delete,sentences; left out: all and the default"
+    )
+    parser.add_argument("--limit", type=int, default=1600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--intensity", type=float, default=CORRUPT.options["intensity"].default)
+    options = parser.parse_args()
+    rows = desirable_rows(options.file, options.limit)
+    default = ",".join(CORRUPT.options["operations"].default)
+    print(f"{len(rows)} desirable rows, intensity {options.intensity}; `{default}` is the default")
+    print(f"{'operations':<28}{'made':>6}{'AUC':>7}{'length':>8}{'seeds agree':>13}{'rows/s':>8}")
+    measure(rows[:50], ("delete", "spelling", "split"), 0.3, options.seed)  # loads nlpaug, outside the clock
+    for name in options.operations or [default, *OPERATIONS]:
+        line = measure(rows, tuple(name.split(",")), options.intensity, options.seed)
+        numbers = (
+            f"{line['made']:>6.0f}{line['auc']:>7.3f}{line['length']:>8.3f}{line['agree']:>13.1%}{line['rate']:>8.0f}"
+        )
+        print(f"{name:<28}{numbers}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
