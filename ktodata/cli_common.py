@@ -13,7 +13,8 @@
 
 Raise `KtodataError`s; the group in `ktodata.cli` (and `Command`, where a command is run alone, as tests do) turns
 them, bad options and Ctrl-C into one line on stderr and an exit code: 0 done, 1 the data or the check says no, 2 usage,
-130 interrupted. (A closed pipe ends quietly, with 1: that is click.) Everything that is not the result itself goes to stderr: use `say`.
+130 interrupted. (A closed pipe ends quietly, with 1: that is click.) Everything that is not the result itself goes to
+stderr: use `say`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ktodata.errors import SourceError
 
+log = logging.getLogger(__name__)
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?")
 
 
@@ -34,7 +35,7 @@ def parse_id(text: str) -> HubId | None:
 
 
 class Snapshot:
-    """One dataset repository at one commit: its files, downloaded when they are asked for."""
+    """One dataset repository: its files, downloaded when they are asked for."""
 
     def __init__(self, repo: str) -> None:
         """List the repository, or find the copy in the local cache if the Hub cannot be reached.
@@ -42,7 +43,7 @@ class Snapshot:
         Raises:
             SourceError: it does not exist, is gated, or cannot be reached and is not in the cache.
         """
-        self.repo, self._folder, self._revision = repo, "", ""
+        self.repo, self._folder = repo, ""
         self.files = self._list()
 
     def _list(self) -> list[str]:
@@ -61,9 +62,9 @@ class Snapshot:
                     )
                 except OSError:
                     raise error from None
+                log.warning("the Hub cannot be reached; reading what the cache has of %s", self.repo)
                 root = Path(self._folder)
                 return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-        self._revision = info.sha or "main"
         return sorted(sibling.rfilename for sibling in info.siblings or ())
 
     def fetch(self, name: str) -> Path:
@@ -77,7 +78,8 @@ class Snapshot:
         import huggingface_hub
 
         with hub_errors(self.repo), _quiet():
-            return Path(huggingface_hub.hf_hub_download(self.repo, name, repo_type="dataset", revision=self._revision))
+            # By name, not by commit: the cache then knows which commit to offer when the Hub cannot be reached.
+            return Path(huggingface_hub.hf_hub_download(self.repo, name, repo_type="dataset"))
 
 
 def dataset_records(hub_id: HubId, *, split: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -129,8 +131,9 @@ def is_saved_dataset(folder: Path) -> bool:
 def _check_reachable(repo: str) -> None:
     """Fail at once, with our words, where `datasets` would retry for long. Offline mode is left to its cache."""
     import huggingface_hub
+    from huggingface_hub import constants
 
-    if not huggingface_hub.constants.HF_HUB_OFFLINE:
+    if not constants.HF_HUB_OFFLINE:
         with hub_errors(repo):
             huggingface_hub.HfApi().dataset_info(repo, timeout=20)
 
@@ -158,7 +161,9 @@ def hub_errors(repo: str) -> Iterator[None]:
     except Exception as error:
         if _unreachable(error):
             raise SourceError(
-                "the Hub cannot be reached", where=where, do="Check the network, or name a local copy"
+                "the Hub cannot be reached",
+                where=where,
+                do="Check the network, set HF_HUB_OFFLINE=1 to use the cache, or name a local copy",
             ) from error
         if isinstance(error, OSError) or type(error).__module__.startswith("datasets"):
             raise SourceError(_first_line(error), where=where) from error
