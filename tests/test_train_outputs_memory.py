@@ -1,0 +1,170 @@
+"""The memory estimate: exact where it can be, and close to what autograd really keeps where it cannot."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ktotrain.memory import GIB, MemoryEstimate, available_bytes, estimate, shape_of
+
+SIZES = {"vocab_size": 300, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
+PEFT_ASKS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+
+
+def llama(**changes: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            **(SIZES | {"intermediate_size": 352, "num_key_value_heads": 2, "max_position_embeddings": 512} | changes)
+        )
+    )
+
+
+def qwen3() -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, intermediate_size=352, num_key_value_heads=2, head_dim=32))
+
+
+def gpt2() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2}
+    return GPT2LMHeadModel(GPT2Config(**SIZES, **off))
+
+
+def gemma2() -> Any:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    return Gemma2ForCausalLM(Gemma2Config(**SIZES, intermediate_size=352, num_key_value_heads=2, head_dim=32))
+
+
+def lora() -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(llama(), LoraConfig(r=4, target_modules="all-linear"))
+
+
+def kept_for_backward(model: Any, tokens: int, *, autocast: bool) -> int:
+    """Bytes that autograd saves in a forward pass through the layers, each storage once, without the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, Tensor] = {}  # holding on to the tensors keeps their addresses from being used again
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids = (torch.arange(tokens) % 300)[None]
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
+        base.base_model(input_ids=ids, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+
+@PEFT_ASKS
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("make", [llama, qwen3, gpt2, gemma2, lora])
+def test_activations_are_within_a_factor_of_two_of_what_autograd_keeps(make: Callable[[], Any], autocast: bool) -> None:
+    model = make()
+    parts = estimate(shape_of(model), pack_tokens=256, half_precision=autocast)
+    measured = kept_for_backward(model, 256, autocast=autocast)
+    assert 0.5 < (parts.activations + parts.half_copies) / measured < 2
+
+
+def test_a_llamas_activations_are_within_a_tenth() -> None:
+    parts = estimate(shape_of(llama()), pack_tokens=256, half_precision=False)
+    assert parts.activations == pytest.approx(kept_for_backward(llama(), 256, autocast=False), rel=0.1)
+
+
+def test_checkpointing_keeps_an_input_per_layer_and_one_whole_layer() -> None:
+    model = llama()
+    newer = getattr(model, "activation_checkpointing_enable", None)  # transformers renamed it in 5.2x
+    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    model.train()
+    shape = shape_of(model)
+    inputs = kept_for_backward(model, 256, autocast=False)
+    one_layer = estimate(shape, pack_tokens=256, half_precision=False).activations // 4
+    found = estimate(shape, pack_tokens=256, half_precision=False, gradient_checkpointing=True).activations
+    assert found == pytest.approx(inputs + one_layer, rel=0.25)
+    assert found < 0.5 * estimate(shape, pack_tokens=256, half_precision=False).activations
+
+
+@PEFT_ASKS
+@pytest.mark.parametrize("make", [llama, lora, lambda: llama(tie_word_embeddings=True), lambda: llama().bfloat16()])
+def test_weights_gradients_and_moments_are_exact(make: Callable[[], Any]) -> None:
+    model = make()
+    parts = estimate(shape_of(model), pack_tokens=8, half_precision=False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    model(input_ids=torch.tensor([[1, 2, 3]])).logits.float().sum().backward()
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+    def size(tensors: Any) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert parts.weights == size(model.parameters())
+    assert parts.gradients == size(parameter.grad for parameter in trained)
+    assert parts.optimizer == size(moments)
+
+
+@PEFT_ASKS
+def test_the_meta_device_gives_the_same_estimate_for_nothing() -> None:
+    with torch.device("meta"):
+        empty = llama()
+    assert shape_of(empty) == shape_of(llama())
+    assert next(empty.parameters()).is_meta
+
+
+def test_the_parts_add_up_and_the_table_names_them() -> None:
+    parts = MemoryEstimate(
+        weights=GIB, reference=2 * GIB, gradients=GIB, optimizer=GIB, activations=3 * GIB, head=GIB, half_copies=0
+    )
+    assert parts.total == 9 * GIB
+    table = parts.table(available=10 * GIB)
+    assert "reference copy               2.00 GiB" in table
+    assert "half-precision" not in table  # nothing is held there
+    assert table.splitlines()[-2:] == [
+        "  total, about                 9.00 GiB",
+        "  available                   10.00 GiB",
+    ]
+    assert parts.table(available=9 * GIB).endswith(": too little")
+    assert "available" not in parts.table()
+
+
+def test_the_heads_logits_are_bounded_by_its_chunks() -> None:
+    shape = shape_of(llama())
+
+    def head(tokens: int, **bounds: int) -> int:
+        return estimate(shape, pack_tokens=tokens, half_precision=False, **bounds).head
+
+    inputs = 8 * 128  # hidden state and its scored copy, float32
+    assert head(10, kept_logits=3000, chunk_logits=900) == 4 * (3000 + 3 * 900) + 10 * inputs
+    assert head(11, kept_logits=3000, chunk_logits=900) == 4 * 3 * 900 + 11 * inputs  # computed again instead
+    assert head(100, scored_tokens=10, kept_logits=3000, chunk_logits=900) == head(
+        10, kept_logits=3000, chunk_logits=900
+    )
+
+
+def test_a_reference_copy_and_longer_packs_cost_what_they_cost() -> None:
+    shape = shape_of(llama())
+    one = estimate(shape, pack_tokens=100, half_precision=True)
+    two = estimate(shape, pack_tokens=200, half_precision=True, reference_bytes=12345)
+    assert two.reference == 12345
+    assert two.activations == 2 * one.activations
+    assert two.weights == one.weights
+
+
+def test_this_machines_memory_is_found() -> None:
+    found = available_bytes()
+    assert found is None or found > GIB // 4
