@@ -135,6 +135,7 @@ HOSTILE = [
     "<script>alert(1)</script>",
     "*b* _c_ [d](e) #f",
     "two\nlines\n---\n# head",
+    "a fence\n```\n# out",
     "\\`",
     "{{ 1 }}",
     "$x$",

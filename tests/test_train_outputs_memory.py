@@ -84,16 +84,14 @@ def test_a_llamas_activations_are_within_a_tenth() -> None:
 
 
 def test_checkpointing_keeps_an_input_per_layer_and_one_whole_layer() -> None:
-    model = llama()
+    model = llama(num_hidden_layers=12)
     newer = getattr(model, "activation_checkpointing_enable", None)  # transformers renamed it in 5.2x
     (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
     model.train()
-    shape = shape_of(model)
-    inputs = kept_for_backward(model, 256, autocast=False)
-    one_layer = estimate(shape, pack_tokens=256, half_precision=False).activations // 4
-    found = estimate(shape, pack_tokens=256, half_precision=False, gradient_checkpointing=True).activations
-    assert found == pytest.approx(inputs + one_layer, rel=0.25)
-    assert found < 0.5 * estimate(shape, pack_tokens=256, half_precision=False).activations
+    whole = estimate(shape_of(model), pack_tokens=256, half_precision=False).activations
+    found = estimate(shape_of(model), pack_tokens=256, half_precision=False, gradient_checkpointing=True).activations
+    measured = kept_for_backward(model, 256, autocast=False)  # what stays between the two passes
+    assert found - whole // 12 == pytest.approx(measured, rel=0.25)
 
 
 @PEFT_ASKS
