@@ -105,7 +105,9 @@ def _canonical(prompt: Prompt) -> str:
 def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
     """A prompt's token ids, as in training: special tokens for plain text are the tokenizer's default ones."""
     if isinstance(prompt, str):
-        ids: list[int] = tokenizer(prompt)["input_ids"]
+        ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]  # quiet about lengths: `_room` sees to them
+        if ids[-1:] == [tokenizer.eos_token_id] and not prompt.endswith(tokenizer.eos_token):
+            ids = ids[:-1]  # some tokenizers end every text, and nothing would follow
         # A text may be empty, a sequence may not: start from whatever token stands for the beginning or an end.
         return ids or [_first(tokenizer.bos_token_id, tokenizer.eos_token_id, 0)]
     try:

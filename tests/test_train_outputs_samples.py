@@ -191,6 +191,20 @@ def test_a_prompt_too_long_for_the_model_loses_its_beginning(model: Any, tokeniz
     assert found == [greedy(model, tokenizer, tokenizer(text)["input_ids"][-120:], 8)]
 
 
+def test_a_tokenizer_that_ends_every_text_does_not_end_prompts(model: Any, tokenizer: Any) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    plain = generate(model, tokenizer, PROMPTS[:2], max_new_tokens=8)
+    inner = tokenizer.backend_tokenizer
+    before = inner.post_processor
+    inner.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    try:
+        assert tokenizer("x")["input_ids"][-1] == 2
+        assert generate(model, tokenizer, PROMPTS[:2], max_new_tokens=8) == plain
+    finally:
+        inner.post_processor = before
+
+
 def test_chats_without_a_template_are_one_clear_error(model: Any, tokenizer: Any) -> None:
     template, tokenizer.chat_template = tokenizer.chat_template, None
     try:
