@@ -58,6 +58,7 @@ class Row:
         return kind_of(self.prompt)
 
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Row))
 
 
@@ -123,8 +124,7 @@ def plain(text: Text) -> str:
 
 def content_hash(*parts: Text | bool) -> str:
     """A short, stable name for some content: 32 hexadecimal digits of the SHA-256 of its canonical JSON."""
-    canonical = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+    return hashlib.sha256(_CANONICAL.encode(parts).encode()).hexdigest()[:32]
 
 
 def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:

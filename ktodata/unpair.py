@@ -12,6 +12,7 @@ import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ktodata import clean, hub
 from ktodata.clean import Item, Kept, OnConflict, meaning_of
-from ktodata.errors import RowError, SourceError, UsageError, nearest
+from ktodata.errors import KtodataError, RowError, SourceError, UsageError, nearest
 from ktodata.io import Part, Quarantine, Raw, chain_parts, find_parts
 from ktodata.order import training_order
 from ktodata.schema import Kind, Row, hash_prompt, make_row, to_record
@@ -224,6 +225,8 @@ def _each_chunk(raws: Iterator[Raw], transform: Callable[[list[Raw]], Chunk], wo
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise KtodataError("a worker process was killed", do="Out of memory? Try fewer --workers") from error
         finally:
             pool.shutdown(cancel_futures=True)
 

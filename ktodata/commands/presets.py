@@ -14,6 +14,7 @@ def presets() -> None:
     for source in SOURCES.values():
         click.echo(f"{source.name}\n    {source.about}")
         click.echo(f"    columns: {' | '.join(' + '.join(columns) for columns in source.columns)}")
+        click.echo(f"    rows: {source.kind or 'text or chat, as they come'}")
         if source.hub_id:
             click.echo(f"    on the Hub: {source.hub_id} ({source.licence})")
             click.echo(f"    folders: {', '.join(source.folders)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ktodata import cli_common as common
@@ -68,7 +70,7 @@ def unpair(
     """
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
-    if quarantine and quarantine == output:
+    if quarantine and Path(quarantine).absolute() == Path(output).absolute():
         raise UsageError(f"{quarantine} is both the output and the quarantine file")
     with Quarantine(quarantine) as refused:
         with common.progress("unpairing", limit) as advance:

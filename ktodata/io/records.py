@@ -104,12 +104,13 @@ def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     Raises:
         SourceError: it is neither. What follows a syntax error in an array cannot be told apart, so it is fatal.
     """
-    buffered = io.BufferedReader(cast(io.RawIOBase, stream), BLOCK)
-    head = buffered.peek(BLOCK).removeprefix(BOM).lstrip()
+    head = cast(io.BufferedReader, stream).peek(BLOCK).removeprefix(BOM).lstrip()
     if head[:1] == b"{":
-        yield from read_lines(buffered, name, source)
+        if head.partition(b"\n")[0].strip() == b"{":
+            raise SourceError("one JSON object over many lines", where=name, do="An array of objects is needed")
+        yield from read_lines(stream, name, source)
     elif head[:1] == b"[":
-        with io.TextIOWrapper(buffered, encoding="utf-8-sig") as text:
+        with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig") as text:
             for line, value in _array_items(text, name):
                 yield Raw(value, f"{name}:{line}", source)
     elif head:
@@ -177,8 +178,8 @@ def _array_problem(mark: str) -> str:
 def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     """Comma-separated values with a header line, text verbatim.
 
-    A csv file knows text only, so two things are turned back: a `label` of true or false, and a cell that holds
-    messages as JSON, which is how `write_rows` writes them.
+    A csv file knows text only, so two things are turned back: a `label` (or `kto_tag`) of true or false, and a cell
+    that holds messages as JSON, which is how `write_rows` writes them.
     """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", newline="") as text:
@@ -207,7 +208,7 @@ def _csv_rows(reader: Any, name: str) -> Iterator[list[str]]:
 
 
 def _cell(column: str, text: str) -> object:
-    if column == "label":
+    if column in ("label", "kto_tag"):
         return {"true": True, "false": False}.get(text.lower(), text)
     if text[:1] in "[{" and text:
         with contextlib.suppress(ValueError, RecursionError):
@@ -278,7 +279,7 @@ def read_file(path: Path, source: str, *, name: str = "") -> Iterator[Raw]:
     except (EOFError, zlib.error) as error:
         raise SourceError("the gzip data ends early or is damaged", where=name, do="Fetch the file again") from error
     except gzip.BadGzipFile as error:
-        raise SourceError(f"not gzip data: {error}", where=name) from error
+        raise SourceError(f"not gzip data, or damaged: {error}", where=name) from error
     except UnicodeDecodeError as error:
         raise SourceError(f"not UTF-8: {error.reason}", where=name, do=UTF8_ADVICE) from error
     except OSError as error:

@@ -33,6 +33,8 @@ def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Ski
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("one reply is a string, the other messages", where=where)
     if isinstance(chosen, str):
+        if prompt == "" and is_transcript(chosen):  # as a csv file says "none"
+            prompt = None
         if prompt is None and not is_transcript(chosen) and not is_transcript(rejected):
             raise RowError(
                 f"nothing says where the prompt ends (columns seen: {', '.join(map(str, record))})",
