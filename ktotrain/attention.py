@@ -76,7 +76,7 @@ def ragged_attention(
     ragged.calls += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window or 0
-    queries, keys, values = (x.split(ragged.sizes, 2) for x in (query, key, value))
+    queries, keys, values = (torch.split(x, ragged.sizes, 2) for x in (query, key, value))
     outputs: list[Tensor] = []
     place = 0
     for unit, head, tail in zip(ragged.units, ragged.heads, ragged.tails, strict=True):

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ktodata.balance import balance_weights
 
+from ktodata.balance import balance_weights
 from ktodata.io import read_rows
 from ktodata.schema import Row, Text
 from ktotrain.batch import IdArray, TokenizedRow
@@ -81,7 +81,7 @@ def require_both_classes(data: Tokenized, *, where: str) -> None:
 def rule_weights(data: Tokenized) -> tuple[float, float]:
     """desirable_weight and undesirable_weight by the paper's rule, from the rows that will be trained on."""
     weights = balance_weights(data.desirable, data.undesirable)
-    return float(weights.desirable_weight), float(weights.undesirable_weight)
+    return float(weights.desirable), float(weights.undesirable)
 
 
 def tokenize(rows: Sequence[Row], tokenizer: Any, *, max_length: int) -> Tokenized:

@@ -35,10 +35,10 @@ def evaluate(
             clamped += point.z_ref * len(step.mismatched)
             pairs += len(step.mismatched)
     values = RowValues(
-        *(
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("labels", "policy_logps", "log_ratios", "losses")
-        )
+        labels=torch.cat([part.labels for part in parts]),
+        policy_logps=torch.cat([part.policy_logps for part in parts]),
+        log_ratios=torch.cat([part.log_ratios for part in parts]),
+        losses=torch.cat([part.losses for part in parts]),
     )
     metrics = step_metrics(
         values,

@@ -59,7 +59,7 @@ def token_logps(
     """
     return cast(
         Tensor,
-        _TokenLogps.apply(
+        _TokenLogps.apply(  # type: ignore[no-untyped-call]
             hidden_NH, head.weight_VH, head.bias_V, target_N, head.scale, head.softcap, chunk_elements, keep_elements
         ),
     )
@@ -128,7 +128,7 @@ class _TokenLogps(torch.autograd.Function):
         return logps
 
     @staticmethod
-    def backward(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:
         nothing = (None,) * 5
         if len(ctx.saved_tensors) == 1:
             (unit,) = ctx.saved_tensors

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ktotrain.errors import ModelError
 
 # What loading raises when a folder, a Hub id or a file in it is not what it should be.
-_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError)
+_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError)
 
 
 def load_tokenizer(path: str, *, revision: str = "", trust_remote_code: bool = False) -> Any:
@@ -85,7 +86,7 @@ def load_model(
     _require_folder(path)
     wanted = ("float32" if trained else "auto") if dtype == "auto" else dtype
     try:
-        with _quiet():
+        with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=wanted,
@@ -138,7 +139,8 @@ def add_lora(model: Any, *, rank: int, alpha: int, dropout: float, target_module
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with quiet():
+            return get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(_first_line(error), where="adapter.target_modules") from error
 
@@ -151,7 +153,6 @@ def load_adapter(model: Any, folder: str) -> Any:
     """
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
-    from safetensors import SafetensorError, safe_open
 
     weights = Path(folder) / "adapter_model.safetensors"
     if not (Path(folder) / "adapter_config.json").is_file() or not weights.is_file():
@@ -163,8 +164,8 @@ def load_adapter(model: Any, folder: str) -> Any:
     )
     try:
         with safe_open(weights, framework="pt") as file:
-            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        with _quiet():
+            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        with quiet():
             adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
     except SafetensorError as error:
         raise ModelError(f"the adapter's weights cannot be read: {_first_line(error)}", where=folder) from error
@@ -182,6 +183,14 @@ def load_adapter(model: Any, folder: str) -> Any:
 def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The parameters that will be changed, with their names."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def recompute_activations(model: Any) -> None:
+    """Gradient checkpointing, of the non-reentrant kind: it works with frozen weights and hands arguments on."""
+    if hasattr(model, "activation_checkpointing_enable"):  # its name since transformers 5.2x
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _without_dropout(model: nn.Module) -> None:
@@ -207,7 +216,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the libraries' own progress bars and notes: what matters is raised."""
     import warnings
 

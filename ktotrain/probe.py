@@ -128,8 +128,8 @@ def numerical_trouble(model: Any, layout: Layout, *, usual: str, seed: int) -> s
         expected = no_grad_scores(scorer, padded.to(_device(model)))
     finally:
         model.set_attn_implementation(RAGGED)
-    by_row = {row: float(score) for row, score in zip(padded.rows, expected, strict=True)}
-    worst = max(abs(float(s) - by_row[row]) / abs(by_row[row]) for row, s in zip(batch.rows, scores, strict=True))
+    difference = (scores - _by_row(padded, expected)).abs() / scores.abs()
+    worst = float(difference.max())
     return "" if worst <= PARITY else f"scores differ from padded ones by {worst:.1e} relative"
 
 
@@ -139,16 +139,10 @@ def verified_head(model: Any) -> Head | None:
     if head is None:
         return None
     branches = _probe_branches(model, np.random.default_rng(0))[:1]
-    (batch,) = pack(branches, pack_tokens=10_000, layout="padded")
-    usual = model.config._attn_implementation
-    if usual == RAGGED:
-        model.set_attn_implementation("sdpa")
-    try:
-        ours = no_grad_scores(Scorer(model, head), batch.to(_device(model)))
-        theirs = no_grad_scores(Scorer(model, None), batch.to(_device(model)))
-    finally:
-        if usual == RAGGED:
-            model.set_attn_implementation(RAGGED)
+    ragged = model.config.get_text_config()._attn_implementation == RAGGED
+    (batch,) = pack(branches, pack_tokens=10_000, layout="shared" if ragged else "padded")
+    ours = no_grad_scores(Scorer(model, head), batch.to(_device(model)))
+    theirs = no_grad_scores(Scorer(model, None), batch.to(_device(model)))
     tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 2e-2
     return head if torch.allclose(ours, theirs, rtol=tolerance) else None
 
@@ -157,9 +151,14 @@ def _counted(scorer: Scorer, batch: PackedBatch) -> tuple[Tensor, int]:
     """Scores by row of the probe, and how often the attention function was called for them."""
     ragged = Ragged(batch.units)
     scores = no_grad_scores(scorer, batch, ragged)
-    by_row = torch.empty_like(scores)
-    by_row[list(batch.rows)] = scores
-    return by_row, ragged.calls
+    return _by_row(batch, scores), ragged.calls
+
+
+def _by_row(batch: PackedBatch, scores: Tensor) -> Tensor:
+    """Scores in the order of the probe's rows, in whichever order a layout has put them."""
+    ordered = torch.empty_like(scores)
+    ordered[list(batch.rows)] = scores
+    return ordered
 
 
 def _probe_branches(model: Any, rng: np.random.Generator) -> list[Branch]:

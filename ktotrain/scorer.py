@@ -24,9 +24,9 @@ class Scorer:
         head: its LM head as plain tensors, or None to let the model compute the logits itself.
     """
 
-    def __init__(self, model: nn.Module, head: Head | None) -> None:
-        self.model: Any = model
-        self.decoder: Any = self.model.get_decoder()
+    def __init__(self, model: Any, head: Head | None) -> None:
+        self.model = model
+        self.decoder = find_decoder(model)
         self.head = head
         # Padded rows need no position ids (they count from 0), and not every model takes them.
         taken = inspect.signature(self.decoder.forward).parameters
@@ -59,7 +59,16 @@ class Scorer:
         else:
             logits_NV = self.model(**inputs).logits.flatten(0, 1)[batch.source_N]
         logits_NV = logits_NV.float()
-        return logits_NV.gather(1, batch.target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+        scores_N: Tensor = logits_NV.gather(1, batch.target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+        return scores_N
+
+
+def find_decoder(model: Any) -> Any:
+    """What gives hidden states; `model` itself if nothing in it does."""
+    from transformers import PreTrainedModel
+
+    decoder = model.get_decoder()
+    return decoder if isinstance(decoder, PreTrainedModel) else model
 
 
 def find_head(model: Any) -> Head | None:
@@ -70,7 +79,8 @@ def find_head(model: Any) -> Head | None:
     `ktotrain.probe.verified_head`.
     """
     layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear:  # a subclass or an adapter computes something else
+    # A subclass or an adapter computes something else; and without a decoder of its own there are no hidden states.
+    if type(layer) is not nn.Linear or find_decoder(model) is model:
         return None
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)

@@ -1,0 +1,100 @@
+"""What a run leaves in its folder when it is done: the model, samples, plots, the card."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ktotrain.card import Summary, results_of, write_card
+from ktotrain.errors import TrainingError
+from ktotrain.model import quiet
+from ktotrain.plots import draw_plots, read_metrics
+from ktotrain.prepare import Policy, RunData
+from ktotrain.recipe import Recipe
+from ktotrain.samples import Prompt, generate, pick_prompts, write_samples
+
+
+def sample(
+    recipe: Recipe, run: RunData, policy: Policy, prompts: Sequence[Prompt] | None = None
+) -> tuple[Sequence[Prompt], list[str]]:
+    """Completions of a few prompts: give the prompts that it returned before to see what has changed."""
+    settings = recipe.samples
+    if prompts is None:
+        prompts = pick_prompts(run.prompts, settings.count, seed=recipe.train.seed, own=settings.prompts)
+    if not prompts:
+        return [], []
+    completions = generate(
+        policy.model,
+        run.tokenizer,
+        prompts,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=recipe.train.seed,
+    )
+    return prompts, completions
+
+
+def save_model(policy: Policy, tokenizer: Any, folder: Path) -> None:
+    """The trained model or adapter and its tokenizer, as `save_pretrained` writes them: whole, or not there.
+
+    Raises:
+        TrainingError: the disk or the folder's permissions say no.
+    """
+    saved: dict[str, Any] = {}
+    if policy.model is not policy.base:
+        saved["selected_adapters"] = [policy.model.active_adapter]  # not the frozen reference beside it
+    aside: Path | None = None
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        with quiet():
+            policy.model.save_pretrained(aside, **saved)
+        tokenizer.save_pretrained(aside)
+        aside.chmod(0o755)
+        aside.replace(folder)
+    except OSError as error:
+        raise TrainingError(f"the model cannot be saved: {error.strerror or error}", where=str(folder)) from None
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def finish(
+    recipe: Recipe,
+    run: RunData,
+    policy: Policy,
+    *,
+    output_dir: Path,
+    prompts: Sequence[Prompt],
+    before: Sequence[str],
+    seconds: float,
+) -> list[Path]:
+    """Write everything; returns the plots. The model comes first: whatever fails after it has cost nothing."""
+    save_model(policy, run.tokenizer, output_dir / "model")
+    _, after = sample(recipe, run, policy, prompts)
+    if prompts:
+        write_samples(output_dir / "samples.jsonl", prompts, before, after)
+    plots = draw_plots(output_dir / "metrics.jsonl", output_dir / "plots")
+    summary: Summary = {
+        "rows_desirable": run.train.desirable,
+        "rows_undesirable": run.train.undesirable,
+        "rows_dropped": sum(run.train.dropped.values()),
+        "desirable_weight": run.objective.desirable_weight,
+        "undesirable_weight": run.objective.undesirable_weight,
+        "chat": run.chat,
+        "steps": len(run.steps),
+        "seconds": seconds,
+        "parameters": sum(parameter.numel() for parameter in policy.base.parameters()),
+        "trained_parameters": sum(parameter.numel() for _, parameter in policy.parameters),
+        "device": policy.base.device.type,
+        "results": results_of(read_metrics(output_dir / "metrics.jsonl")),
+        "samples": [
+            {"prompt": prompt, "before": old, "after": new}
+            for prompt, old, new in zip(prompts, before, after, strict=True)
+        ],
+    }
+    write_card(output_dir, recipe=recipe, summary=summary)
+    write_card(output_dir / "model", recipe=recipe, summary=summary)  # what is pushed; peft puts an empty form there
+    return plots

@@ -1,0 +1,242 @@
+"""Everything a run needs before its first step: rows and plan (cheap, enough for a dry run), then the models."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ktotrain import data
+from ktotrain.batch import TokenizedRow
+from ktotrain.errors import DataError, RecipeError, TrainingError
+from ktotrain.losses import LOSSES
+from ktotrain.model import (
+    add_lora,
+    check_tokenizer_fits,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    recompute_activations,
+    trained_parameters,
+)
+from ktotrain.plan import Step, plan_run
+from ktotrain.probe import LayoutChoice, choose_layout, verified_head
+from ktotrain.recipe import Recipe
+from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy, Reference, copy_of
+from ktotrain.samples import Prompt
+from ktotrain.scorer import Scorer
+from ktotrain.step import Objective
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunData:
+    """Tokenized rows, the plan over them, and the objective with its weights as numbers."""
+
+    tokenizer: Any
+    train: data.Tokenized
+    evaluation: data.Tokenized | None
+    steps: list[Step]
+    eval_steps: list[Step]
+    objective: Objective
+    chat: bool
+    prompts: Sequence[Prompt]
+    """The prompts that samples are picked from: those of the evaluation rows if there are any."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """The model in training: `model` is what is saved (a PeftModel or the model itself), `base` has the LM head."""
+
+    model: Any
+    base: Any
+    scorer: Scorer
+    reference: Reference
+    choice: LayoutChoice
+    parameters: list[tuple[str, torch.nn.Parameter]]
+
+
+def refuse_what_is_missing(recipe: Recipe) -> None:
+    """Say at once what a recipe asks for and this version cannot do, rather than ignore it.
+
+    Raises:
+        RecipeError: there is such a key.
+    """
+    problems = []
+    if recipe.model.quantization != "none":
+        problems.append('model.quantization: only "none" is there so far')
+    if recipe.model.reference_logps == "cached":
+        problems.append('model.reference_logps: only "online" is there so far (and "auto", which takes it)')
+    if recipe.train.save_every:
+        problems.append("train.save_every: checkpoints are not there yet; the final model is always saved")
+    for name in recipe.train.trackers:
+        module = {"comet_ml": "comet_ml", "dvclive": "dvclive"}.get(name, name)
+        if importlib.util.find_spec(module) is None:
+            problems.append(f"train.trackers: {name} is not installed")
+    if problems:
+        raise RecipeError("\n".join(problems))
+
+
+def prepare_data(recipe: Recipe) -> RunData:
+    """Read, tokenize and plan.
+
+    Raises:
+        DataError: no usable rows, or one class only.
+        TrainingError: `pack_tokens` is below the longest row.
+        ModelError: no tokenizer.
+    """
+    tokenizer = load_tokenizer(
+        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
+    )
+    rows = data.read(recipe.data.train)
+    train = data.tokenize(rows, tokenizer, max_length=recipe.data.max_length)
+    where = ", ".join(recipe.data.train)
+    if not train.rows:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in train.dropped.items())
+        raise DataError(f"all {len(rows)} rows were dropped ({reasons})", where=where, do="Raise data.max_length")
+    data.require_both_classes(train, where=where)
+    eval_rows = data.read(recipe.data.eval) if recipe.data.eval else []
+    evaluation = data.tokenize(eval_rows, tokenizer, max_length=recipe.data.max_length) if eval_rows else None
+    steps = plan_run(
+        [row.group for row in train.rows],
+        [row.label for row in train.rows],
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        shuffle=recipe.data.shuffle,
+        epochs=recipe.train.epochs,
+        max_steps=recipe.train.max_steps,
+    )
+    prompts: list[Any] = [row.prompt for row in eval_rows or rows]
+    run = RunData(
+        tokenizer=tokenizer,
+        train=train,
+        evaluation=evaluation,
+        steps=steps,
+        eval_steps=_eval_steps(evaluation, recipe.train.batch_size),
+        objective=_objective(recipe, train),
+        chat=rows[0].kind == "chat",
+        prompts=prompts,
+    )
+    _require_pack_tokens(run, recipe)
+    return run
+
+
+def prepare_policy(recipe: Recipe, run: RunData, device: torch.device) -> Policy:
+    """Load the policy and its reference, and choose the layout.
+
+    Raises:
+        ModelError: something cannot be loaded, or does not fit together.
+    """
+    settings = recipe.model
+    adapter = recipe.adapter
+    base = load_model(
+        settings.path,
+        dtype=settings.dtype,
+        trained=adapter is None,
+        device=device,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    check_tokenizer_fits(base, run.tokenizer, where=settings.path)
+    choice = choose_layout(base, attention=settings.attention)
+    model = base
+    if adapter is not None and adapter.init:
+        model = load_adapter(base, adapter.init)
+    elif adapter is not None:
+        model = add_lora(
+            base,
+            rank=adapter.rank,
+            alpha=adapter.alpha,
+            dropout=adapter.dropout,
+            target_modules=adapter.target_modules,
+        )
+    head = verified_head(base)
+    scorer = Scorer(base, head)
+    reference: Reference
+    if settings.reference != "initial":
+        reference = _other_reference(recipe, device, choice)
+    elif adapter is None:
+        reference = copy_of(base, head)
+    elif adapter.init:
+        reference = FrozenAdapter(model, scorer)
+    else:
+        reference = AdapterOff(model, scorer)
+    if settings.gradient_checkpointing:
+        recompute_activations(base)
+    model.train()
+    return Policy(model, base, scorer, reference, choice, trained_parameters(model))
+
+
+def _eval_steps(evaluation: data.Tokenized | None, batch_size: int) -> list[Step]:
+    """Evaluation is planned like an epoch of its own, always the same one."""
+    if evaluation is None:
+        return []
+    if not evaluation.rows:
+        raise DataError("no evaluation row is left: all prompts fill data.max_length", do="Raise data.max_length")
+    return plan_run(
+        [row.group for row in evaluation.rows],
+        [row.label for row in evaluation.rows],
+        batch_size=batch_size,
+        seed=0,
+        shuffle=True,
+        epochs=1,
+        max_steps=0,
+    )
+
+
+def _objective(recipe: Recipe, train: data.Tokenized) -> Objective:
+    desirable, undesirable = recipe.loss.desirable_weight, recipe.loss.undesirable_weight
+    if desirable == "auto" or undesirable == "auto":
+        desirable, undesirable = data.rule_weights(train)
+    return Objective(LOSSES[recipe.loss.kind], recipe.loss.beta, desirable, undesirable)
+
+
+def _require_pack_tokens(run: RunData, recipe: Recipe) -> None:
+    """Refuse a `pack_tokens` that some sequence of the run exceeds, before anything is loaded.
+
+    A mismatched pair can be longer than any row: a long prompt may meet a long completion. Both are bounded by
+    max_length, so the bound is asked of the pairs only if it could be broken at all.
+    """
+    need, name = 0, ""
+    for rows, steps in ((run.train.rows, run.steps), (run.evaluation.rows if run.evaluation else [], run.eval_steps)):
+        for step in steps:
+            pairs = list(zip(step.rows, step.rows, strict=True))
+            if run.objective.loss.estimates_z_ref:
+                pairs += [(step.rows[i], step.rows[other]) for i, other in enumerate(step.mismatched)]
+            for owner, lender in pairs:
+                fed = _fed(rows[owner], rows[lender], recipe.data.max_length)
+                if fed > need:
+                    need, name = fed, rows[owner].name
+    if need > recipe.train.pack_tokens:
+        raise TrainingError(
+            f"pack_tokens is {recipe.train.pack_tokens} and the longest sequence has {need} tokens ({name})",
+            where="train.pack_tokens",
+            do=f"Set it to {need} or more, or data.max_length to {recipe.train.pack_tokens} or less",
+        )
+
+
+def _fed(owner: TokenizedRow, lender: TokenizedRow, max_length: int) -> int:
+    prompt = len(owner.prompt_ids)
+    return prompt + min(len(lender.completion_ids), max_length - prompt) - 1
+
+
+def _other_reference(recipe: Recipe, device: torch.device, choice: LayoutChoice) -> FrozenCopy:
+    model = load_model(
+        recipe.model.reference,
+        dtype=recipe.model.dtype,
+        trained=False,
+        device=device,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    other = choose_layout(model, attention=recipe.model.attention)
+    if other.layout != choice.layout:
+        # One layout for both: packs are made once. The slower one serves every model.
+        raise RecipeError(
+            f"the policy runs in the {choice.layout} layout and the reference only in the {other.layout} one "
+            f"({other.reason})",
+            where="model.reference",
+            do='Set model.attention = "padded"',
+        )
+    return FrozenCopy(Scorer(model, verified_head(model)))

@@ -1,0 +1,108 @@
+"""What a run will do and need, before it does: for `--dry-run` and for the head of a log."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections import Counter
+
+from ktotrain.memory import MemoryEstimate, estimate, shape_of
+from ktotrain.model import add_lora, load_config, trained_parameters
+from ktotrain.packing import Layout
+from ktotrain.prepare import RunData
+from ktotrain.recipe import Recipe
+from ktotrain.step import Packing, build_packs
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preview:
+    """The plan in numbers, over all steps. Tokens are counted as fed to the policy; `largest` is one forward's."""
+
+    graded_packs: int
+    mismatched_packs: int
+    mixed_steps: int
+    row_tokens: int
+    tokens: int
+    positions: int
+    largest: int
+    largest_scored: int
+
+    @property
+    def padding(self) -> float:
+        """Share of all positions computed that is padding."""
+        return 1 - self.tokens / self.positions
+
+
+def preview(run: RunData, recipe: Recipe, layout: Layout = "shared") -> Preview:
+    """Pack every step of the plan and count."""
+    packing = Packing(recipe.data.max_length, recipe.train.pack_tokens, layout)
+    graded = mismatched = mixed = row_tokens = tokens = positions = largest = scored = 0
+    for step in run.steps:
+        packs = build_packs(step, run.train.rows, packing, run.objective.loss)
+        batches = packs.graded + packs.mismatched
+        graded, mismatched = graded + len(packs.graded), mismatched + len(packs.mismatched)
+        mixed += bool(packs.labels_n.any() and not packs.labels_n.all())
+        row_tokens += packs.row_tokens
+        tokens += sum(batch.tokens for batch in batches)
+        positions += sum(batch.positions for batch in batches)
+        largest = max(largest, *(batch.positions for batch in packs.graded))
+        scored = max(scored, *(len(batch.target_N) for batch in packs.graded))
+    return Preview(graded, mismatched, mixed, row_tokens, tokens, positions, largest, scored)
+
+
+def plan_lines(run: RunData, recipe: Recipe, layout: Layout = "shared") -> list[tuple[str, str]]:
+    """The plan as lines of name and value."""
+    seen, train, steps = preview(run, recipe, layout), run.train, len(run.steps)
+    sizes = Counter(len(step.rows) for step in run.steps)
+    lines = [
+        ("rows", f"{len(train.rows):,}: {train.desirable:,} desirable, {train.undesirable:,} undesirable"),
+        ("prompts", f"{len({row.group for row in train.rows}):,} distinct"),
+        ("steps", f"{steps:,}: " + ", ".join(f"{count:,} of {size} rows" for size, count in sizes.most_common())),
+        ("class mix", f"{seen.mixed_steps:,} of {steps:,} steps hold both classes"),
+        ("weights", f"desirable {run.objective.desirable_weight:g}, undesirable {run.objective.undesirable_weight:g}"),
+        ("packs", f"{seen.graded_packs:,} graded, {seen.mismatched_packs:,} mismatched, {layout} layout"),
+        (
+            "tokens",
+            f"{seen.row_tokens:,} in the rows; {seen.tokens:,} fed to the policy, mismatched pairs included; "
+            f"{seen.padding:.1%} padding",
+        ),
+        ("cut at max_length", f"{train.cut:,} of {len(train.rows):,} distinct rows"),
+    ]
+    lines += [("dropped", f"{count:,} rows: {reason}") for reason, count in train.dropped.items()]
+    if run.evaluation is not None:
+        lines.append(("evaluation", f"{len(run.evaluation.rows):,} rows in {len(run.eval_steps):,} steps"))
+    alone = sum(not step.mismatched for step in run.steps)
+    if alone and run.objective.loss.estimates_z_ref:
+        lines.append(("one-prompt steps", f"{alone:,}: no mismatched pair there, so z_ref is 0"))
+    return lines
+
+
+def memory_estimate(run: RunData, recipe: Recipe, layout: Layout = "shared") -> MemoryEstimate:
+    """Peak memory of a step, from the model's config alone: no weights are loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    settings, adapter = recipe.model, recipe.adapter
+    config = load_config(settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    frozen = getattr(config, "dtype", None) or torch.float32
+    auto = torch.float32 if adapter is None else frozen
+    dtype = auto if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft and transformers remark on empty weights
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=settings.trust_remote_code)
+        base = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        if adapter is not None:
+            model = add_lora(
+                model, rank=adapter.rank, alpha=adapter.alpha, dropout=0.0, target_modules=adapter.target_modules
+            )
+    assert trained_parameters(model)
+    copied = settings.reference != "initial" or adapter is None
+    seen = preview(run, recipe, layout)
+    return estimate(
+        shape_of(model),
+        pack_tokens=seen.largest,
+        half_precision=recipe.train.precision != "no",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        reference_bytes=base if copied else 0,
+        scored_tokens=seen.largest_scored,
+    )

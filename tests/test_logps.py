@@ -1,0 +1,93 @@
+"""The chunked head equals log_softmax over whole logits, in values and gradients, whichever case it takes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ktotrain.logps import Head, branch_logps, token_logps
+
+N, H, V = 37, 16, 50
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(N, H, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(V, H, generator=generator).to(dtype).requires_grad_()
+    bias = torch.randn(V, generator=generator).to(dtype).requires_grad_()
+    target = torch.randint(0, V, (N,), generator=generator)
+    upstream = torch.randn(N, generator=generator)
+    return hidden, weight, bias, target, upstream
+
+
+def whole(hidden: Tensor, head: Head, target: Tensor) -> Tensor:
+    logits = hidden @ head.weight_VH.T
+    if head.bias_V is not None:
+        logits = logits + head.bias_V
+    logits = logits * head.scale
+    if head.softcap:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    return logits.log_softmax(-1).gather(1, target[:, None])[:, 0]
+
+
+@pytest.mark.parametrize(
+    "chunks", [{}, {"chunk_elements": 7 * V}, {"chunk_elements": 7 * V, "keep_elements": 0}], ids=str
+)
+@pytest.mark.parametrize(
+    "kind", [{}, {"scale": 0.25}, {"softcap": 5.0}, {"scale": 2.0, "softcap": 3.0, "bias": True}], ids=str
+)
+@pytest.mark.parametrize("trained", [True, False], ids=["head trained", "head frozen"])
+def test_values_and_gradients(chunks: dict[str, int], kind: dict[str, Any], trained: bool) -> None:
+    gradients = []
+    for compute in (lambda h, head, t: token_logps(h, t, head, **chunks), whole):
+        hidden, weight, bias, target, upstream = inputs()
+        for parameter in (weight, bias):
+            parameter.requires_grad_(trained)
+        extra = {key: value for key, value in kind.items() if key != "bias"}
+        head = Head(weight, bias if "bias" in kind else None, **extra)
+        logps = compute(hidden, head, target)
+        (logps * upstream).sum().backward()
+        gradients.append([logps, hidden.grad, weight.grad, bias.grad])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_are_never_held_whole_where_the_head_is_frozen() -> None:
+    """What the graph keeps for the backward pass is the size of the hidden states, not of the logits."""
+    hidden, weight, _, target, _ = inputs()
+    weight.requires_grad_(False)
+    sizes: list[int] = []
+
+    def note(saved: Tensor) -> Tensor:
+        sizes.append(saved.numel())
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        token_logps(hidden, target, Head(weight)).sum().backward()
+    assert sizes == [N * H]
+
+
+def test_bfloat16_sums_are_float32() -> None:
+    hidden, weight, _, target, _ = inputs(torch.bfloat16)
+    logps = token_logps(hidden, target, Head(weight))
+    assert logps.dtype == torch.float32
+    exact = whole(hidden.float(), Head(weight.float()), target)
+    torch.testing.assert_close(logps, exact, rtol=2e-2, atol=0.2)
+
+
+def test_autocast_computes_in_its_type_and_gives_gradients_in_the_weights() -> None:
+    hidden, weight, _, target, _ = inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logps = token_logps(hidden, target, Head(weight))
+    assert not torch.equal(logps, token_logps(hidden, target, Head(weight)))
+    logps.sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+
+
+def test_sums_by_branch() -> None:
+    sums = branch_logps(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 2, 2]), 4)
+    assert sums.tolist() == [1, 0, 6, 0]

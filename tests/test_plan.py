@@ -1,0 +1,113 @@
+"""The plan: a pure function of rows, seed, epoch and batch size; groups together; both classes in every step."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktotrain.pairing import mismatched_pairs
+from ktotrain.plan import Step, plan_epoch, plan_run
+
+
+def epoch_of(prompts: list[int], labels: list[bool], batch_size: int, *, seed: int = 0, epoch: int = 0) -> list[Step]:
+    return plan_epoch(prompts, labels, batch_size=batch_size, seed=seed, epoch=epoch, shuffle=True)
+
+
+def mixed(steps: list[Step], labels: list[bool]) -> int:
+    return sum(len({labels[row] for row in step.rows}) == 2 for step in steps)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=80),
+    st.integers(1, 20),
+    st.integers(0, 3),
+)
+def test_every_row_once_in_full_steps_with_groups_together(
+    drawn: list[tuple[int, bool]], batch_size: int, seed: int
+) -> None:
+    prompts, labels = [group for group, _ in drawn], [label for _, label in drawn]
+    steps = epoch_of(prompts, labels, batch_size, seed=seed)
+    order = [row for step in steps for row in step.rows]
+    assert sorted(order) == list(range(len(drawn)))
+    assert [len(step.rows) for step in steps[:-1]] == [batch_size] * (len(steps) - 1)
+    # Over the whole epoch each prompt is one unbroken stretch: within a step, and across a step's end.
+    stretches = [prompts[row] for i, row in enumerate(order) if i == 0 or prompts[order[i - 1]] != prompts[row]]
+    assert len(stretches) == len(set(prompts))
+    for step in steps:
+        assert step.mismatched == mismatched_pairs([prompts[row] for row in step.rows])
+
+
+@given(st.integers(2, 12), st.integers(2, 16), st.data())
+def test_unique_prompts_mix_classes_in_every_step_if_there_are_enough(
+    steps: int, batch_size: int, data: st.DataObject
+) -> None:
+    count = steps * batch_size
+    rare = data.draw(st.integers(steps, count // 2), label="rare rows")
+    flip = data.draw(st.booleans(), label="rare is desirable")
+    labels = [(row < rare) == flip for row in range(count)]
+    planned = epoch_of(list(range(count)), labels, batch_size, seed=data.draw(st.integers(0, 5)))
+    assert mixed(planned, labels) == steps
+
+
+def test_a_class_ratio_of_nine_to_one_is_spread_evenly() -> None:
+    labels = [row % 10 != 0 for row in range(1000)]
+    steps = epoch_of(list(range(1000)), labels, 20)
+    assert Counter(sum(not labels[row] for row in step.rows) for step in steps) == {2: 50}
+
+
+def test_pairs_of_one_prompt_mix_classes_and_stay_together() -> None:
+    prompts, labels = [row // 2 for row in range(128)], [row % 2 == 0 for row in range(128)]
+    steps = epoch_of(prompts, labels, 16)
+    assert mixed(steps, labels) == 8
+    assert all(len({prompts[row] for row in step.rows}) == 8 for step in steps)
+
+
+def test_few_groups_with_the_rare_class_lie_across_step_ends() -> None:
+    """Four groups hold all undesirable rows, two each, and there are eight steps: each group serves two of them."""
+    prompts = [row // 2 for row in range(8)] + list(range(100, 156))
+    labels = [False] * 8 + [True] * 56
+    steps = epoch_of(prompts, labels, 8)
+    assert mixed(steps, labels) == 8
+
+
+def test_seed_and_epoch_decide_the_order() -> None:
+    prompts, labels = list(range(64)), [row % 3 == 0 for row in range(64)]
+    first = epoch_of(prompts, labels, 8)
+    assert first == epoch_of(prompts, labels, 8)
+    others = [epoch_of(prompts, labels, 8, seed=1), epoch_of(prompts, labels, 8, epoch=1)]
+    assert all([step.rows for step in other] != [step.rows for step in first] for other in others)
+
+
+def test_neighbours_are_drawn_at_random() -> None:
+    """Rows of the rarer class are dealt first, but do not lie first within a step."""
+    labels = [row % 4 == 0 for row in range(400)]
+    firsts = [labels[step.rows[0]] for step in epoch_of(list(range(400)), labels, 8)]
+    assert 3 < sum(firsts) < 25
+
+
+def test_no_shuffle_is_file_order() -> None:
+    steps = plan_epoch([0] * 3 + [1] * 4, [True] * 7, batch_size=3, seed=5, epoch=2, shuffle=False)
+    assert [step.rows for step in steps] == [(0, 1, 2), (3, 4, 5), (6,)]
+    assert all(step.mismatched == () for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "expected"), [(1, 0, 4), (3, 0, 12), (1, 2, 2), (1, 10, 10), (5, 3, 3)]
+)
+def test_max_steps_goes_before_epochs(epochs: int, max_steps: int, expected: int) -> None:
+    prompts, labels = list(range(15)), [row % 2 == 0 for row in range(15)]
+    steps = plan_run(prompts, labels, batch_size=4, seed=0, shuffle=True, epochs=epochs, max_steps=max_steps)
+    assert len(steps) == expected
+    assert [step.epoch for step in steps] == [number // 4 for number in range(expected)]
+    if expected > 4:
+        assert steps[0].rows != steps[4].rows
+
+
+def test_a_large_plan_is_quick_enough_to_make_at_start() -> None:
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(0, 60_000, 100_000).tolist()
+    labels = (rng.random(100_000) < 0.3).tolist()
+    steps = epoch_of(prompts, labels, 32)
+    assert mixed(steps, labels) == len(steps) == 3125

@@ -1,0 +1,112 @@
+"""One thing computed in several ways comes out the same: layouts, packs, references (DESIGN section 8)."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from support import StepNumbers, random_rows, run_steps, tiny_llama
+
+from ktotrain.model import add_lora, recompute_activations
+from ktotrain.probe import choose_layout, verified_head
+from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy
+from ktotrain.scorer import Scorer
+
+# Contiguous and scattered prompt groups, and singles: three steps of 8 rows.
+GROUPS = [0, 0, 0, 1, 2, 3, 2, 4, 5, 6, 7, 7, 8, 9, 10, 11, 12, 13, 12, 13, 14, 15, 16, 17]
+# Desirable rows count more, so that likelihoods rise and the reference point leaves its clamp at 0.
+HOW: dict[str, Any] = {"beta": 0.5, "weights": (2.0, 0.2), "learning_rate": 2e-3, "steps": 3}
+
+
+def agree(ours: list[StepNumbers], theirs: list[StepNumbers]) -> None:
+    assert len(ours) == len(theirs) == 3
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=2e-5)
+        assert a.kl == pytest.approx(b.kl, rel=1e-4, abs=1e-4)
+        torch.testing.assert_close(a.policy_logps, b.policy_logps, rtol=1e-5, atol=1e-4)
+        assert a.gradients.keys() == b.gradients.keys()
+        for name, gradient in a.gradients.items():
+            torch.testing.assert_close(gradient, b.gradients[name], rtol=1e-3, atol=2e-6, msg=name)
+
+
+def trained(**how: Any) -> list[StepNumbers]:
+    return run_steps(tiny_llama(), random_rows(GROUPS), **HOW, **how)
+
+
+@pytest.fixture(scope="module")
+def padded() -> list[StepNumbers]:
+    return trained(attention="padded")
+
+
+def test_the_run_is_worth_comparing(padded: list[StepNumbers]) -> None:
+    """Rewards, the reference point and gradients are away from zero: equality of zeros would show nothing."""
+    assert max(step.kl for step in padded) > 0.1
+    assert all(step.log_ratios.abs().max() > 0.1 for step in padded[1:])
+    assert all(step.grad_norm > 0.01 for step in padded)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"layout": "shared"},
+        {"layout": "packed"},
+        {"layout": "shared", "pack_tokens": 80},
+        {"layout": "packed", "pack_tokens": 60},
+        {"attention": "padded", "pack_tokens": 60},
+    ],
+    ids=str,
+)
+def test_layouts_and_packs(how: dict[str, Any], padded: list[StepNumbers]) -> None:
+    agree(trained(**how), padded)
+
+
+def test_gradient_checkpointing_changes_nothing(padded: list[StepNumbers]) -> None:
+    model = tiny_llama()
+    recompute_activations(model)
+    agree(run_steps(model, random_rows(GROUPS), **HOW), padded)
+
+
+def lora(model: Any) -> Any:
+    torch.manual_seed(1)
+    return add_lora(model, rank=4, alpha=8, dropout=0.0, target_modules="all-linear")
+
+
+def test_adapter_off_is_a_frozen_copy() -> None:
+    rows = random_rows(GROUPS)
+    base = tiny_llama()
+    twin = copy.deepcopy(base)
+    adapted = lora(base)
+    off = run_steps(adapted, rows, reference=AdapterOff(adapted, Scorer(base, verified_head(base))), **HOW)
+    other = tiny_llama()
+    choose_layout(twin, attention="auto")  # a model is fed packs only after it was set to ragged attention
+    copied = run_steps(lora(other), rows, reference=FrozenCopy(Scorer(twin, verified_head(twin))), **HOW)
+    agree(off, copied)
+    assert off[2].log_ratios.abs().max() > 1e-3
+
+
+def test_frozen_adapter_is_a_frozen_copy_of_the_adapted_model() -> None:
+    """A loaded adapter that is not zero: neither adapter-off nor the trained adapter would do as reference."""
+    rows = random_rows(GROUPS)
+
+    def adapted() -> Any:
+        model = lora(tiny_llama())
+        torch.manual_seed(2)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        return model
+
+    ours = adapted()
+    base = ours.get_base_model()
+    before = {name for name, p in ours.named_parameters() if p.requires_grad}
+    reference = FrozenAdapter(ours, Scorer(base, verified_head(base)))
+    beside = run_steps(ours, rows, reference=reference, **HOW)
+    assert {name for name, p in ours.named_parameters() if p.requires_grad} == before
+    twin = adapted().merge_and_unload()
+    theirs = run_steps(
+        adapted(), rows, reference=FrozenCopy(Scorer(twin, verified_head(twin))), attention="padded", **HOW
+    )
+    agree(beside, theirs)
+    assert beside[0].log_ratios.abs().max() < 1e-4
+    assert beside[2].log_ratios.abs().max() > 1e-3

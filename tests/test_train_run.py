@@ -1,0 +1,195 @@
+"""`ktotrain run` on a tiny model: what it writes, that it repeats, and that each setting reaches the step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from support import model_folder, text_records, tiny_llama, write_jsonl
+
+from ktotrain.cli import main
+from ktotrain.recipe import load_recipe
+from ktotrain.trainer import RunResult, run
+
+TIMES = {"tokens_per_second", "rows_per_second", "step_seconds"}
+KEYS = {
+    *("step", "epoch", "loss", "kl", "kl_raw", "grad_norm", "learning_rate", "padding", "saturation"),
+    *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/auc", "rewards/accuracy"),
+    *("logps/chosen", "logps/rejected"),
+    *TIMES,
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, rows to train on and rows to evaluate on."""
+    folder = tmp_path_factory.mktemp("home")
+    model_folder(folder / "model")
+    write_jsonl(folder / "rows.jsonl", text_records(24))
+    write_jsonl(folder / "eval.jsonl", text_records(10))
+    chats = [
+        {
+            "prompt": [{"role": "user", "content": record["prompt"]}],
+            "completion": [{"role": "assistant", "content": record["completion"]}],
+            "label": record["label"],
+        }
+        for record in text_records(12)
+    ]
+    write_jsonl(folder / "chats.jsonl", chats)
+    return folder
+
+
+def recipe_file(home: Path, folder: Path) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(
+        f"""
+[model]
+path = "{home / "model"}"
+[data]
+train = "{home / "rows.jsonl"}"
+[optim]
+learning_rate = 1e-3
+[train]
+output_dir = "{folder / "run"}"
+batch_size = 8
+precision = "no"
+[samples]
+count = 2
+max_new_tokens = 4
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+def train(home: Path, folder: Path, *overrides: str) -> RunResult:
+    folder.mkdir(exist_ok=True)
+    result = run(load_recipe(recipe_file(home, folder), overrides))
+    assert result is not None
+    return result
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def test_full_fine_tuning_writes_everything_and_repeats(home: Path, tmp_path: Path) -> None:
+    first = train(home, tmp_path / "a")
+    second = train(home, tmp_path / "b")
+    folder = first.output_dir
+    records = logged(tmp_path / "a")
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert all(record.keys() == KEYS for record in records)
+    assert records[-1]["epoch"] == 1.0
+    assert records[0]["loss"] == pytest.approx(0.5)
+    assert without_times(records) == without_times(logged(tmp_path / "b"))
+    assert second.metrics["loss"] == first.metrics["loss"]
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    initial = AutoModelForCausalLM.from_pretrained(home / "model")
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), initial.parameters(), strict=True))
+    assert AutoTokenizer.from_pretrained(folder / "model").eos_token == "</s>"
+    assert {path.name for path in first.plots} == {"loss.png", "rewards.png", "kl.png", "separation.png"}
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [sample.keys() for sample in samples] == [{"prompt", "before", "after"}] * 2
+    assert json.loads((folder / "recipe.json").read_text())["train"]["batch_size"] == 8
+    assert "12 |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert (folder / "model" / "README.md").read_text(encoding="utf-8").count("ktokit")
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_lora_saves_an_adapter_that_loads_and_can_be_trained_on(home: Path, tmp_path: Path) -> None:
+    first = train(home, tmp_path / "a", "adapter.rank=4", "data.eval=" + str(home / "eval.jsonl"), "train.eval_every=2")
+    from peft import AutoPeftModelForCausalLM
+
+    adapter = first.output_dir / "model"
+    assert (adapter / "adapter_model.safetensors").is_file()
+    assert AutoPeftModelForCausalLM.from_pretrained(adapter) is not None
+    evaluated = [record for record in logged(tmp_path / "a") if "eval_loss" in record]
+    assert [record["step"] for record in evaluated] == [2, 3]
+    assert evaluated[-1]["eval_loss"] == first.evaluation["eval_loss"]
+    assert {f"eval_{key}" for key in ("kl", "rewards/auc", "rewards/margins")} <= evaluated[-1].keys()
+
+    second = train(home, tmp_path / "b", f"adapter.init={adapter}")
+    start = logged(tmp_path / "b")[0]
+    # The reference is the adapter as loaded, so rewards begin at zero again.
+    assert start["rewards/chosen"] == pytest.approx(0.0, abs=1e-5)
+    assert start["logps/chosen"] != logged(tmp_path / "a")[0]["logps/chosen"]
+    saved = list((second.output_dir / "model").rglob("*.safetensors"))
+    assert [path.name for path in saved] == ["adapter_model.safetensors"], "the frozen adapter is not saved"
+
+
+def test_one_pack_is_many_packs_and_padded_is_shared(home: Path, tmp_path: Path) -> None:
+    runs = [
+        train(home, tmp_path / name, *overrides)
+        for name, overrides in {
+            "one": (),
+            "many": ("train.pack_tokens=140",),
+            "padded": ("model.attention=padded",),
+            "recomputed": ("model.gradient_checkpointing=true",),
+        }.items()
+    ]
+    one, *others = (without_times(logged(result.output_dir.parent)) for result in runs)
+    for other in others:
+        for a, b in zip(one, other, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+            assert a["kl"] == pytest.approx(b["kl"], rel=1e-4, abs=1e-4)
+
+
+def test_chats_apo_and_automatic_weights(home: Path, tmp_path: Path) -> None:
+    rows = text_records(24)[1::2] + text_records(12)[::2]
+    write_jsonl(tmp_path / "uneven.jsonl", rows)
+    result = train(home, tmp_path / "w", f"data.train={tmp_path / 'uneven.jsonl'}", "loss.desirable_weight=auto")
+    card = (result.output_dir / "README.md").read_text(encoding="utf-8")
+    assert "| 6 | 2 |" in card.replace(" 2.0 ", " 2 "), card  # 6 desirable rows against 12: each counts twice
+    chat = train(home, tmp_path / "c", f"data.train={home / 'chats.jsonl'}", "loss.kind=apo_zero_unpaired")
+    assert chat.metrics["kl"] == 0
+    assert "kl_raw" not in chat.metrics
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_close_and_keeps_float32_weights(home: Path, tmp_path: Path, precision: str) -> None:
+    half = train(home, tmp_path / "half", f"train.precision={precision}")
+    exact = train(home, tmp_path / "exact")
+    assert half.metrics["loss"] == pytest.approx(exact.metrics["loss"], rel=0.05)
+    assert half.metrics["loss"] != exact.metrics["loss"]
+    from safetensors.torch import load_file
+
+    weights = load_file(half.output_dir / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_another_model_as_reference(home: Path, tmp_path: Path) -> None:
+    model_folder(tmp_path / "other", initializer_range=0.05)
+    result = train(home, tmp_path / "a", f"model.reference={tmp_path / 'other'}", "train.max_steps=1")
+    assert abs(logged(tmp_path / "a")[0]["rewards/chosen"]) > 0.01
+    assert result.steps == 1
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(home: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["run", str(recipe_file(home, tmp_path)), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    for words in ("24: 12 desirable, 12 undesirable", "3: 3 of 8 rows", "3 of 3 steps hold both classes", "weights"):
+        assert words in result.output
+    assert "total, about" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_lora_samples_and_moves_only_the_adapter(home: Path, tmp_path: Path) -> None:
+    result = train(home, tmp_path / "a", "adapter.rank=2", 'adapter.target_modules=["q_proj"]')
+    config = json.loads((result.output_dir / "model" / "adapter_config.json").read_text())
+    assert config["r"] == 2
+    assert config["target_modules"] == ["q_proj"]
+
+
+def test_the_initializer_of_these_tests_is_seeded() -> None:
+    assert torch.equal(tiny_llama().lm_head.weight, tiny_llama().lm_head.weight)
