@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ktodata.negatives.corrupt import CORRUPT, OPERATIONS
 from ktodata.negatives.synthesize import synthesize
 from ktodata.schema import Row, make_row, normalise, parse_row, plain
 
+FEWEST = 100
 MARK = "\n\nAssistant:"
 
 
@@ -45,7 +47,12 @@ def desirable_rows(path: Path, limit: int) -> list[Row]:
 
 
 def auc_of(rows: list[Row]) -> tuple[float, float]:
-    """Cross-validated AUC of character 1-4-grams (TF-IDF, logistic regression), and of length alone."""
+    """Cross-validated AUC of character 1-4-grams (TF-IDF, logistic regression), and of length alone.
+
+    NaN for fewer rows than would say anything.
+    """
+    if len(rows) < FEWEST:
+        return math.nan, math.nan
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -97,7 +104,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--intensity", type=float, default=CORRUPT.options["intensity"].default)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     rows = desirable_rows(options.file, options.limit)
     default = ",".join(CORRUPT.options["operations"].default)
     print(f"{len(rows)} desirable rows, intensity {options.intensity}; `{default}` is the default")

@@ -213,7 +213,12 @@ def _summed(found: Iterable[tuple[_Job, Result]], uses: Sequence[Use], desirable
     negatives: list[Row] = []
     made: Counter[str] = Counter(dict.fromkeys(names, 0))
     skipped: Counter[str] = Counter()
-    for job, result in sorted(found, key=lambda item: (item[0].row.prompt_id, item[0].row.id, item[0].use, item[0].k)):
+
+    def place(item: tuple[_Job, Result]) -> tuple[str, str, str, int]:
+        job = item[0]
+        return job.row.prompt_id, job.row.id, names[job.use], job.k
+
+    for job, result in sorted(found, key=place):
         if isinstance(result, Row):
             negatives.append(result)
             made[names[job.use]] += 1

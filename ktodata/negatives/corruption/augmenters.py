@@ -24,23 +24,25 @@ KEYBOARDS = ("en", "de", "es", "fr", "he", "it", "nl", "pl", "th", "tr", "uk")
 def reorder(action: str, count: int, *, rng: random.Random, share: float) -> list[int]:
     """Positions of `count` words after nlpaug's `swap`, `delete` or `crop` of a `share` of them.
 
-    Fewer than two words stay as they are, and at least one always stays.
+    Two words at least, where there are four, because a reader should notice; of two none is dropped ("sounds good"
+    is no better than "good"), and one always stays.
     """
-    # `crop` of one word fails inside nlpaug (it samples from nothing), hence three words and a minimum of two.
-    if count < (3 if action == "crop" else 2):
+    if count < (2 if action == "swap" else 3):
         return list(range(count))
-    augmenter = _augmenter("word", "RandomWordAug", action=action, aug_min=2 if action == "crop" else 1)
+    # `crop` of one word fails inside nlpaug, which then samples from nothing.
+    augmenter = _augmenter("word", "RandomWordAug", action=action, aug_min=2 if count > 3 or action == "crop" else 1)
     augmenter.rng, augmenter.aug_p = rng, min(share, (count - 1) / count)
     kept = [int(place) for place in _augmented(augmenter, _places(count))]
     return _one_run(kept, count) if action == "crop" else kept
 
 
 def _one_run(kept: list[int], count: int) -> list[int]:
-    """nlpaug counts leftwards past the beginning and round to the end; of such a run only the longer part goes."""
-    if not kept or (kept[0] == 0 or kept[-1] == count - 1):
-        return kept
-    before, after = kept[0], count - 1 - kept[-1]
-    return list(range(kept[0], count)) if before >= after else list(range(kept[-1] + 1))
+    """What nlpaug's `crop` means to do. Its run may go left past the beginning and on at the end: of such a run only
+    the longer part goes. And when it drops the first word, it brings back the second."""
+    if kept[0] > 0 and kept[-1] < count - 1:
+        before, after = kept[0], count - 1 - kept[-1]
+        kept = list(range(kept[0], count)) if before >= after else list(range(kept[-1] + 1))
+    return kept[1:] if kept[:1] == [1] and kept[1:2] > [2] else kept
 
 
 def typos(kind: str, words: list[str], *, rng: random.Random, share: float, language: str = "en") -> list[str]:

@@ -37,12 +37,14 @@ def truncate(text: str, *, rng: random.Random, intensity: float, protect: bool) 
     """
     layout = lay_out(text, protect=protect)
     count = len(layout.words)
+    if count < 2:
+        return None
     lost = max(1, round(count * intensity * rng.uniform(0.5, 1.0)))
     spans = protected_spans(text) if protect else []
     floor = max((stop for _, stop in spans), default=0)
     kept = max(1, count - lost)
     cut = sum(map(len, layout.gaps[: kept + 1])) + sum(map(len, layout.words[:kept])) - len(layout.gaps[kept])
-    if count < 2 or cut < floor:
+    if cut < floor:
         return None
     return text[:cut]
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import random
 import re
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from ktodata.negatives.corruption import lexicon
 from ktodata.negatives.corruption.layout import EMOJI, hide, unhide
 
 _EMOTICON = (
-    r"(?<![^\s(])(?:[:;=8][-'’^o]?[)(DPpOo3/\\|*\]\[$sS]+|[xX]D+|<3+"
+    r"(?<![^\s(])(?:[:;=][-'’^o]?[)(DPpOo3/\\|*\]\[$sS]+|[xX]D+|<3+"
     r"|\^[_.]?\^|[tT][_.][tT]|>[_.]<|¯\\_\(ツ\)_/¯)(?![\w/])"
 )
 _PICTURE = re.compile(rf"(?:[ \t]+|(?<=\S)|^)(?:{EMOJI}|{_EMOTICON})")
@@ -42,14 +44,17 @@ Chance = Callable[[], bool]
 
 
 def strip_emoji(text: str, *, rng: random.Random, intensity: float, protect: bool = True) -> str | None:
-    """Emoji and emoticons out, each with probability `intensity`, the space before it too.
+    """A share `intensity` of the emoji and emoticons out, one at least, and the space before each.
 
     None when there are none, or nothing else.
     """
     hidden = hide(text, protect=protect)
     if hidden is None:
         return None
-    bare = _PICTURE.sub(_dropping(_chance(rng, intensity)), hidden[0]).strip()
+    count = len(_PICTURE.findall(hidden[0]))
+    gone = set(rng.sample(range(count), math.ceil(intensity * count)))
+    places = itertools.count()
+    bare = _PICTURE.sub(_dropping(lambda: next(places) in gone), hidden[0]).strip()
     return _worded(unhide(bare, hidden[1]), text)
 
 
@@ -64,14 +69,18 @@ def flatten(
     hidden = hide(text, protect=protect)
     if hidden is None:
         return None
-    chance = _chance(rng, intensity)
     code = (
         lexicon.guess(_STRETCHED.sub(lambda match: _unstretched(match, ""), hidden[0]))
         if language == "auto"
         else language
     )
-    flat = [_flat_line(line, code, chance) for line in hidden[0].split("\n")]
-    return _worded(unhide("\n".join(flat).strip(), hidden[1]), text)
+    # Where chance would have it that nothing is done, as it may where little can be, everything is.
+    for share in (intensity, intensity, 1.0):
+        chance = _chance(rng, share)
+        flat = "\n".join(_flat_line(line, code, chance) for line in hidden[0].split("\n")).strip()
+        if flat != hidden[0] or share == 1:
+            break
+    return _worded(unhide(flat, hidden[1]), text)
 
 
 def _flat_line(line: str, code: str, chance: Chance) -> str:

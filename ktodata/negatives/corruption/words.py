@@ -17,7 +17,24 @@ def reorder(text: str, *, rng: random.Random, intensity: float, protect: bool, a
     order = augmenters.reorder(action, len(layout.words), rng=rng, share=intensity)
     if order == list(range(len(layout.words))):
         return None
-    return _permuted(layout, order) if action == "swap" else _without(layout, set(order))
+    if action == "swap":
+        return _permuted(layout, order)
+    kept = _each_line(layout, set(order), rng)
+    return None if len(kept) == len(layout.words) else _without(layout, kept)
+
+
+def _each_line(layout: Layout, kept: set[int], rng: random.Random) -> set[int]:
+    """One word more of each line that would be left with none, so that lists and paragraphs keep their shape."""
+    lines: list[list[int]] = [[]]
+    for place in range(len(layout.words)):
+        if "\n" in layout.gaps[place] and lines[-1]:
+            lines.append([])
+        lines[-1].append(place)
+    more = kept | {rng.choice(line) for line in lines if kept.isdisjoint(line)}
+    if len(more) == len(layout.words):
+        # Then only a longer line has a word to lose.
+        more -= set(rng.sample([place for line in lines if len(line) > 1 for place in line] or [-1], 1))
+    return more
 
 
 def _permuted(layout: Layout, order: list[int]) -> str:

@@ -1,0 +1,118 @@
+"""`--strategy` and `--set`: what they may say, and what the errors say."""
+
+from typing import Any
+
+import pytest
+
+from ktodata.errors import UsageError
+from ktodata.negatives.choose import parse_uses, use
+from ktodata.negatives.contract import Option, Strategy
+from ktodata.negatives.registry import STRATEGIES
+
+KNOWN = {
+    **STRATEGIES,
+    "other": Strategy(
+        name="other",
+        summary="Something else.",
+        one=lambda row, **_: "x",
+        options={
+            "count": Option(kind="int", default=3, low=1, help="How many."),
+            "share": Option(kind="float", default=0.5, low=0, high=1, help="How much."),
+            "model": Option(kind="text", default="", help="Which."),
+        },
+    ),
+}
+
+
+def test_defaults_and_settings() -> None:
+    (corrupt,) = parse_uses(["corrupt"])
+    assert corrupt.options == {key: option.default for key, option in STRATEGIES["corrupt"].options.items()}
+    assert corrupt.weight is None
+    (corrupt,) = parse_uses(
+        ["corrupt"], ["corrupt.operations=tone, emoji", "corrupt.intensity=1", "corrupt.protect=false"]
+    )
+    assert corrupt.options == {"operations": ("tone", "emoji"), "intensity": 1.0, "protect": False, "language": "auto"}
+
+
+def test_mixes() -> None:
+    uses = parse_uses(["corrupt=3", "other=0.5"], ["other.count=7", "other.model=a=b.c"], known=KNOWN)
+    assert [(one.strategy.name, one.weight) for one in uses] == [("corrupt", 3.0), ("other", 0.5)]
+    assert uses[1].options == {"count": 7, "share": 0.5, "model": "a=b.c"}
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "says"),
+    [
+        (["corupt"], [], "no strategy 'corupt'. Did you mean 'corrupt'? Known: corrupt, other"),
+        (["paraphrase"], [], "no strategy 'paraphrase'. Known: corrupt, other"),
+        ([], [], "no strategy. Known: corrupt, other"),
+        (["corrupt", "corrupt=2"], [], "strategy 'corrupt' is named twice"),
+        (["corrupt=2", "other"], [], "strategy 'other' has no weight and others have"),
+        (["corrupt=0"], [], "the weight of strategy 'corrupt' is '0'. It must be a number above 0"),
+        (["corrupt=x"], [], "the weight of strategy 'corrupt' is 'x'"),
+        (["corrupt=nan"], [], "the weight of strategy 'corrupt' is 'nan'"),
+        (["corrupt=inf"], [], "the weight of strategy 'corrupt' is 'inf'"),
+        (["corrupt"], ["corrupt.intensty=1"], "strategy 'corrupt' has no option 'intensty'. Did you mean 'intensity'?"),
+        (
+            ["corrupt"],
+            ["corrupt.zzz=1"],
+            "strategy 'corrupt' has no option 'zzz'. Known: intensity, language, operations",
+        ),
+        (["corrupt"], ["corupt.intensity=1"], "no strategy 'corupt'. Did you mean 'corrupt'?"),
+        (["corrupt"], ["other.count=1"], "--set other.count is for a strategy that is not used. Add --strategy other"),
+        (["corrupt"], ["intensity=1"], "--set 'intensity=1' is not NAME.key=value"),
+        (["corrupt"], ["corrupt.intensity"], "--set 'corrupt.intensity' is not NAME.key=value"),
+        (["corrupt"], ["corrupt.intensity=1", "corrupt.intensity=1"], "--set corrupt.intensity is given twice"),
+        (["corrupt"], ["corrupt.intensity=0"], "corrupt.intensity is '0'. It must be a number in (0, 1]"),
+        (["corrupt"], ["corrupt.intensity=1.01"], "corrupt.intensity is '1.01'. It must be a number in (0, 1]"),
+        (["corrupt"], ["corrupt.intensity=nan"], "corrupt.intensity is 'nan'. It must be a number in (0, 1]"),
+        (["corrupt"], ["corrupt.intensity=much"], "corrupt.intensity is 'much'. It must be a number in (0, 1]"),
+        (["corrupt"], ["corrupt.protect=yes"], "corrupt.protect is 'yes'. It must be true or false"),
+        (["corrupt"], ["corrupt.language=xx"], "corrupt.language is 'xx'. It must be one of auto, en, it, es, fr, de"),
+        (
+            ["corrupt"],
+            ["corrupt.operations=tone,ton"],
+            "corrupt.operations is 'tone,ton'. It must be one or more of delete,",
+        ),
+        (["corrupt"], ["corrupt.operations="], "corrupt.operations is ''. It must be one or more of"),
+        (["corrupt"], ["corrupt.operations=tone,tone"], "corrupt.operations is 'tone,tone'"),
+        (["other"], ["other.count=1.5"], "other.count is '1.5'. It must be a whole number of at least 1"),
+        (["other"], ["other.count=0"], "other.count is '0'. It must be a whole number of at least 1"),
+        (["other"], ["other.share=2"], "other.share is '2'. It must be a number in [0, 1]"),
+    ],
+)
+def test_errors_say_what_is_allowed(names: list[str], settings: list[str], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_uses(names, settings, known=KNOWN)
+    assert str(caught.value).startswith(says)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"intensity": True}, "corrupt.intensity is True"),
+        ({"intensity": "1"}, "corrupt.intensity is '1'"),
+        ({"operations": "tone"}, "corrupt.operations is 'tone'"),
+        ({"protect": 1}, "corrupt.protect is 1"),
+        ({"speed": 1}, "strategy 'corrupt' has no option 'speed'"),
+    ],
+)
+def test_the_library_checks_too(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        use("corrupt", **options)
+    assert str(caught.value).startswith(says)
+
+
+def test_lists_are_welcome_in_the_library() -> None:
+    assert use("corrupt", operations=["tone"], intensity=1).options["operations"] == ("tone",)
+
+
+def test_every_strategy_describes_itself() -> None:
+    assert STRATEGIES
+    for name, strategy in STRATEGIES.items():
+        assert strategy.name == name
+        assert strategy.summary.endswith(".")
+        for key, option in strategy.options.items():
+            assert option.help.endswith("."), key
+            assert option.check(option.default, name=key) == option.default
