@@ -75,7 +75,7 @@ def resolve_source(source: str | None) -> str:
     """
     if source is not None:
         return source
-    if sys.stdin is None or sys.stdin.isatty():
+    if _on_terminal("stdin"):
         raise UsageError("no SOURCE", do="Name a file, folder or Hub id, or pipe JSONL in")
     return "-"
 
@@ -88,11 +88,17 @@ def resolve_output(output: str | None, source: str) -> str:
         WriteError: no file can be made there.
     """
     if output is None:
-        output = STDOUT if not sys.stdout.isatty() else default_output(source)
+        output = STDOUT if not _on_terminal("stdout") else default_output(source)
         if output != STDOUT:
             say(f"writing {output}")
     check_output(output)
     return output
+
+
+def _on_terminal(stream: str) -> bool:
+    """Whether stdin, stdout or stderr is a terminal. A stream that is closed counts as one: nothing is piped."""
+    file = getattr(sys, stream)
+    return file is None or file.isatty()
 
 
 def default_output(source: str) -> str:
@@ -112,7 +118,7 @@ def default_output(source: str) -> str:
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while the block runs, if that is a terminal. Gives the function that moves it on by n."""
-    if not sys.stderr.isatty():
+    if not _on_terminal("stderr"):
         yield lambda count: None
         return
     from rich.console import Console

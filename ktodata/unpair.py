@@ -6,6 +6,7 @@ Every completion that is read is either in the rows or counted in `skipped`, by 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import signal
@@ -216,11 +217,12 @@ def _each_chunk(raws: Iterator[Raw], transform: Callable[[list[Raw]], Chunk], wo
     if workers == 1:
         yield from map(transform, chunks)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting: deque[Future[Chunk]] = deque()
         try:
             for chunk in chunks:
-                waiting.append(pool.submit(transform, chunk))
+                with _interrupts_blocked():
+                    waiting.append(pool.submit(transform, chunk))
                 if len(waiting) > 2 * workers:  # no more in memory than keeps them busy
                     yield waiting.popleft().result()
             while waiting:
@@ -231,9 +233,14 @@ def _each_chunk(raws: Iterator[Raw], transform: Callable[[list[Raw]], Chunk], wo
             pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches all processes; the first one tells the user."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Let processes that start here inherit that Ctrl-C is not for them: this one tells the user, a moment later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _transform(raws: list[Raw], *, name: str, as_kind: Kind | None, strict: bool) -> Chunk:

@@ -1,0 +1,111 @@
+"""Contradictions, duplicates, one completion per prompt: what stays, whatever the order."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktodata.clean import Item, OnConflict, drop_duplicates, meaning_of, one_per_prompt, resolve_conflicts
+from ktodata.errors import SourceError
+from ktodata.schema import make_row
+
+
+def item(prompt: str, completion: str, label: bool, source: str = "s", where: str = "w") -> Item:
+    row = make_row(prompt, completion, label, source=source, origin="pair")
+    return Item(row, where, meaning_of(row))
+
+
+def told(items: list[Item]) -> list[tuple[str, str, bool]]:
+    return sorted((str(one.row.prompt), str(one.row.completion), one.row.label) for one in items)
+
+
+CONTRADICTION = [item("p", "c", True), item("P ", " C", False), item("p", "c", True), item("p", "d", False)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ("drop", [("p", "d", False)]),
+        ("majority", [("p", "c", True), ("p", "c", True), ("p", "d", False)]),
+        ("keep", told(CONTRADICTION)),
+    ],
+)
+def test_contradictions_are_found_after_normalising(policy: OnConflict, kept: list[tuple[str, str, bool]]) -> None:
+    found = resolve_conflicts(CONTRADICTION, policy)
+    assert told(found.kept) == kept
+    assert told(found.kept + found.dropped) == told(CONTRADICTION)
+
+
+def test_a_tie_is_dropped() -> None:
+    assert told(resolve_conflicts([*CONTRADICTION[:2], CONTRADICTION[3]], "majority").kept) == [("p", "d", False)]
+
+
+def test_an_error_names_the_places() -> None:
+    items = [item("p", "c", True, where="a:1"), item("p", "c", False, where="b:2"), item("q", "c", True)]
+    with pytest.raises(SourceError, match=r"1 completions carry both labels: 'c' desirable at a:1, undesirable at b:2"):
+        resolve_conflicts(items, "error")
+    assert resolve_conflicts(items[1:], "error").dropped == []
+
+
+def test_the_same_completion_to_another_prompt_is_no_contradiction() -> None:
+    items = [item("p", "c", True), item("q", "c", False)]
+    assert resolve_conflicts(items, "drop").dropped == []
+
+
+def test_duplicates_are_those_that_agree_to_the_letter() -> None:
+    items = [item("p", "c", True, "z"), item("p", "c", True, "a"), item("p", "C", True), item("p", "c", False)]
+    found = drop_duplicates(items)
+    assert [(one.row.completion, one.row.source) for one in found.dropped] == [("c", "z")]
+    assert drop_duplicates(items[::-1]).dropped == found.dropped
+
+
+def test_one_per_prompt_balances_the_classes() -> None:
+    both = [item(f"p{n}", f"{label}", label) for n in range(10) for label in (True, False)]
+    kept = one_per_prompt(both, seed=0).kept
+    assert len({one.row.prompt_id for one in kept}) == len(kept) == 10
+    assert sum(one.row.label for one in kept) == 5
+    only_good = [item(f"q{n}", "good", True) for n in range(4)]
+    kept = one_per_prompt(both + only_good, seed=0).kept
+    assert sum(one.row.label for one in kept) == 7, "4 can only be desirable, so 3 of the 10 others are"
+    flooded = both + [item(f"q{n}", "good", True) for n in range(40)]
+    assert sum(one.row.label for one in one_per_prompt(flooded, seed=0).kept) == 40
+
+
+def test_another_seed_keeps_others() -> None:
+    both = [item(f"p{n}", f"{label}", label) for n in range(20) for label in (True, False)]
+    assert told(one_per_prompt(both, seed=1).kept) != told(one_per_prompt(both, seed=2).kept)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["c", "C", "d", "e"]), st.booleans(), st.integers(0, 2))),
+    st.randoms(),
+    st.sampled_from(["drop", "majority", "keep"]),
+)
+def test_order_decides_nothing_and_nothing_is_lost(
+    parts: list[tuple[int, str, bool, int]], rng: random.Random, policy: OnConflict
+) -> None:
+    def clean(items: list[Item]) -> tuple[list[tuple[str, str, bool]], int]:
+        conflicts = resolve_conflicts(items, policy)
+        copies = drop_duplicates(conflicts.kept)
+        single = one_per_prompt(copies.kept, seed=3)
+        dropped = len(conflicts.dropped) + len(copies.dropped) + len(single.dropped)
+        assert len(single.kept) + dropped == len(items)
+        return told(single.kept), dropped
+
+    items = [item(f"p{p}", c, label, f"s{s}") for p, c, label, s in parts]
+    before = clean(items)
+    rng.shuffle(items)
+    assert clean(items) == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans())))
+def test_one_per_prompt_is_as_balanced_as_can_be(parts: list[tuple[int, bool]]) -> None:
+    items = [item(f"p{p}", f"c{n}", label) for n, (p, label) in enumerate(parts)]
+    kept = one_per_prompt(items, seed=0).kept
+    labels = {p: {label for q, label in parts if q == p} for p, _ in parts}
+    forced = Counter(next(iter(one)) for one in labels.values() if len(one) == 1)
+    free = sum(len(one) == 2 for one in labels.values())
+    best = min((abs(2 * (forced[True] + n) - len(labels)) for n in range(free + 1)), default=0)
+    assert abs(2 * sum(one.row.label for one in kept) - len(kept)) == best

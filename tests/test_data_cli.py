@@ -1,0 +1,178 @@
+"""The `ktodata` command itself: quick help, one line per error, exit codes, interrupts, closed pipes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ktodata import __version__
+from ktodata.cli import COMMANDS, main
+from ktodata.cli_common import Command, Summary, default_output, progress, run
+from ktodata.errors import UsageError
+
+HEAVY = ("torch", "transformers", "datasets", "pandas", "pyarrow", "nlpaug", "sklearn", "huggingface_hub")
+PAIR = '{"prompt": "p%d", "chosen": "good %d", "rejected": "bad %d"}\n'
+
+
+def python(*arguments: str, **extra: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, env=environment, check=False, **extra
+    )  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["unpair", "--help"], ["presets"]])
+def test_help_is_quick_and_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom ktodata.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = python("-c", code)
+    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stdout + done.stderr
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        python("-m", "ktodata", *arguments)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.6
+
+
+def test_every_command_of_the_table_is_there_with_an_example() -> None:
+    listed = CliRunner().invoke(main, ["--help"]).output
+    assert len(COMMANDS) >= 5
+    for name in COMMANDS:
+        assert f"\n  {name} " in listed
+        result = CliRunner().invoke(main, [name, "--help"])
+        assert result.exit_code == 0, result.output
+        assert f"ktodata {name}" in result.output.partition("Example")[2], f"{name} --help has no example"
+
+
+def test_version_and_unknown_names() -> None:
+    assert CliRunner().invoke(main, ["--version"]).output == f"ktodata {__version__}\n"
+    result = CliRunner().invoke(main, ["unpiar"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "error: no command 'unpiar'. Did you mean 'unpair'?" in result.stderr
+    assert CliRunner().invoke(main, ["--nope"]).exit_code == 2
+
+
+def test_presets_lists_them_all() -> None:
+    from ktodata.sources import SOURCES
+
+    output = CliRunner().invoke(main, ["presets"]).output
+    assert all(f"{name}\n" in output and source.about in output for name, source in SOURCES.items())
+    assert "Anthropic/hh-rlhf (MIT)" in output
+
+
+def test_a_command_alone_ends_like_the_group() -> None:
+    @click.command(cls=Command)
+    def failing() -> None:
+        raise UsageError("nothing of the kind", do="Try another")
+
+    result = CliRunner().invoke(failing, [])
+    assert (result.exit_code, result.stderr) == (2, "error: nothing of the kind. Try another\n")
+
+    @click.command(cls=Command)
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(interrupted, [])
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "interrupted; nothing was written"
+
+
+def test_an_unexpected_error_is_not_hidden() -> None:
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(bug)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("hh-rlhf", "hh-rlhf.kto.parquet"),
+        ("Anthropic/hh-rlhf", "hh-rlhf.kto.parquet"),
+        ("Anthropic/hh-rlhf:helpful-base", "hh-rlhf-helpful-base.kto.parquet"),
+        ("data/train.jsonl.gz", "train.kto.parquet"),
+        ("data/v1.2.csv", "v1.2.kto.parquet"),
+        ("some/folder/", "folder.kto.parquet"),
+        ("other/train.kto.parquet", "train.kto.parquet"),
+        ("-", "stdin.kto.parquet"),
+    ],
+)
+def test_default_names(source: str, name: str) -> None:
+    assert default_output(source) == name
+
+
+def test_no_source_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ktodata.cli_common._on_terminal", lambda stream: True)
+    result = CliRunner().invoke(main, ["unpair"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: no SOURCE. Name a file, folder or Hub id, or pipe JSONL in\n",
+    )
+
+
+def test_the_bar_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("working", 3) as advance:
+        advance(3)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("ktodata.cli_common._on_terminal", lambda stream: True)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with progress("working", 3) as advance:
+        advance(3)
+    out, err = capsys.readouterr()
+    assert not out
+    assert "working" in err
+
+
+def test_a_summary_puts_the_commonest_reason_first() -> None:
+    summary = Summary(read=5, unit="pairs", written=4, skipped={"rare": 1, "often": 5})
+    assert summary.lines("-", desirable=3, note="10 completions") == [
+        "read    5 pairs (10 completions)",
+        "written 4 rows to stdout: 3 desirable, 1 undesirable",
+        "skipped 6: 5 often, 1 rare",
+    ]
+    assert Summary(read=1, unit="rows", written=1).lines("o.csv", desirable=0)[-1] == "skipped 0"
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(PAIR % (n, n, n) for n in range(3000)), encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, "-m", "ktodata", "unpair", str(source)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline().startswith(b"{")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path, workers: str) -> None:
+    pipe, out = tmp_path / "pipe", tmp_path / "out"
+    os.mkfifo(pipe)
+    out.mkdir()
+    command = ["unpair", str(pipe), "-o", str(out / "o.parquet"), "--quarantine", str(out / "q"), "--workers", workers]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ktodata", *command], stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stderr
+        with pipe.open("w", encoding="utf-8") as stream:  # returns when the command has opened its end
+            stream.write("".join(PAIR % (n, n, n) for n in range(2000)))
+            stream.flush()
+            time.sleep(0.3)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+            assert process.stderr.read().strip() == b"interrupted; nothing was written"
+        assert process.wait(timeout=60) == 130
+    assert list(out.iterdir()) == []

@@ -1,0 +1,156 @@
+"""The Hub, through its real client libraries and a stand-in server: presets, any dataset, every way it says no."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ktodata.hub import HubId, parse_id
+from ktodata.io import read_rows
+
+STUB = Path(__file__).parents[2] / "shared" / "tools" / "hub_stub.py"
+pytestmark = pytest.mark.skipif(not STUB.is_file(), reason="no stand-in for the Hub beside this repository")
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there
+
+
+def transcript(question: str, reply: str) -> str:
+    return f"\n\nHuman: {question}\n\nAssistant: {reply}"
+
+
+def store(path: Path, records: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Hub with a mirror of two of hh-rlhf's folders, and a dataset of messages in parquet."""
+    import pandas
+
+    root = tmp_path_factory.mktemp("hub")
+    mirror = root / "datasets" / "Anthropic" / "hh-rlhf"
+    for folder in ("harmless-base", "helpful-online"):
+        pairs = [
+            {"chosen": transcript(f"{folder} {n}", "good"), "rejected": transcript(f"{folder} {n}", "bad")}
+            for n in range(4)
+        ]
+        store(mirror / folder / "train.jsonl.gz", list(pairs))
+        store(mirror / folder / "test.jsonl.gz", list(pairs[:1]))
+    store(mirror / "red-team-attempts" / "train.jsonl.gz", [{"transcript": "x", "rating": 1}])
+    (mirror / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+
+    def turns(number: int, reply: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"q{number}"}, {"role": "assistant", "content": reply}]
+
+    data = root / "datasets" / "someone" / "pairs" / "data"
+    data.mkdir(parents=True)
+    columns = {name: [turns(n, f"{name} {n}") for n in range(5)] for name in ("chosen", "rejected")}
+    pandas.DataFrame(columns).to_parquet(data / "train-00000-of-00001.parquet")
+    (root / "datasets" / "someone" / "empty").mkdir()
+    (root / "datasets" / "someone" / "empty" / "README.md").write_text("nothing", encoding="utf-8")
+    server = subprocess.Popen(
+        [sys.executable, str(STUB), str(root)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    with server:
+        assert server.stdout
+        yield server.stdout.readline().strip().partition("=")[2]
+        server.terminate()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def unpair(home: Path, endpoint: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, since the clients read their settings when they are imported."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", **settings}
+    return subprocess.run(
+        [sys.executable, "-m", "ktodata", "unpair", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        check=False,
+    )
+
+
+def test_hub_ids() -> None:
+    assert parse_id("Anthropic/hh-rlhf") == HubId("Anthropic/hh-rlhf")
+    assert parse_id("a/b.c:some-config") == HubId("a/b.c", "some-config")
+    for text in ("hh-rlhf", "./a/b", "a/b/c", "../b", "/a/b", "a/", "~/x"):
+        assert parse_id(text) is None
+
+
+def test_the_preset_reads_all_preference_folders_that_a_mirror_holds(home: Path, endpoint: str, tmp_path: Path) -> None:
+    done = unpair(home, endpoint, "hh-rlhf", "-o", str(tmp_path / "o.parquet"))
+    assert done.returncode == 0, done.stderr
+    assert "read    8 pairs (16 completions, layout hh-rlhf)" in done.stderr
+    rows = read_rows(str(tmp_path / "o.parquet"))
+    assert {row.source for row in rows} == {
+        "Anthropic/hh-rlhf:harmless-base:train",
+        "Anthropic/hh-rlhf:helpful-online:train",
+    }
+    same = unpair(home, endpoint, "Anthropic/hh-rlhf", "-o", str(tmp_path / "same.parquet"))
+    assert same.returncode == 0, same.stderr
+    assert (tmp_path / "same.parquet").read_bytes() == (tmp_path / "o.parquet").read_bytes()
+    cached = unpair(home, NOWHERE, "hh-rlhf", "-o", str(tmp_path / "cached.parquet"))
+    assert "the Hub cannot be reached; reading what the cache has of Anthropic/hh-rlhf" in cached.stderr
+    assert (tmp_path / "cached.parquet").read_bytes() == (tmp_path / "o.parquet").read_bytes()
+
+
+def test_a_part_of_the_preset(home: Path, endpoint: str) -> None:
+    done = unpair(home, endpoint, "hh-rlhf:helpful-online", "--split", "test")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["source"] for line in done.stdout.splitlines()] == [
+        "Anthropic/hh-rlhf:helpful-online:test"
+    ] * 2
+
+
+@pytest.mark.parametrize("options", [[], ["--limit", "3"]])
+def test_any_dataset_of_pairs(home: Path, endpoint: str, options: list[str]) -> None:
+    done = unpair(home, endpoint, "someone/pairs", *options)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == (6 if options else 10)
+    assert {row["source"] for row in rows} == {"someone/pairs:train"}
+    assert all(row["completion"][0]["content"].startswith("chosen" if row["label"] else "rejected") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["someone/none"], "someone/none on the Hub: no such dataset"),
+        (["someone/none", "--preset", "hh-rlhf"], "someone/none on the Hub: no such dataset"),
+        (["hh-rlhf", "--split", "dev"], "no split 'dev'. It has: test, train"),
+        (["hh-rlhf:red-team-attempts"], "no data folder 'red-team-attempts'. Known: harmless-base"),
+        (["hh-rlhf:helpful-base"], "no data files (looked in helpful-base)"),
+        (["someone/pairs", "--split", "test"], "Unknown split \"test\". Should be one of ['train']"),
+        (["someone/pairs:other"], "BuilderConfig 'other' not found. Available: ['default']"),
+        (["someone/empty"], "someone/empty on the Hub: "),
+    ],
+)
+def test_what_the_hub_does_not_have(
+    home: Path, endpoint: str, arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = unpair(home, endpoint, *arguments, "-o", str(tmp_path / "o.parquet"))
+    assert done.returncode == 1, done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "o.parquet").exists()
+
+
+@pytest.mark.parametrize("source", ["hh-rlhf", "someone/pairs"])
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_no_network(home: Path, source: str, offline: str) -> None:
+    done = unpair(home, NOWHERE, source, HF_HUB_OFFLINE=offline)
+    assert done.returncode == 1
+    assert "on the Hub: the Hub cannot be reached. Check the network" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr

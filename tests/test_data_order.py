@@ -1,0 +1,115 @@
+"""The order of rows: a function of the set and the seed, mixed, neighbours different where they can be."""
+
+import itertools
+import random
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktodata.order import MAX_RUN, clashes, longest_run, training_order
+from ktodata.schema import Row, make_row
+
+ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=40)
+FEW_ROWS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), max_size=6)
+
+
+def rows_of(parts: list[tuple[int, int, bool]]) -> list[Row]:
+    return [make_row(f"p{p}", f"c{c}", label, source=f"s{n}", origin="pair") for n, (p, c, label) in enumerate(parts)]
+
+
+def pairs(count: int, undesirable: float = 1.0, seed: int = 0) -> list[Row]:
+    """Both completions of each prompt, or only the desirable one."""
+    rng = random.Random(seed)
+    labels = [(n, label) for n in range(count) for label in (True, False) if label or rng.random() < undesirable]
+    return [make_row(f"p{n}", f"c{n} {label}", label, source="s", origin="pair") for n, label in labels]
+
+
+@given(ROWS, st.integers(0, 3), st.randoms())
+def test_order_is_a_permutation_that_only_the_set_and_the_seed_decide(
+    parts: list[tuple[int, int, bool]], seed: int, rng: random.Random
+) -> None:
+    rows = rows_of(parts)
+    ordered = training_order(rows, seed=seed)
+    assert sorted(ordered, key=lambda row: row.source) == sorted(rows, key=lambda row: row.source)
+    rng.shuffle(rows)
+    assert training_order(rows, seed=seed) == ordered
+
+
+def test_another_seed_is_another_order() -> None:
+    rows = pairs(50)
+    assert training_order(rows, seed=1) != training_order(rows, seed=2)
+
+
+@given(FEW_ROWS)
+def test_no_order_of_few_rows_has_fewer_clashes(parts: list[tuple[int, int, bool]]) -> None:
+    rows = rows_of(parts)
+    fewest = min((clashes(order) for order in itertools.permutations(rows)), default=0)
+    assert clashes(training_order(rows, seed=0)) == fewest
+
+
+def test_neighbours_differ_and_classes_mix_up_to_three_to_one() -> None:
+    for share in (1.0, 0.7, 0.34):
+        for seed in range(5):
+            ordered = training_order(pairs(600, share, seed), seed=seed)
+            assert clashes(ordered) == 0
+            assert longest_run([row.label for row in ordered]) <= MAX_RUN
+
+
+def test_the_two_classes_are_spread_evenly() -> None:
+    labels = [row.label for row in training_order(pairs(2000, 0.25), seed=0)]
+    share = sum(labels) / len(labels)
+    for start in range(0, len(labels) - 100, 100):
+        assert abs(sum(labels[start : start + 100]) / 100 - share) < 0.1
+
+
+def test_equal_after_normalising_is_equal() -> None:
+    texts = ["yes", " YES", "Yes\n", "no", "NO ", "no\n"]
+    rows = [make_row(f"p{n}", text, True, source="s", origin="pair") for n, text in enumerate(texts)]
+    assert clashes(training_order(rows, seed=0)) == 0
+    assert clashes(rows) == 4
+    same = [make_row(text, f"c{n}", True, source="s", origin="pair") for n, text in enumerate(texts)]
+    assert clashes(training_order(same, seed=0)) == 0
+
+
+def test_a_prompt_or_completion_with_half_of_all_rows_is_spread() -> None:
+    for one_class in (True, False):
+        rows = [
+            make_row(
+                "same" if n < 500 else f"p{n}", f"c{n}", n < 500 if one_class else n % 2 == 0, source="", origin="pair"
+            )
+            for n in range(1000)
+        ]
+        assert clashes(training_order(rows, seed=0)) == 0
+    rows = [
+        make_row(f"p{n}", "Sorry." if n < 500 else f"c{n}", n >= 500, source="", origin="pair") for n in range(1000)
+    ]
+    assert clashes(training_order(rows, seed=0)) == 0
+
+
+def test_what_cannot_be_avoided_is_kept_to_the_least() -> None:
+    rows = [
+        make_row("same" if n < 700 else f"p{n}", f"c{n}", n % 2 == 0, source="", origin="pair") for n in range(1000)
+    ]
+    assert clashes(training_order(rows, seed=0)) == 700 - 301
+
+
+def test_no_rows_one_row_one_class() -> None:
+    assert training_order([], seed=0) == []
+    assert len(training_order(pairs(1, 0), seed=0)) == 1
+    assert len(training_order(pairs(100, 0), seed=0)) == 100
+
+
+def test_time_grows_about_linearly() -> None:
+    def seconds(count: int) -> float:
+        rows = pairs(count)
+        start = time.process_time()
+        training_order(rows, seed=0)
+        return time.process_time() - start
+
+    small, large = min(seconds(2000) for _ in range(2)), seconds(20_000)
+    assert large < 40 * small + 0.5
+    one_prompt = [make_row("p", f"c{n}", n % 2 == 0, source="", origin="pair") for n in range(10_000)]
+    start = time.process_time()
+    training_order(one_prompt, seed=0)
+    assert time.process_time() - start < 5

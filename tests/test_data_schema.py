@@ -1,0 +1,74 @@
+"""The row: verbatim content, ids from content, strict parsing."""
+
+import dataclasses
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktodata.errors import RowError
+from ktodata.schema import COLUMNS, Message, hash_prompt, make_row, normalise, parse_row, to_record
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
+MESSAGES = st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}))
+
+
+@given(TEXT)
+def test_normalising_twice_is_normalising_once(text: str) -> None:
+    once = normalise(text)
+    assert normalise(once) == once
+    assert unicodedata.is_normalized("NFKC", once)
+
+
+def test_what_normalising_ignores_and_what_it_does_not() -> None:
+    assert normalise(" Straße\n\tﬁne ") == normalise("STRASSE FINE")
+    assert normalise("ok!") != normalise("ok")
+    assert normalise("ok 🎉") != normalise("ok")
+
+
+@given(st.one_of(st.tuples(TEXT, TEXT), st.tuples(MESSAGES, MESSAGES)), st.booleans())
+def test_a_row_survives_its_record(texts: tuple[str | list[Message], str | list[Message]], label: bool) -> None:
+    row = make_row(*texts, label, source="s", origin="synthetic", strategy="corrupt", parent_id="p")
+    assert list(to_record(row)) == list(COLUMNS)
+    assert parse_row(to_record(row), where="here", source="other") == row
+
+
+def test_ids_come_from_content_alone() -> None:
+    row = make_row("p", "c", True, source="one", origin="pair")
+    assert make_row("p", "c", True, source="two", origin="rated").id == row.id
+    assert make_row("p", "c", False, source="one", origin="pair").id != row.id
+    assert make_row(" P ", "c", True, source="one", origin="pair").id != row.id
+    assert make_row(" P ", "c", True, source="one", origin="pair").prompt_id == row.prompt_id
+    assert make_row("p", "x", True, source="s", origin="pair", prompt_id=hash_prompt("p")).prompt_id == row.prompt_id
+    edited = to_record(row) | {"completion": "other"}
+    assert parse_row(edited, where="", source="").id != row.id
+
+
+def test_a_row_is_never_mutated() -> None:
+    row = make_row("p", "c", True, source="s", origin="pair")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        row.label = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "true"}, "label is 'true', not true or false"),
+        ({"label": 1}, "label is 1, not true or false"),
+        ({"label": None}, "label is None, not true or false"),
+        ({"prompt": None}, "prompt is null, not a string or a list of messages"),
+        ({"completion": 5.0}, "completion is float 5.0"),
+        ({"completion": []}, "prompt is text and completion is chat"),
+        ({"prompt": ["hi"]}, r"prompt\[0\] is str 'hi', not a message"),
+        ({"prompt": [{"role": "user"}]}, r"prompt\[0\].content is null"),
+        ({"prompt": [{"content": "x"}]}, r"prompt\[0\].role is null"),
+        ({"source": 3}, "source is int 3"),
+        ({"origin": "guess"}, "origin is 'guess', not one of pair, rated, feedback, synthetic"),
+    ],
+)
+def test_what_is_no_row_says_so(change: dict[str, object], message: str) -> None:
+    record = {"prompt": "p", "completion": "c", "label": True} | change
+    with pytest.raises(RowError, match=message) as caught:
+        parse_row(record, where="file:7", source="s")
+    assert str(caught.value).startswith("file:7: ")
