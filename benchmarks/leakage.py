@@ -77,9 +77,9 @@ def auc_of(rows: list[Row]) -> tuple[float, float]:
 def measure(rows: list[Row], operations: tuple[str, ...], intensity: float, seed: int) -> dict[str, float]:
     """One line of the table. `agree` is the share of rows of eight words or more that two seeds corrupt alike."""
     chosen = use("corrupt", operations=operations, intensity=intensity)
-    start = time.perf_counter()
+    start = time.process_time()
     first = synthesize(rows, [chosen], seed=seed).negatives
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     second = {row.parent_id: row for row in synthesize(rows, [chosen], seed=seed + 1).negatives}
     parents = {row.id: row for row in rows}
     long = [row for row in first if len(plain(parents[row.parent_id].completion).split()) >= 8]

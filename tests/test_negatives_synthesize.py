@@ -1,5 +1,6 @@
 """The caller of strategies: what it adds, refuses, retries and counts, and what its results depend on."""
 
+import os
 import random
 import re
 from collections import Counter
@@ -115,6 +116,15 @@ def test_workers_do_not_matter() -> None:
     assert len(counted) > 2
 
 
+def die(row: Row, /, *, pool: Pool, rng: random.Random) -> str:
+    os._exit(1)
+
+
+def test_a_worker_that_dies_is_one_error() -> None:
+    with pytest.raises(KtodataError, match="a worker process died"):
+        synthesize(rows_of(5), [made(die)], workers=2)
+
+
 def test_more_per_row_are_all_different() -> None:
     done = synthesize(rows_of(10), [use("corrupt")], per_row=4)
     texts = [(row.prompt_id, normalise(plain(row.completion))) for row in done.negatives]
@@ -200,7 +210,9 @@ def test_a_strategy_is_one_of_two_kinds() -> None:
 
 def test_the_pool_is_of_other_prompts() -> None:
     rows = rows_of(20)
-    for row in synthesize(rows, [made(borrow, needs_pool=True)]).negatives:
+    done = synthesize(rows, [made(borrow, needs_pool=True)])
+    assert len(done.negatives) == done.desirable
+    for row in done.negatives:
         assert plain(row.completion) in {plain(other.completion) for other in rows if other.prompt_id != row.prompt_id}
     one = synthesize(rows[:1], [made(borrow, needs_pool=True)])
     assert one.skipped == {"made: no other prompt": 1}

@@ -7,6 +7,7 @@ they can be spread over processes. Each job draws from a generator seeded by (se
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -15,15 +16,21 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeAlias
 
 from ktodata.errors import KtodataError
 from ktodata.negatives.choose import Use
 from ktodata.negatives.contract import Pool, Skip, Strategy
-from ktodata.schema import Message, Row, Text, content_hash, make_row, normalise_text
+from ktodata.schema import Message, Row, Text, make_row, normalise
 
 TRIES = 5  # drafts of one negative that may equal something present before the job is counted as skipped
 _CHUNK = 200  # prompts that a process gets at a time
 REPEATED = "equal to a completion that is there"
+
+
+Result: TypeAlias = Row | Skip
+_Same: TypeAlias = str | tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,13 +56,10 @@ class _Job:
 
 @dataclasses.dataclass(slots=True)
 class _Group:
-    """A prompt: its jobs, and the hashes of the normalised completions that a negative must not equal."""
+    """A prompt: its jobs, and the normalised completions that a negative must not equal."""
 
     jobs: list[_Job]
-    taken: set[str]
-
-
-Result = Row | Skip
+    taken: set[_Same]
 
 
 def synthesize(
@@ -82,7 +86,7 @@ def synthesize(
         raise KtodataError(f"none of {len(rows)} rows is desirable", do="Negatives are made from desirable rows")
     pool = Pool(rows if any(use.strategy.needs_pool for use in uses) else ())
     found: list[tuple[_Job, Result]] = []
-    with _mapper(workers, uses, pool, seed) as run:
+    with _runner(workers, uses, pool, seed) as run:
         for part in run(list(chunk) for chunk in _chunks(groups)):
             found += part
             advance(len(part))
@@ -101,7 +105,7 @@ def synthesize(
 def _grouped(rows: Sequence[Row], uses: Sequence[Use], per_row: int, seed: int) -> list[_Group]:
     """The jobs by prompt, both in an order that the content decides."""
     groups: dict[str, _Group] = {}
-    for row in sorted(rows, key=lambda row: (row.prompt_id, row.id)):
+    for row in sorted(rows, key=lambda row: row.prompt_id):
         group = groups.setdefault(row.prompt_id, _Group([], set()))
         group.taken.add(_same(row.completion))
         if row.label:
@@ -152,7 +156,7 @@ def _in_batches(
     use: Use,
     pool: Pool,
     seed: int,
-    taken: dict[str, set[str]],
+    taken: dict[str, set[_Same]],
     advance: Callable[[int], None],
 ) -> list[tuple[_Job, Result]]:
     """Jobs of a strategy that works on many rows at once; those whose drafts are refused go round again."""
@@ -173,7 +177,7 @@ def _in_batches(
     return [(job, done[id(job)]) for job in jobs]
 
 
-def _accepted(reply: str | Skip, row: Row, strategy: Strategy, taken: set[str]) -> Result:
+def _accepted(reply: str | Skip, row: Row, strategy: Strategy, taken: set[_Same]) -> Result:
     """The negative as a row, unless its completion is taken or empty; then it is taken."""
     if isinstance(reply, Skip):
         return reply
@@ -204,8 +208,11 @@ def _replaced(completion: Text, reply: str) -> Text:
     return [*completion[:last], changed, *completion[last + 1 :]]
 
 
-def _same(completion: Text) -> str:
-    return content_hash(normalise_text(completion))
+def _same(completion: Text) -> _Same:
+    """What two completions share that count as equal."""
+    if isinstance(completion, str):
+        return normalise(completion)
+    return tuple((message["role"], normalise(message["content"])) for message in completion)
 
 
 def _summed(found: Iterable[tuple[_Job, Result]], uses: Sequence[Use], desirable: int) -> Synthesis:
@@ -238,28 +245,29 @@ Runner = Callable[[Chunks], Iterable[list[tuple[_Job, Result]]]]
 _context: tuple[Sequence[Use], Pool, int] | None = None
 
 
-class _mapper:  # noqa: N801  (a context manager used like a function)
-    """Runs chunks here or in `workers` processes; results come in the order of the chunks."""
+@contextlib.contextmanager
+def _runner(workers: int, uses: Sequence[Use], pool: Pool, seed: int) -> Iterator[Runner]:
+    """Runs chunks here or in `workers` processes; results come in the order of the chunks.
 
-    def __init__(self, workers: int, uses: Sequence[Use], pool: Pool, seed: int) -> None:
-        self.workers, self.context = workers, (uses, pool, seed)
-        self.executor: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> Runner:
-        if self.workers == 1:
-            return lambda chunks: (_run(chunk, self.context) for chunk in chunks)
-        # `spawn` is the start method that every platform has and that threads cannot break.
-        self.executor = ProcessPoolExecutor(
-            self.workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_prepare,
-            initargs=self.context,
-        )
-        return lambda chunks: self.executor.map(_run, chunks) if self.executor else ()
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if self.executor:
-            self.executor.shutdown(cancel_futures=kind is not None)
+    Raises:
+        KtodataError: a process died, which Python itself never does for an error of ours.
+    """
+    if workers == 1:
+        yield lambda chunks: (_run(chunk, (uses, pool, seed)) for chunk in chunks)
+        return
+    # `spawn` is the start method that every platform has and that threads cannot break.
+    executor = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_prepare,
+        initargs=(uses, pool, seed),
+    )
+    try:
+        yield lambda chunks: executor.map(_run, chunks)
+    except BrokenProcessPool:
+        raise KtodataError("a worker process died", do="It may have run out of memory: use fewer --workers") from None
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _prepare(uses: Sequence[Use], pool: Pool, seed: int) -> None:
