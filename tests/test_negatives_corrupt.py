@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -271,3 +272,13 @@ def test_two_seeds_seldom_agree_on_made_replies() -> None:
     rng = random.Random(0)
     texts = [" ".join(rng.sample(words, rng.randint(8, 14))) for _ in range(300)]
     assert sum(worse(text, seed=1) == worse(text, seed=2) for text in texts) <= 0.05 * 300
+
+
+@pytest.mark.parametrize(
+    "text", ["a." * 4000, "a" + " " * 6000 + "b c d", "`" * 4000 + " x y", "ha" * 4000 + " x y", "- a\n" * 2000]
+)
+def test_long_runs_take_no_time(text: str) -> None:
+    start = time.process_time()
+    for name in OPERATIONS:
+        worse(text, name)
+    assert time.process_time() - start < 3  # one of them took 10 seconds for one operation

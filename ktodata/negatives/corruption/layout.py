@@ -19,16 +19,17 @@ UNSPACED = (
 PICTURES = "\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 JOINERS = "\ufe0e\ufe0f\u200d\u20e3\U000e0020-\U000e007f\U0001f3fb-\U0001f3ff"
 EMOJI = rf"(?:[0-9#*]\ufe0f?\u20e3|[©®™‼⁉]\ufe0f|[{PICTURES}][{JOINERS}]*(?:\u200d[{PICTURES}♀♂][{JOINERS}]*)*)"
+# Each begins only where a run of its characters does: otherwise a long run costs its length squared.
 PROTECTED = "|".join(
     (
         # A fence never closed protects to the end.
         r"(?:^[ \t]*(?P<fence>`{3,}|~{3,})[^\n]*(?:\n(?s:.*?))?(?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z))",
         r"(?:(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\n)(?s:.))+?(?<!`)(?P=tick)(?!`))",
-        r"(?:\b[a-zA-Z][a-zA-Z0-9+.\-]*://[^\s<>`]*[^\s<>`.,;:!?)\]}'\"…])",
-        r"(?:\b(?:mailto:)?[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+)",
-        r"(?:\b(?:www\.|(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io|ai|dev|app|info|co|uk|it|es|fr|de|eu)\b(?=/))"
+        r"(?:(?<![a-zA-Z0-9+.\-])[a-zA-Z][a-zA-Z0-9+.\-]*://[^\s<>`]*[^\s<>`.,;:!?)\]}'\"…])",
+        r"(?:(?<![\w.+\-])(?:mailto:)?[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+)",
+        r"(?:(?<![\w.\-])(?:www\.|(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io|ai|dev|app|info|co|uk|it|es|fr|de|eu)\b(?=/))"
         r"[^\s<>`]*[^\s<>`.,;:!?)\]}'\"…])",
-        r"(?:\b(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io)\b)",
+        r"(?:(?<![\w.\-])(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io)\b)",
     )
 )
 # Without any of these nothing can be protected; looking for the rest costs as much as finding the words.

@@ -19,7 +19,7 @@ _EMOTICON = (
     r"(?<![^\s(])(?:[:;=][-'’^o]?[)(DPpOo3/\\|*\]\[$sS]+|[xX]D+|<3+"
     r"|\^[_.]?\^|[tT][_.][tT]|>[_.]<|¯\\_\(ツ\)_/¯)(?![\w/])"
 )
-_PICTURE = re.compile(rf"(?:[ \t]+|(?<=\S)|^)(?:{EMOJI}|{_EMOTICON})")
+_PICTURE = re.compile(rf"(?:(?<![ \t])[ \t]+|(?<=\S)|^)(?:{EMOJI}|{_EMOTICON})")
 # Faces, hearts and party things end a thought where people write them instead of a full stop; a pizza does not.
 _SMILEY = (
     "[\U0001f600-\U0001f64f\U0001f910-\U0001f92f\U0001f970-\U0001f97a"
@@ -137,7 +137,7 @@ def _key(match: re.Match[str]) -> str:
 
 
 _GAPS = (
-    (re.compile(r"[ \t]+([,.;:!?…)])"), r"\1"),
+    (re.compile(r"(?<![ \t])[ \t]+([,.;:!?…)])"), r"\1"),
     (re.compile(r"^[\s,.;:!?]+(?=\w)"), ""),
     (re.compile(r"([.!?])[,;]+"), r"\1"),
     (re.compile(r"([.!?])(?:[ \t]*\.)+"), r"\1"),
