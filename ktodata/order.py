@@ -9,17 +9,19 @@ came in.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from ktodata.schema import Row, normalise, plain
 
 MAX_RUN = 8  # rows of one label in a row, at a class ratio within 3:1
-LOOKAHEAD = 64  # rows of one class that are looked at for one place
-HEAVY = 64  # groups (rows of one prompt, or with one completion) whose remaining size is watched
-FEW = 100  # rows for which several arrangements are tried while clashes remain: chance decides much there
+LOOKAHEAD = 32  # rows of one line that are looked at for one place
+LARGE = 64  # groups (rows of one prompt, or with one completion) that are watched, the largest
+FEW = 1000  # rows for which several arrangements are tried while clashes remain: chance decides much there
 ATTEMPTS = 20
 REPAIRS = 100  # places tried for one row that found none, and rows without a place before giving up
 
@@ -32,7 +34,7 @@ def training_order(rows: Sequence[Row], *, seed: int) -> list[Row]:
     Where a prompt or a completion has half of the rows or more, that counts for more than the mix of the classes.
     """
     best: list[Row] = []
-    fewest = len(rows)
+    least = (len(rows), len(rows))
     for attempt in range(ATTEMPTS if len(rows) <= FEW else 1):
         # The provenance tells exact duplicates apart, whose ids are equal.
         name = f"{seed} {attempt}"
@@ -40,10 +42,10 @@ def training_order(rows: Sequence[Row], *, seed: int) -> list[Row]:
         table = _Table(shuffled)
         order = _arrange(table, random.Random(f"{name} spread"))
         _repair(order, table, random.Random(f"{name} repair"))
-        found = table.count(order)
-        if found < fewest or not best:
-            best, fewest = [shuffled[index] for index in order], found
-        if not found:
+        faults = (table.count(order), max(0, longest_run([table.labels[index] for index in order]) - table.run_limit))
+        if faults < least or not best:
+            best, least = [shuffled[index] for index in order], faults
+        if faults <= (table.unavoidable, 0):
             break
     return best
 
@@ -71,6 +73,9 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+_Key: TypeAlias = tuple[int | None, int | None, bool]
+
+
 class _Table:
     """What the arrangement needs of each row: its label, and numbers for its prompt and its completion."""
 
@@ -83,41 +88,110 @@ class _Table:
         self.completions = [
             ~completions.setdefault(_digest(normalise(plain(row.completion))), len(completions)) for row in rows
         ]
-        counts = {label: self.labels.count(label) for label in (True, False)}
-        ratio = max(counts.values()) / max(1, min(counts.values()))
+        classes = [self.labels.count(label) for label in (True, False)]
+        ratio = max(classes) / max(1, min(classes))
+        counts = Counter(self.prompts)
+        counts.update(self.completions)
+        largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:LARGE]
+        self.large = {group: count for group, count in largest if count > 1}
+        # A group with more than half of the rows leaves so many of them side by side, whatever the order.
+        self.unavoidable = max(0, 2 * max(counts.values(), default=0) - len(rows) - 1)
         self.run_limit = max(MAX_RUN, int(2 * ratio) + 2)
 
     def clash(self, one: int, other: int) -> bool:
         """Whether two rows may not be neighbours."""
         return self.prompts[one] == self.prompts[other] or self.completions[one] == self.completions[other]
 
+    def key(self, index: int) -> _Key:
+        """The large groups that a row belongs to, and its label. Groups that are not large are None."""
+        prompt, completion = self.prompts[index], self.completions[index]
+        return (
+            prompt if prompt in self.large else None,
+            completion if completion in self.large else None,
+            self.labels[index],
+        )
+
     def count(self, order: Sequence[int]) -> int:
         """How many neighbours clash."""
         return sum(self.clash(one, other) for one, other in itertools.pairwise(order))
 
 
+class _Waiting:
+    """Rows that wait for their place, oldest first, in lines: one for each large prompt, completion and label.
+
+    So a large group that may not go next is passed over at once, however many of its rows wait.
+    """
+
+    def __init__(self, table: _Table, indices: Iterable[int], used: set[int]) -> None:
+        self.table, self.used = table, used
+        self.lines: dict[_Key, deque[int]] = {}
+        for index in indices:
+            self.lines.setdefault(table.key(index), deque()).append(index)
+        self.heads = sorted((line[0], key) for key, line in self.lines.items())  # sorted, and so a heap
+
+    def find(self, last: int | None, wanted: bool | None = None) -> int | None:
+        """The first row found that may follow `last`, of the wanted label if one is wanted; older lines first."""
+        seen: list[_Key] = []
+        found = None
+        while self.heads and found is None:
+            seen.append(heapq.heappop(self.heads)[1])
+            found = self._in_line(seen[-1], last, wanted)
+        for key in seen:
+            self._queue(key)
+        return found
+
+    def _queue(self, key: _Key) -> None:
+        """Put a line back by the oldest of its rows that still waits."""
+        line = self.lines[key]
+        while line and line[0] in self.used:
+            line.popleft()
+        if line:
+            heapq.heappush(self.heads, (line[0], key))
+
+    def _in_line(self, key: _Key, last: int | None, wanted: bool | None) -> int | None:
+        if wanted is not None and key[2] != wanted:
+            return None
+        if last is not None and (key[0] == self.table.prompts[last] or key[1] == self.table.completions[last]):
+            return None
+        for index in itertools.islice(self.lines[key], LOOKAHEAD):
+            if index not in self.used and (last is None or not self.table.clash(last, index)):
+                return index
+        return None
+
+    def first(self) -> int | None:
+        """The oldest row, whatever it follows."""
+        while self.heads and self.heads[0][0] in self.used:
+            self._queue(heapq.heappop(self.heads)[1])
+        return self.heads[0][0] if self.heads else None
+
+
 class _Heavy:
     """The largest groups and how many of their rows are left: one with more than half of all must go next."""
 
-    def __init__(self, table: _Table) -> None:
-        counts = Counter(table.prompts) + Counter()  # two counters: adding them would drop numbers below zero
-        counts.update(table.completions)
-        largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:HEAVY]
-        self.left = {group: count for group, count in largest if count > 1}
-        self.members: dict[int, deque[int]] = {group: deque() for group in self.left}
+    def __init__(self, table: _Table, used: set[int]) -> None:
+        self.left = dict(table.large)
+        members: dict[int, list[int]] = {group: [] for group in self.left}
         for index in range(len(table.labels)):
             for group in (table.prompts[index], table.completions[index]):
-                if group in self.members:
-                    self.members[group].append(index)
+                if group in members:
+                    members[group].append(index)
+        self.members = {group: _Waiting(table, indices, used) for group, indices in members.items()}
         self.bound = max(self.left.values(), default=0)
 
-    def must_go(self, remaining: int) -> int | None:
-        """The group that would be left with neighbours if another row went first; None is the usual answer."""
+    def must_go(self, remaining: int, last: int | None, wanted: bool) -> int | None:
+        """A row of a group that would be left with neighbours if another went first; None is the usual answer."""
         if 2 * self.bound <= remaining:
             return None
-        group = max(self.left, key=lambda key: self.left[key])
-        self.bound = self.left[group]  # it only falls, so the table is searched for it a few times in all
-        return group if 2 * self.bound > remaining else None
+        self.bound = max(self.left.values())  # it only falls, so the table is searched for it a few times in all
+        groups = sorted(
+            (group for group in self.left if 2 * self.left[group] > remaining), key=lambda one: -self.left[one]
+        )
+        for group in groups:
+            for label in (wanted, None):
+                index = self.members[group].find(last, label)
+                if index is not None:
+                    return index
+        return None
 
     def take(self, *groups: int) -> None:
         """One row of these groups has gone."""
@@ -128,74 +202,34 @@ class _Heavy:
 
 def _arrange(table: _Table, rng: random.Random) -> list[int]:
     """Indices into the table, in order."""
-    queues = {label: deque(i for i, one in enumerate(table.labels) if one == label) for label in (True, False)}
-    counts = {label: len(queue) for label, queue in queues.items()}
-    due = {label: rng.random() / counts[label] if counts[label] else 2.0 for label in queues}
-    placed, heavy, used, order, run = Counter[bool](), _Heavy(table), set[int](), list[int](), 0
-    total = len(table.labels)
-    while len(order) < total:
-        last = order[-1] if order else None
+    used: set[int] = set()
+    indices = {label: [i for i, one in enumerate(table.labels) if one == label] for label in (True, False)}
+    left = {label: len(some) for label, some in indices.items()}
+    waiting = {label: _Waiting(table, some, used) for label, some in indices.items()}
+    heavy = _Heavy(table, used)
+    due = {label: rng.random() / left[label] if left[label] else 2.0 for label in left}
+    order: list[int] = []
+    last = None
+    for remaining in range(len(table.labels), 0, -1):
         wanted = due[True] <= due[False]
-        if (
-            last is not None
-            and run >= table.run_limit
-            and placed[not table.labels[last]] < counts[not table.labels[last]]
-        ):
-            wanted = not table.labels[last]
-        group = heavy.must_go(total - len(order))
-        index = None if group is None else _of_group(heavy.members[group], table, last, wanted, used)
+        index = heavy.must_go(remaining, last, wanted)
         for label in (wanted, not wanted):
             if index is None:
-                index = _next_fit(queues[label], table, last, used)
-        if index is None:  # nothing fits: a clash that `_repair` may mend
-            index = _first(queues[wanted], used)
-        if index is None:
-            index = _first(queues[not wanted], used)
+                index = waiting[label].find(last)
+        for label in (wanted, not wanted):
+            if index is None:  # nothing fits: a clash that `_repair` may mend
+                index = waiting[label].first()
         assert index is not None
-        used.add(index)
         label = table.labels[index]
-        run = run + 1 if last is not None and table.labels[last] == label else 1
+        last = index
         order.append(index)
-        placed[label] += 1
+        used.add(index)
+        left[label] -= 1
         heavy.take(table.prompts[index], table.completions[index])
         # The n-th row of a class is due at (n + jitter) / count.
-        due[label] = (placed[label] + rng.random()) / counts[label] if placed[label] < counts[label] else 2.0
+        placed = len(indices[label]) - left[label]
+        due[label] = (placed + rng.random()) / len(indices[label]) if left[label] else 2.0
     return order
-
-
-def _of_group(members: deque[int], table: _Table, last: int | None, wanted: bool, used: set[int]) -> int | None:
-    """A row of a group that must go next, of the wanted label if there is one near."""
-    while members and members[0] in used:
-        members.popleft()
-    fitting = [
-        index
-        for index, _ in zip(members, range(LOOKAHEAD), strict=False)
-        if index not in used and (last is None or not table.clash(last, index))
-    ]
-    return next((index for index in fitting if table.labels[index] == wanted), fitting[0] if fitting else None)
-
-
-def _next_fit(queue: deque[int], table: _Table, last: int | None, used: set[int]) -> int | None:
-    """The first row of a class that may follow the last one, taken from its queue."""
-    place = seen = 0
-    while place < len(queue) and seen < LOOKAHEAD:
-        index = queue[place]
-        if index in used:
-            del queue[place]
-            continue
-        if last is None or not table.clash(last, index):
-            del queue[place]
-            return index
-        place, seen = place + 1, seen + 1
-    return None
-
-
-def _first(queue: deque[int], used: set[int]) -> int | None:
-    while queue:
-        index = queue.popleft()
-        if index not in used:
-            return index
-    return None
 
 
 def _repair(order: list[int], table: _Table, rng: random.Random) -> None:

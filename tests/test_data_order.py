@@ -3,6 +3,7 @@
 import itertools
 import random
 import time
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,30 @@ def test_no_order_of_few_rows_has_fewer_clashes(parts: list[tuple[int, int, bool
     assert clashes(training_order(rows, seed=0)) == fewest
 
 
+def test_no_avoidable_clash_and_no_long_run_among_few_prompts_and_completions() -> None:
+    for case in range(150):
+        rng = random.Random(case)
+        size, share = rng.choice([30, 200, 1500]), rng.choice([0.3, 0.5, 0.7])
+        prompts, completions = rng.choice([3, 6, 40, 1000]), rng.choice([3, 6, 40, 1000])
+        # Different ones: rows that agree to the letter have been dropped before.
+        parts = {(rng.randrange(prompts), rng.randrange(completions), rng.random() < share) for _ in range(size)}
+        rows = rows_of(sorted(parts))
+        ordered = training_order(rows, seed=case)
+        texts = [Counter(row.prompt for row in rows), Counter(row.completion for row in rows)]  # type: ignore[misc]
+        heaviest = max(max(counts.values()) for counts in texts)
+        assert clashes(ordered) == max(0, 2 * heaviest - len(rows) - 1)
+        desirable = sum(row.label for row in rows)
+        if max(desirable, len(rows) - desirable) <= 3 * min(desirable, len(rows) - desirable):
+            assert longest_run([row.label for row in ordered]) <= MAX_RUN
+
+
+def test_a_row_left_over_at_the_end_finds_a_place_earlier() -> None:
+    for case in (1, 6, 11, 13, 17):
+        rng = random.Random(case)
+        parts = [(rng.randrange(6), rng.randrange(10), rng.random() < 0.5) for _ in range(1100)]  # with duplicates
+        assert clashes(training_order(rows_of(parts), seed=0)) == 0
+
+
 def test_neighbours_differ_and_classes_mix_up_to_three_to_one() -> None:
     for share in (1.0, 0.7, 0.34):
         for seed in range(5):
@@ -81,6 +106,8 @@ def test_a_prompt_or_completion_with_half_of_all_rows_is_spread() -> None:
             for n in range(1000)
         ]
         assert clashes(training_order(rows, seed=0)) == 0
+    rows = [make_row("p" if n % 2 else f"p{n}", f"c{n}", n % 3 == 0, source="", origin="pair") for n in range(5001)]
+    assert clashes(training_order(rows, seed=0)) == 0
     rows = [
         make_row(f"p{n}", "Sorry." if n < 500 else f"c{n}", n >= 500, source="", origin="pair") for n in range(1000)
     ]
