@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from ktodata.schema import Kind, Row, hash_prompt, make_row, to_record
 from ktodata.sources import SOURCES, Example, Skip, Source, detect, get_source, of_hub_id
 from ktodata.sources.transcript import convert
 
+log = logging.getLogger(__name__)
 CHUNK = 500  # records that a worker gets at a time
 UNREADABLE = "unreadable"
 
@@ -153,6 +155,8 @@ def _open(source: str, preset: str, split: str, limit: int | None, *, strict: bo
             raise UsageError(
                 f"the preset {name!r} has no dataset of its own", do=f"Name a file: ktodata unpair FILE --preset {name}"
             )
+        if Path(source).exists():
+            log.warning("%s is read from the Hub; for the local one, write ./%s", source, source)
         layout, source = layout or named, f"{named.hub_id}:{config}" if config else named.hub_id
     elif layout is None and (hub_id := hub.parse_id(source)) and not Path(source).exists():
         layout = of_hub_id(hub_id.repo)

@@ -105,6 +105,16 @@ def test_the_preset_reads_all_preference_folders_that_a_mirror_holds(home: Path,
     assert (tmp_path / "cached.parquet").read_bytes() == (tmp_path / "o.parquet").read_bytes()
 
 
+def test_a_preset_means_the_hub_even_beside_a_folder_of_its_name(
+    home: Path, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hh-rlhf").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = unpair(home, endpoint, "hh-rlhf", "--limit", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("hh-rlhf is read from the Hub; for the local one, write ./hh-rlhf\nread    1 pairs")
+
+
 def test_a_part_of_the_preset(home: Path, endpoint: str) -> None:
     done = unpair(home, endpoint, "hh-rlhf:helpful-online", "--split", "test")
     assert done.returncode == 0, done.stderr
