@@ -30,10 +30,9 @@ def evaluate(
         policy, reference, losses = score_rows(packs, machinery, objective, point, learn=None)
         parts.append(RowValues(packs.labels_n, policy, policy - reference, losses))
         z_refs.append(torch.full_like(policy, point.z_ref))
-        if point.raw is not None:
-            raw += point.raw * len(step.mismatched)
-            clamped += point.z_ref * len(step.mismatched)
-            pairs += len(step.mismatched)
+        raw += point.raw * len(step.mismatched)
+        clamped += point.z_ref * len(step.mismatched)
+        pairs += len(step.mismatched)
     values = RowValues(
         labels=torch.cat([part.labels for part in parts]),
         policy_logps=torch.cat([part.policy_logps for part in parts]),
@@ -43,8 +42,8 @@ def evaluate(
     metrics = step_metrics(
         values,
         z_ref_n=torch.cat(z_refs),
-        kl=clamped / pairs if pairs else 0.0,
-        kl_raw=raw / pairs if pairs else None,
+        kl=clamped / max(1, pairs),
+        kl_raw=raw / max(1, pairs),
         beta=objective.beta,
     )
     return {f"eval_{name}": value for name, value in metrics.items()}

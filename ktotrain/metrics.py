@@ -24,20 +24,18 @@ class RowValues:
 
 
 def step_metrics(
-    values: RowValues, *, z_ref_n: Tensor, kl: float, kl_raw: float | None, beta: float
+    values: RowValues, *, z_ref_n: Tensor, kl: float, kl_raw: float, beta: float
 ) -> dict[str, float]:
     """The metrics that follow from some rows and the reference point each was judged by.
 
     `loss` is the mean over rows. `rewards` are beta times the log-ratio. `kl` is z_ref, the reference point after
-    the clamp at 0, and `kl_raw` before it (None, and left out, where nothing was estimated).
+    the clamp at 0, and `kl_raw` before it (both 0 where nothing was estimated).
     `rewards/auc` is the chance that a desirable row has a higher reward than an undesirable one; `rewards/accuracy`
     the share of rows on their right side of the reference point (a tie counts half); `saturation` the share of rows
     that no longer teach (paper, proposition 4.1).
     """
     labels, rewards = values.labels, beta * values.log_ratios
-    metrics = {"loss": float(values.losses.mean()), "kl": kl}
-    if kl_raw is not None:
-        metrics["kl_raw"] = kl_raw
+    metrics = {"loss": float(values.losses.mean()), "kl": kl, "kl_raw": kl_raw}
     for name, chosen in (("chosen", labels), ("rejected", ~labels)):
         if chosen.any():
             metrics[f"rewards/{name}"] = float(rewards[chosen].mean())

@@ -67,10 +67,10 @@ class StepPacks:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReferencePoint:
-    """z_ref after the clamp, and before it (`raw`; None where there was nothing to estimate it from), in nats."""
+    """z_ref after the clamp, and before it (`raw`), in nats; both 0 where there was nothing to estimate it from."""
 
     z_ref: float
-    raw: float | None
+    raw: float
 
 
 def graded_branches(step: Step, rows: Sequence[TokenizedRow], *, max_length: int) -> list[Branch]:
@@ -109,7 +109,7 @@ def estimate_reference_point(packs: StepPacks, step: Step, machinery: Machinery,
     Sum and count travel over processes, not means: packs and processes hold unequal numbers of pairs.
     """
     if not loss.estimates_z_ref or not step.mismatched:
-        return ReferencePoint(0.0, None)
+        return ReferencePoint(0.0, 0.0)
     total = torch.zeros((), dtype=torch.float32, device=machinery.device)
     for cpu_batch in packs.mismatched:
         batch = cpu_batch.to(machinery.device)
