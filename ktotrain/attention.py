@@ -2,15 +2,16 @@
 
 Shapes: H query heads, K key/value heads, T tokens of the pack, D head size. In a unit (a prompt P and completions
 C1, C2 ...) the prompt and its first completion are one causal block; each further completion attends to the prompt
-and to itself.
+and to itself. Completions can also follow prompts of an earlier pass, whose keys and values were remembered.
 
-The function is registered with transformers under `RAGGED`. The units of a pack travel as the keyword argument
+The function is registered with transformers under `RAGGED`. What a pack looks like travels as the keyword argument
 `ragged` of the model call, which hands it down to every attention layer, through gradient checkpointing as well.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,18 +21,57 @@ from ktotrain.batch import Unit
 
 RAGGED = "ktotrain_ragged"
 
+Block: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values that meet: the last query sees all keys, each one before it a key fewer."""
+
+
+class Memory:
+    """Keys and values of every attention layer in a pass over a pack, and its last hidden states [T, hidden].
+
+    Nothing is copied: what a pass with gradient holds anyway is kept reachable, without its graph.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self.hidden: Tensor | None = None
+
+    def note(self, layer: nn.Module, key: Tensor, value: Tensor) -> None:
+        """Keep a layer's keys and values; a second pass over the layer (gradient checkpointing) changes nothing."""
+        self.layers.setdefault(layer, (key.detach(), value.detach()))
+
 
 class Ragged:
-    """The units of one pack, their masks (made once, used by all layers), and how often attention was called."""
+    """The units of one pack as blocks, their masks (made once, used by all layers), and how often it was called.
 
-    def __init__(self, units: tuple[Unit, ...]) -> None:
-        self.units = units
+    With a `memory`, each layer's keys and values are noted there.
+    """
+
+    def __init__(self, units: tuple[Unit, ...], memory: Memory | None = None) -> None:
+        self.units, self.memory = units, memory
         self.calls = 0
-        # (length of a unit's causal block, lengths of its further completions): the pack split end to end.
-        self.heads = [unit.prompt + (unit.completions[0] if unit.completions else 0) for unit in units]
+        # Lengths in the pack, end to end: each unit's causal block, then its further completions.
         self.tails = [[length for length in unit.completions[1:] if length] for unit in units]
-        self.sizes = [size for head, tail in zip(self.heads, self.tails, strict=True) for size in (head, *tail)]
+        self.sizes = [
+            size
+            for unit, tail in zip(units, self.tails, strict=True)
+            for size in (unit.prompt + sum(unit.completions[:1]), *tail)
+        ]
         self._masks: dict[tuple[int, int, int], Tensor] = {}
+
+    def blocks(self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Iterator[Block]:
+        """The blocks of a layer, in the order of the pack."""
+        if self.memory is not None:
+            self.memory.note(layer, key, value)
+        # Split, not sliced: the backward of each slice of T tokens would allocate T tokens of zeros.
+        parts = zip(*(torch.split(x, self.sizes, 2) for x in (query, key, value)), strict=True)
+        for unit, tail in zip(self.units, self.tails, strict=True):
+            q, k, v = next(parts)
+            yield q, k, v
+            if tail:
+                k, v = k[:, :, : unit.prompt], v[:, :, : unit.prompt]
+            for _ in tail:
+                q, own_k, own_v = next(parts)
+                yield q, torch.cat((k, own_k), 2), torch.cat((v, own_v), 2)
 
     def mask(self, queries: int, keys: int, window: int, device: torch.device) -> Tensor:
         """Which keys each query sees: the last query sees all, each earlier one a key fewer; bool [queries, keys].
@@ -43,6 +83,26 @@ class Ragged:
             seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
             self._masks[shape] = seen.triu(keys - queries - window + 1) if window else seen
         return self._masks[shape]
+
+
+class Following(Ragged):
+    """Completions alone, of prompts that a `Memory` holds at `spans` (start, length)."""
+
+    def __init__(self, units: tuple[Unit, ...], spans: tuple[tuple[int, int], ...], memory: Memory) -> None:
+        super().__init__(units)
+        self.spans, self.source = spans, memory
+        self.tails = [[length for length in unit.completions if length] for unit in units]
+        self.sizes = [size for tail in self.tails for size in tail]
+
+    def blocks(self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Iterator[Block]:
+        """The blocks of a layer, in the order of the pack."""
+        keys, values = self.source.layers[layer]
+        parts = zip(*(torch.split(x, self.sizes, 2) for x in (query, key, value)), strict=True)
+        for (start, length), tail in zip(self.spans, self.tails, strict=True):
+            here = slice(start, start + length)
+            for _ in tail:
+                q, k, v = next(parts)
+                yield q, torch.cat((keys[:, :, here], k), 2), torch.cat((values[:, :, here], v), 2)
 
 
 def ragged_attention(
@@ -63,9 +123,12 @@ def ragged_attention(
     """Attention over the units of a pack, in the form that transformers calls.
 
     Args:
+        module: the layer, by which remembered keys and values are found.
         query: [1, H, T, D]; `key` and `value` [1, K, T, D] with K dividing H.
         attention_mask: not used; the units say all.
         ragged: the units, whose sizes add up to T.
+        scaling: factor on scores; D ** -0.5 if None.
+        dropout: not used; models are loaded without.
         sliding_window: keys a query sees at most, counted in positions of its own branch.
         softcap: tanh cap on attention scores (Gemma 2).
         s_aux: attention sinks, one logit per query head (GPT-OSS).
@@ -76,25 +139,13 @@ def ragged_attention(
     ragged.calls += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window or 0
-    queries, keys, values = (torch.split(x, ragged.sizes, 2) for x in (query, key, value))
     outputs: list[Tensor] = []
-    place = 0
-    for unit, head, tail in zip(ragged.units, ragged.heads, ragged.tails, strict=True):
-        q, k, v = queries[place], keys[place], values[place]
-        mask = ragged.mask(head, head, window, query.device) if _needs_mask(head, window, softcap, s_aux) else None
+    for q, k, v in ragged.blocks(module, query, key, value):
+        queries, keys = q.shape[2], k.shape[2]
+        plain = queries == keys and not 0 < window < keys and not softcap and s_aux is None
+        mask = None if plain else ragged.mask(queries, keys, window, q.device)
         outputs.append(_attend(q, k, v, mask, scale, softcap, s_aux))
-        for extra in range(1, len(tail) + 1):
-            # Sliced from the unit's own block: the slice's backward then fills a block of that size, not of T.
-            k_all = torch.cat((k[:, :, : unit.prompt], keys[place + extra]), 2)
-            v_all = torch.cat((v[:, :, : unit.prompt], values[place + extra]), 2)
-            mask = ragged.mask(tail[extra - 1], k_all.shape[2], window, query.device)
-            outputs.append(_attend(queries[place + extra], k_all, v_all, mask, scale, softcap, s_aux))
-        place += 1 + len(tail)
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
-
-
-def _needs_mask(length: int, window: int, softcap: float | None, s_aux: Tensor | None) -> bool:
-    return bool(0 < window < length or softcap or s_aux is not None)
 
 
 def _attend(
@@ -103,28 +154,22 @@ def _attend(
     """One block; without a mask it is causal."""
     groups = q.shape[1] // k.shape[1]
     if softcap or s_aux is not None:
-        return _attend_by_scores(q, k, v, mask, scale, softcap, s_aux, groups)
+        assert mask is not None, "scores are masked by an explicit mask"
+        return _attend_by_scores(q, k, v, mask, scale, softcap, s_aux)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=groups > 1
     )
 
 
 def _attend_by_scores(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    s_aux: Tensor | None,
-    groups: int,
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None, s_aux: Tensor | None
 ) -> Tensor:
     """The same written out, for what no fused kernel offers: soft-capped scores and attention sinks."""
+    groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = (q @ k.transpose(2, 3)) * scale
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
-    assert mask is not None, "scores are masked by an explicit mask"
     scores = scores.float().masked_fill(~mask, float("-inf"))
     if s_aux is not None:
         sinks = s_aux.float().reshape(1, -1, 1, 1).expand(1, -1, scores.shape[2], 1)

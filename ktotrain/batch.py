@@ -50,7 +50,7 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unit:
-    """A prompt and the completions that share it, as lengths in tokens, in the order in which they lie in a pack.
+    """A prompt and the completions that share it, as fed lengths in tokens, in the order in which they lie in a pack.
 
     The first completion follows the prompt directly; each one attends to the prompt and to itself.
     """
@@ -100,6 +100,24 @@ class PackedBatch:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return dataclasses.replace(self, **moved)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Continuation:
+    """Further completions of prompts that lie in another batch, and were encoded with it.
+
+    Only the completions are fed (`batch`, whose `units` have prompts of length 0). The prompt of unit u lies at
+    `spans[u]` (start, length) of the other batch, and its last token at flat position `last_U[u]` there.
+    `batch.source_N` counts the U last prompt tokens first, then the tokens fed.
+    """
+
+    batch: PackedBatch
+    spans: tuple[tuple[int, int], ...]
+    last_U: Tensor
+
+    def to(self, device: torch.device) -> Continuation:
+        """The same with its tensors on `device`."""
+        return Continuation(self.batch.to(device), self.spans, self.last_U.to(device))
 
 
 def branch_of(row: int, owner: TokenizedRow, completion: TokenizedRow, *, max_length: int) -> Branch:

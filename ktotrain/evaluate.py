@@ -9,7 +9,7 @@ import torch
 from ktotrain.batch import TokenizedRow
 from ktotrain.metrics import RowValues, step_metrics
 from ktotrain.plan import Step
-from ktotrain.step import Machinery, Objective, Packing, build_packs, estimate_reference_point, score_rows
+from ktotrain.step import Machinery, Objective, Packing, build_packs, run_step
 
 
 def evaluate(
@@ -26,13 +26,12 @@ def evaluate(
     pairs = 0
     for step in steps:
         packs = build_packs(step, rows, packing, objective.loss)
-        point = estimate_reference_point(packs, step, machinery, objective.loss)
-        policy, reference, losses = score_rows(packs, machinery, objective, point, learn=None)
-        parts.append(RowValues(packs.labels_n, policy, policy - reference, losses))
-        z_refs.append(torch.full_like(policy, point.z_ref))
-        raw += point.raw * len(step.mismatched)
-        clamped += point.z_ref * len(step.mismatched)
-        pairs += len(step.mismatched)
+        scores = run_step(packs, machinery, objective, learn=None)
+        parts.append(RowValues(packs.labels_n, scores.policy_n, scores.policy_n - scores.reference_n, scores.losses_n))
+        z_refs.append(torch.full_like(scores.policy_n, scores.z_ref))
+        raw += scores.raw * packs.pairs
+        clamped += scores.z_ref * packs.pairs
+        pairs += packs.pairs
     values = RowValues(
         labels=torch.cat([part.labels for part in parts]),
         policy_logps=torch.cat([part.policy_logps for part in parts]),

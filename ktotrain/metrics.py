@@ -23,9 +23,7 @@ class RowValues:
     losses: Tensor
 
 
-def step_metrics(
-    values: RowValues, *, z_ref_n: Tensor, kl: float, kl_raw: float, beta: float
-) -> dict[str, float]:
+def step_metrics(values: RowValues, *, z_ref_n: Tensor, kl: float, kl_raw: float, beta: float) -> dict[str, float]:
     """The metrics that follow from some rows and the reference point each was judged by.
 
     `loss` is the mean over rows. `rewards` are beta times the log-ratio. `kl` is z_ref, the reference point after

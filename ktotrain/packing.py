@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 
-from ktotrain.batch import Branch, IdArray, PackedBatch, Unit
+from ktotrain.batch import Branch, Continuation, IdArray, PackedBatch, Unit
 
 Layout: TypeAlias = Literal["shared", "packed", "padded"]
 
@@ -98,6 +98,40 @@ def _ragged(units: Sequence[Sequence[Branch]]) -> PackedBatch:
             offset += fed
         shapes.append(Unit(length, tuple(len(branch.completion_ids) - 1 for branch in unit)))
     return scored.batch(np.concatenate(ids)[None], np.concatenate(positions)[None], None, tuple(shapes))
+
+
+def continuation(batch: PackedBatch, branches: Sequence[Branch]) -> Continuation:
+    """Other completions for prompts of a shared batch, one for each of its rows that `branches` has one for.
+
+    Args:
+        batch: a batch of the shared layout.
+        branches: by `row`, completions of the same prompts; those of rows that lie in other packs are left out.
+    """
+    by_row = {branch.row: branch for branch in branches}
+    ids: list[IdArray] = []
+    positions: list[IdArray] = []
+    shapes: list[Unit] = []
+    spans: list[tuple[int, int]] = []
+    scored = _Scored()
+    start = taken = offset = 0
+    for number, unit in enumerate(batch.units):
+        lengths: list[int] = []
+        for row in batch.rows[taken : taken + len(unit.completions)]:
+            if row not in by_row:
+                continue
+            branch = by_row[row]
+            fed = len(branch.completion_ids) - 1
+            ids.append(branch.completion_ids[:fed])
+            positions.append(np.arange(unit.prompt, unit.prompt + fed, dtype=np.int32))
+            first = len(batch.units) + offset
+            scored.add(branch, np.concatenate(([number], np.arange(first, first + fed))))
+            lengths.append(fed)
+            offset += fed
+        shapes.append(Unit(0, tuple(lengths)))
+        spans.append((start, unit.prompt))
+        taken, start = taken + len(unit.completions), start + unit.size
+    fed_batch = scored.batch(np.concatenate(ids)[None], np.concatenate(positions)[None], None, tuple(shapes))
+    return Continuation(fed_batch, tuple(spans), torch.tensor([start + length - 1 for start, length in spans]))
 
 
 def _padded_groups(branches: Sequence[Branch], pack_tokens: int) -> list[list[Branch]]:

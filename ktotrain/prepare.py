@@ -23,7 +23,7 @@ from ktotrain.model import (
     trained_parameters,
 )
 from ktotrain.plan import Step, plan_run
-from ktotrain.probe import LayoutChoice, choose_layout, verified_head
+from ktotrain.probe import LayoutChoice, choose_layout
 from ktotrain.recipe import Recipe
 from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy, Reference, copy_of
 from ktotrain.samples import Prompt
@@ -140,7 +140,6 @@ def prepare_policy(recipe: Recipe, run: RunData, device: torch.device) -> Policy
         trust_remote_code=settings.trust_remote_code,
     )
     check_tokenizer_fits(base, run.tokenizer, where=settings.path)
-    choice = choose_layout(base, attention=settings.attention)
     model = base
     if adapter is not None and adapter.init:
         model = load_adapter(base, adapter.init)
@@ -152,13 +151,13 @@ def prepare_policy(recipe: Recipe, run: RunData, device: torch.device) -> Policy
             dropout=adapter.dropout,
             target_modules=adapter.target_modules,
         )
-    head = verified_head(base)
-    scorer = Scorer(base, head)
+    choice = choose_layout(base, attention=settings.attention)
+    scorer = Scorer(base, choice.head)
     reference: Reference
     if settings.reference != "initial":
         reference = _other_reference(recipe, device, choice)
     elif adapter is None:
-        reference = copy_of(base, head)
+        reference = copy_of(base, choice.head)
     elif adapter.init:
         reference = FrozenAdapter(model, scorer)
     else:
@@ -239,4 +238,4 @@ def _other_reference(recipe: Recipe, device: torch.device, choice: LayoutChoice)
             where="model.reference",
             do='Set model.attention = "padded"',
         )
-    return FrozenCopy(Scorer(model, verified_head(model)))
+    return FrozenCopy(Scorer(model, other.head))

@@ -8,10 +8,13 @@ from collections import Counter
 
 from ktotrain.memory import MemoryEstimate, estimate, shape_of
 from ktotrain.model import add_lora, load_config, trained_parameters
-from ktotrain.packing import Layout
 from ktotrain.prepare import RunData
+from ktotrain.probe import LayoutChoice
 from ktotrain.recipe import Recipe
 from ktotrain.step import Packing, build_packs
+
+# Which layout a model gets is known only once it is loaded; most get this one.
+EXPECTED = LayoutChoice("shared", "", "", follows=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,14 +36,14 @@ class Preview:
         return 1 - self.tokens / self.positions
 
 
-def preview(run: RunData, recipe: Recipe, layout: Layout = "shared") -> Preview:
+def preview(run: RunData, recipe: Recipe, choice: LayoutChoice) -> Preview:
     """Pack every step of the plan and count."""
-    packing = Packing(recipe.data.max_length, recipe.train.pack_tokens, layout)
+    packing = Packing(recipe.data.max_length, recipe.train.pack_tokens, choice.layout, follow=choice.follows)
     graded = mismatched = mixed = row_tokens = tokens = positions = largest = scored = 0
     for step in run.steps:
         packs = build_packs(step, run.train.rows, packing, run.objective.loss)
-        batches = packs.graded + packs.mismatched
-        graded, mismatched = graded + len(packs.graded), mismatched + len(packs.mismatched)
+        batches = packs.policy_batches
+        graded, mismatched = graded + len(packs.graded), mismatched + len(batches) - len(packs.graded)
         mixed += bool(packs.labels_n.any() and not packs.labels_n.all())
         row_tokens += packs.row_tokens
         tokens += sum(batch.tokens for batch in batches)
@@ -50,9 +53,9 @@ def preview(run: RunData, recipe: Recipe, layout: Layout = "shared") -> Preview:
     return Preview(graded, mismatched, mixed, row_tokens, tokens, positions, largest, scored)
 
 
-def plan_lines(run: RunData, recipe: Recipe, layout: Layout = "shared") -> list[tuple[str, str]]:
+def plan_lines(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) -> list[tuple[str, str]]:
     """The plan as lines of name and value."""
-    seen, train, steps = preview(run, recipe, layout), run.train, len(run.steps)
+    seen, train, steps = preview(run, recipe, choice), run.train, len(run.steps)
     sizes = Counter(len(step.rows) for step in run.steps)
     lines = [
         ("rows", f"{len(train.rows):,}: {train.desirable:,} desirable, {train.undesirable:,} undesirable"),
@@ -60,7 +63,7 @@ def plan_lines(run: RunData, recipe: Recipe, layout: Layout = "shared") -> list[
         ("steps", f"{steps:,}: " + ", ".join(f"{count:,} of {size} rows" for size, count in sizes.most_common())),
         ("class mix", f"{seen.mixed_steps:,} of {steps:,} steps hold both classes"),
         ("weights", f"desirable {run.objective.desirable_weight:g}, undesirable {run.objective.undesirable_weight:g}"),
-        ("packs", f"{seen.graded_packs:,} graded, {seen.mismatched_packs:,} mismatched, {layout} layout"),
+        ("packs", f"{seen.graded_packs:,} graded, {seen.mismatched_packs:,} mismatched, {choice.layout} layout"),
         (
             "tokens",
             f"{seen.row_tokens:,} in the rows; {seen.tokens:,} fed to the policy, mismatched pairs included; "
@@ -77,7 +80,7 @@ def plan_lines(run: RunData, recipe: Recipe, layout: Layout = "shared") -> list[
     return lines
 
 
-def memory_estimate(run: RunData, recipe: Recipe, layout: Layout = "shared") -> MemoryEstimate:
+def memory_estimate(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) -> MemoryEstimate:
     """Peak memory of a step, from the model's config alone: no weights are loaded."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -97,7 +100,7 @@ def memory_estimate(run: RunData, recipe: Recipe, layout: Layout = "shared") -> 
             )
     assert trained_parameters(model)
     copied = settings.reference != "initial" or adapter is None
-    seen = preview(run, recipe, layout)
+    seen = preview(run, recipe, choice)
     return estimate(
         shape_of(model),
         pack_tokens=seen.largest,

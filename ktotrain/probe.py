@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ktotrain.attention import RAGGED, Ragged, register
 from ktotrain.batch import Branch, PackedBatch
 from ktotrain.errors import ModelError
 from ktotrain.logps import Head
-from ktotrain.packing import Layout, pack
+from ktotrain.packing import Layout, continuation, pack
 from ktotrain.scorer import Scorer, find_head, no_grad_scores
 
 # Two orders of summation in float32 differ by about 1e-6 relative; a token that sees a wrong one, by far more.
@@ -29,18 +29,24 @@ PARITY = 1e-4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LayoutChoice:
-    """The layout to use, the attention implementation that the model was set to, and why."""
+    """The layout to use, the attention implementation that the model was set to, and why.
+
+    `head` is the LM head as plain tensors, None if the model must compute logits itself. `follows` says whether
+    completions may follow prompts of an earlier pass, whose keys and values were remembered.
+    """
 
     layout: Layout
     attention: str
     reason: str
+    head: Head | None = None
+    follows: bool = False
 
 
 def choose_layout(model: Any, *, attention: str, seed: int = 0) -> LayoutChoice:
     """Set `model` to the attention that serves, and say which layout it may be fed.
 
     Args:
-        model: a causal language model of transformers, not wrapped, in its final place and type.
+        model: a causal language model of transformers, not wrapped, in its final place and type, adapters included.
         attention: the recipe's `model.attention`: auto, ragged, or padded.
 
     Raises:
@@ -55,7 +61,7 @@ def choose_layout(model: Any, *, attention: str, seed: int = 0) -> LayoutChoice:
         )
     usual = model.config._attn_implementation
     if attention == "padded":
-        return LayoutChoice("padded", usual, "asked for")
+        return LayoutChoice("padded", usual, "asked for", verified_head(model))
     trouble = structural_trouble(model)
     layouts: tuple[Layout, ...] = ("shared", "packed")
     if not trouble:
@@ -67,13 +73,15 @@ def choose_layout(model: Any, *, attention: str, seed: int = 0) -> LayoutChoice:
         found = numerical_trouble(model, layout, usual=usual, seed=seed)
         if not found:
             reason = "exact by probe" if layout == "shared" else f"prefix sharing is not exact: {trouble}"
-            return LayoutChoice(layout, RAGGED, reason)
+            head = verified_head(model)
+            follows = layout == "shared" and head is not None and _can_follow(model, head, seed)
+            return LayoutChoice(layout, RAGGED, reason, head, follows)
         trouble = found
     if attention == "ragged":
         raise ModelError(f"this model cannot use ragged attention: {trouble}", where="model.attention", do='Use "auto"')
     if model.config._attn_implementation != usual:
         model.set_attn_implementation(usual)
-    return LayoutChoice("padded", usual, trouble)
+    return LayoutChoice("padded", usual, trouble, verified_head(model))
 
 
 def structural_trouble(model: Any) -> str:
@@ -131,6 +139,31 @@ def numerical_trouble(model: Any, layout: Layout, *, usual: str, seed: int) -> s
     difference = (scores - _by_row(padded, expected)).abs() / scores.abs()
     worst = float(difference.max())
     return "" if worst <= PARITY else f"scores differ from padded ones by {worst:.1e} relative"
+
+
+def _can_follow(model: Any, head: Head, seed: int) -> bool:
+    """Whether completions that follow remembered prompts score as in a pass of their own.
+
+    With dropout (an adapter's) they do not: the graded pass remembers what dropout has left.
+    """
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return False
+    scorer = Scorer(model, head)
+    branches = _probe_branches(model, np.random.default_rng(seed))
+    # The second completion of the first prompt, and the last prompt's own: each follows its prompt's first pass.
+    others = [dataclasses.replace(branches[1], row=0), branches[3]]
+    (batch,) = pack([branches[0], branches[3]], pack_tokens=10_000, layout="shared")
+    (alone,) = pack([branches[1], branches[3]], pack_tokens=10_000, layout="shared")
+    following = continuation(batch, others).to(_device(model))
+    try:
+        with torch.no_grad():
+            _, memory = scorer.remembering(batch.to(_device(model)))
+            scores = scorer.following(following, memory)
+            expected = scorer(alone.to(_device(model)))
+    except (TypeError, RuntimeError, KeyError, AttributeError):
+        return False
+    tolerance = PARITY if next(model.parameters()).dtype == torch.float32 else 2e-2
+    return torch.allclose(scores, expected, rtol=tolerance)
 
 
 def verified_head(model: Any) -> Head | None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ktotrain.attention import Ragged
-from ktotrain.batch import PackedBatch
+from ktotrain.attention import Following, Memory, Ragged
+from ktotrain.batch import Continuation, PackedBatch
 from ktotrain.logps import Head, branch_logps, token_logps
 
 
@@ -35,14 +35,35 @@ class Scorer:
     def __call__(self, batch: PackedBatch, ragged: Ragged | None = None) -> Tensor:
         """Summed log-probability of each branch's completion: float32 of shape R.
 
-        `ragged` are the batch's units, if the caller wants to see what attention makes of them.
+        `ragged` describes the batch, if the caller wants to see what attention makes of it: see `remembering`.
         """
         inputs = self._inputs(batch, ragged)
         if self.head is None:
             scores_N = self._by_logits(batch, inputs)
         else:
-            hidden = self.decoder(**inputs).last_hidden_state
-            scores_N = token_logps(hidden.flatten(0, 1)[batch.source_N], batch.target_N, self.head)
+            hidden = self.decoder(**inputs).last_hidden_state.flatten(0, 1)
+            if ragged is not None and ragged.memory is not None:
+                ragged.memory.hidden = hidden.detach()
+            scores_N = token_logps(hidden[batch.source_N], batch.target_N, self.head)
+        return branch_logps(scores_N, batch.branch_N, len(batch.rows))
+
+    def remembering(self, batch: PackedBatch) -> tuple[Tensor, Memory]:
+        """The scores of a shared batch, and what `following` needs to score other completions of its prompts."""
+        memory = Memory()
+        return self(batch, Ragged(batch.units, memory)), memory
+
+    @torch.no_grad()
+    def following(self, continuation: Continuation, memory: Memory) -> Tensor:
+        """Scores of completions whose prompts were encoded in an earlier pass: float32 of shape R, no gradient."""
+        assert self.head is not None, "remembered hidden states go through the head as it is"
+        assert memory.hidden is not None, "the pass that remembers is over"
+        batch = continuation.batch
+        hidden = memory.hidden[continuation.last_U]
+        if batch.positions:
+            ragged = Following(batch.units, continuation.spans, memory)
+            own = self.decoder(**self._inputs(batch, ragged)).last_hidden_state[0]
+            hidden = torch.cat((hidden, own))
+        scores_N = token_logps(hidden[batch.source_N], batch.target_N, self.head)
         return branch_logps(scores_N, batch.branch_N, len(batch.rows))
 
     def _inputs(self, batch: PackedBatch, ragged: Ragged | None) -> dict[str, Any]:

@@ -3,6 +3,11 @@
 Everything that is one number per row is a float32 tensor of shape n, the step's rows, in which each process fills in
 the rows of its own packs and leaves zeros elsewhere; a sum over processes completes it. So the numbers do not depend
 on how many packs or processes there are.
+
+What is computed, at most once per token and pass:
+    reference    prompts, own and mismatched completions together, without gradient
+    graded       prompts and own completions, with gradient
+    mismatched   without gradient; where the graded rows fit one pack, only the completions, after that pack's prompts
 """
 
 from __future__ import annotations
@@ -14,9 +19,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ktotrain.batch import Branch, PackedBatch, TokenizedRow, branch_of
+from ktotrain.batch import Branch, Continuation, PackedBatch, TokenizedRow, branch_of
 from ktotrain.losses import Loss, class_weights
-from ktotrain.packing import Layout, pack
+from ktotrain.packing import Layout, continuation, pack
 from ktotrain.plan import Step
 from ktotrain.reference import Reference
 from ktotrain.scorer import Scorer, no_grad_scores
@@ -24,7 +29,10 @@ from ktotrain.scorer import Scorer, no_grad_scores
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Packing:
-    """How branches become packs, and which of them are this process's."""
+    """How branches become packs, and which of them are this process's.
+
+    `follow` allows mismatched completions to follow the graded pass's prompts: see `ktotrain.probe`.
+    """
 
     max_length: int
     pack_tokens: int
@@ -32,6 +40,7 @@ class Packing:
     pad_id: int = 0
     process: int = 0
     processes: int = 1
+    follow: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,18 +66,36 @@ class Machinery:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class StepPacks:
-    """A step's packs of this process, and what all processes know of its rows."""
+    """A step's packs of this process, and what all processes know of its rows.
 
+    In `reference`, row i + n stands for the mismatched pair of row i. There is either a `following` or `mismatched`
+    packs, or neither where no reference point is estimated (`pairs` is then 0).
+    """
+
+    reference: list[PackedBatch]
     graded: list[PackedBatch]
     mismatched: list[PackedBatch]
+    following: Continuation | None
     labels_n: Tensor
+    pairs: int
     row_tokens: int
 
+    @property
+    def policy_batches(self) -> list[PackedBatch]:
+        """Everything that is fed to the policy."""
+        return [*self.graded, *self.mismatched, *([self.following.batch] if self.following else [])]
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ReferencePoint:
-    """z_ref after the clamp, and before it (`raw`), in nats; both 0 where there was nothing to estimate it from."""
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class StepScores:
+    """A step's numbers, complete on every process: float32 of shape n on the CPU; the reference point in nats.
+
+    `z_ref` is clamped at 0, `raw` is not; both are 0 where there was nothing to estimate it from.
+    """
+
+    policy_n: Tensor
+    reference_n: Tensor
+    losses_n: Tensor
     z_ref: float
     raw: float
 
@@ -89,72 +116,103 @@ def mismatched_branches(step: Step, rows: Sequence[TokenizedRow], *, max_length:
 def build_packs(step: Step, rows: Sequence[TokenizedRow], packing: Packing, loss: Loss) -> StepPacks:
     """This process's packs of a step; mismatched ones only if the loss asks for them."""
 
-    def share(branches: list[Branch]) -> list[PackedBatch]:
-        packs = pack(branches, pack_tokens=packing.pack_tokens, layout=packing.layout, pad_id=packing.pad_id)
-        return packs[packing.process :: packing.processes]
+    def packs_of(branches: list[Branch]) -> list[PackedBatch]:
+        return pack(branches, pack_tokens=packing.pack_tokens, layout=packing.layout, pad_id=packing.pad_id)
 
-    graded = graded_branches(step, rows, max_length=packing.max_length)
-    mismatched = mismatched_branches(step, rows, max_length=packing.max_length) if loss.estimates_z_ref else []
+    def share(batches: list[PackedBatch]) -> list[PackedBatch]:
+        return batches[packing.process :: packing.processes]
+
+    own = graded_branches(step, rows, max_length=packing.max_length)
+    lent = mismatched_branches(step, rows, max_length=packing.max_length) if loss.estimates_z_ref else []
+    graded = share(packs_of(own))
+    # A process estimates from the pairs of the rows that it grades, so that they can follow those rows' prompts.
+    mine = {row for batch in graded for row in batch.rows}
+    lent_here = [branch for branch in lent if branch.row in mine]
+    following = None
+    if packing.follow and packing.layout == "shared" and len(graded) == 1 and lent_here:
+        following = continuation(graded[0], lent_here)
+        if following.batch.positions > packing.pack_tokens:
+            following = None
+    shifted = [dataclasses.replace(branch, row=branch.row + len(own)) for branch in lent]
     return StepPacks(
-        graded=share(graded),
-        mismatched=share(mismatched) if mismatched else [],
+        reference=share(packs_of(own + shifted)),
+        graded=graded,
+        mismatched=packs_of(lent_here) if lent_here and following is None else [],
+        following=following,
         labels_n=torch.tensor([rows[row].label for row in step.rows]),
-        row_tokens=sum(len(branch.prompt_ids) + len(branch.completion_ids) for branch in graded),
+        pairs=len(lent),
+        row_tokens=sum(len(branch.prompt_ids) + len(branch.completion_ids) for branch in own),
     )
 
 
-def estimate_reference_point(packs: StepPacks, step: Step, machinery: Machinery, loss: Loss) -> ReferencePoint:
-    """max(0, mean over all mismatched pairs of the step of (policy_logp - reference_logp)), once per step.
+def run_step(
+    packs: StepPacks, machinery: Machinery, objective: Objective, learn: Callable[[Tensor], None] | None
+) -> StepScores:
+    """Score a step's rows and, if there is something to `learn`, run the backward pass.
 
-    Sum and count travel over processes, not means: packs and processes hold unequal numbers of pairs.
-    """
-    if not loss.estimates_z_ref or not step.mismatched:
-        return ReferencePoint(0.0, 0.0)
-    total = torch.zeros((), dtype=torch.float32, device=machinery.device)
-    for cpu_batch in packs.mismatched:
-        batch = cpu_batch.to(machinery.device)
-        with machinery.autocast():
-            total += (no_grad_scores(machinery.scorer, batch) - machinery.reference(batch)).sum()
-    raw = float(machinery.total(total)) / len(step.mismatched)
-    return ReferencePoint(max(0.0, raw), raw)
-
-
-def row_losses(
-    policy_R: Tensor, reference_R: Tensor, labels_R: Tensor, point: ReferencePoint, objective: Objective
-) -> Tensor:
-    """The loss of each row of a pack, float32 of shape R."""
-    weights_R = class_weights(
-        labels_R, desirable_weight=objective.desirable_weight, undesirable_weight=objective.undesirable_weight
-    )
-    z_ref = torch.tensor(point.z_ref, dtype=torch.float32, device=policy_R.device)
-    return objective.loss.per_row(policy_R - reference_R, labels_R, weights_R, z_ref, beta=objective.beta)
-
-
-def score_rows(
-    packs: StepPacks,
-    machinery: Machinery,
-    objective: Objective,
-    point: ReferencePoint,
-    learn: Callable[[Tensor], None] | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """policy_logps, reference_logps and losses of the step's rows, complete on every process, on the CPU.
+    z_ref = max(0, mean over all mismatched pairs of the step of (policy_logp - reference_logp)), once per step, without
+    gradient; then the losses. Sum and count travel over processes, not means: packs hold unequal numbers of rows.
 
     Args:
-        learn: called for each pack with the sum of its rows' losses over the rows of the step, to run the backward
-            pass; None scores without gradient.
+        learn: called for each pack with the sum of its rows' losses over the rows of the step; None scores without
+            gradient.
     """
     count = len(packs.labels_n)
-    values = torch.zeros(3, count, dtype=torch.float32, device=machinery.device)
+    reference_2n = reference_scores(packs, machinery)
+    lent_n = torch.zeros(count, dtype=torch.float32, device=machinery.device)
+    held: Tensor | None = None
+    with machinery.autocast():
+        if packs.following is not None:
+            held = _score_followed(packs, machinery, lent_n, graded=learn is not None)
+        for cpu_batch in packs.mismatched:
+            batch = cpu_batch.to(machinery.device)
+            lent_n[list(batch.rows)] = no_grad_scores(machinery.scorer, batch)
+    raw = 0.0
+    if packs.pairs:
+        raw = float((machinery.total(lent_n) - reference_2n[count:]).sum()) / packs.pairs
+    z_ref = torch.tensor(max(0.0, raw), dtype=torch.float32, device=machinery.device)
+    values = torch.zeros(2, count, dtype=torch.float32, device=machinery.device)
     labels_n = packs.labels_n.to(machinery.device)
+    weights_n = class_weights(
+        labels_n, desirable_weight=objective.desirable_weight, undesirable_weight=objective.undesirable_weight
+    )
     for cpu_batch in packs.graded:
-        batch = cpu_batch.to(machinery.device)
-        rows = torch.tensor(batch.rows, device=machinery.device)
-        with machinery.autocast():
-            reference_R = machinery.reference(batch)
-            policy_R = machinery.scorer(batch) if learn else no_grad_scores(machinery.scorer, batch)
-        losses_R = row_losses(policy_R, reference_R, labels_n[rows], point, objective)
+        rows = torch.tensor(cpu_batch.rows, device=machinery.device)
+        policy_R = _score(cpu_batch, machinery, graded=learn is not None) if held is None else held
+        log_ratios_R = policy_R - reference_2n[rows]
+        losses_R = objective.loss.per_row(log_ratios_R, labels_n[rows], weights_n[rows], z_ref, beta=objective.beta)
         if learn:
             learn(losses_R.sum() / count)
-        values[:, rows] = torch.stack((policy_R.detach(), reference_R, losses_R.detach()))
-    policy_n, reference_n, losses_n = machinery.total(values).cpu()
-    return policy_n, reference_n, losses_n
+        values[:, rows] = torch.stack((policy_R.detach(), losses_R.detach()))
+    policy_n, losses_n = machinery.total(values).cpu()
+    return StepScores(policy_n, reference_2n[:count].cpu(), losses_n, float(z_ref), raw)
+
+
+def reference_scores(packs: StepPacks, machinery: Machinery) -> Tensor:
+    """The reference's log-probabilities of the rows and, after them, of their mismatched pairs: float32 of shape 2n."""
+    scores_2n = torch.zeros(2 * len(packs.labels_n), dtype=torch.float32, device=machinery.device)
+    with machinery.autocast():
+        for cpu_batch in packs.reference:
+            batch = cpu_batch.to(machinery.device)
+            scores_2n[list(batch.rows)] = machinery.reference(batch)
+    return machinery.total(scores_2n)
+
+
+def _score(cpu_batch: PackedBatch, machinery: Machinery, *, graded: bool) -> Tensor:
+    batch = cpu_batch.to(machinery.device)
+    with machinery.autocast():
+        return machinery.scorer(batch) if graded else no_grad_scores(machinery.scorer, batch)
+
+
+def _score_followed(packs: StepPacks, machinery: Machinery, lent_n: Tensor, *, graded: bool) -> Tensor:
+    """The policy's scores of the one graded pack; the pairs', which follow its prompts, are put into `lent_n`.
+
+    The graded pass comes before the reference point then, and its graph waits for it: that costs no more memory
+    than one pack does anyway.
+    """
+    assert packs.following is not None
+    following = packs.following.to(machinery.device)
+    with contextlib.nullcontext() if graded else torch.no_grad():
+        policy_R, memory = machinery.scorer.remembering(packs.graded[0].to(machinery.device))
+    lent_n[list(following.batch.rows)] = machinery.scorer.following(following, memory)
+    return policy_R

@@ -31,7 +31,7 @@ from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refu
 from ktotrain.preview import memory_estimate, plan_lines
 from ktotrain.progress import Progress
 from ktotrain.recipe import OptimRecipe, Recipe, recipe_to_dict
-from ktotrain.step import Machinery, Packing, StepPacks, build_packs, estimate_reference_point, score_rows
+from ktotrain.step import Machinery, Packing, StepPacks, build_packs, run_step
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,6 +95,7 @@ def train(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, o
         pad_id=run_data.tokenizer.pad_token_id or 0,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
+        follow=policy.choice.follows,
     )
     update = _Update(optimizer, scheduler, scaler, policy.parameters, recipe.optim.max_grad_norm, accelerator)
     check = functools.partial(
@@ -155,22 +156,21 @@ def train_step(
     """
     objective = run_data.objective
     packs = build_packs(step, run_data.train.rows, packing, objective.loss)
-    point = estimate_reference_point(packs, step, machinery, objective.loss)
-    policy_n, reference_n, losses_n = score_rows(packs, machinery, objective, point, learn=update.backward)
-    if not torch.isfinite(losses_n).all():
+    scores = run_step(packs, machinery, objective, learn=update.backward)
+    if not torch.isfinite(scores.losses_n).all():
         update.forget()
-        bad = [run_data.train.rows[row].name for row, loss in zip(step.rows, losses_n, strict=True) if loss.isnan()]
+        places = torch.nonzero(~torch.isfinite(scores.losses_n)).flatten().tolist()
+        names = [run_data.train.rows[step.rows[place]].name for place in places]
         raise TrainingError(
-            f"the loss is not finite (rows: {', '.join(bad[:3])}{' …' if len(bad) > 3 else ''})",
+            f"the loss is not finite (rows: {', '.join(names[:3])}{' …' if len(names) > 3 else ''})",
             where=f"step {number}",
-            do="Lower optim.learning_rate, or look at those rows; the last saved state is untouched",
+            do="Lower optim.learning_rate, or look at those rows",
         )
-    values = RowValues(packs.labels_n, policy_n, policy_n - reference_n, losses_n)
     metrics = step_metrics(
-        values,
-        z_ref_n=torch.full_like(policy_n, point.z_ref),
-        kl=point.z_ref,
-        kl_raw=point.raw,
+        RowValues(packs.labels_n, scores.policy_n, scores.policy_n - scores.reference_n, scores.losses_n),
+        z_ref_n=torch.full_like(scores.policy_n, scores.z_ref),
+        kl=scores.z_ref,
+        kl_raw=scores.raw,
         beta=objective.beta,
     )
     learning_rate, grad_norm = update.apply(f"step {number}")
@@ -265,7 +265,7 @@ def _autocast(device: str, precision: str) -> Iterator[None]:
 
 def _counts(packs: StepPacks, machinery: Machinery) -> dict[str, float]:
     """Tokens and rows of the step, and which share of all positions computed was padding, over all processes."""
-    batches = packs.graded + packs.mismatched
+    batches = packs.policy_batches
     local = torch.tensor(
         [sum(batch.tokens for batch in batches), sum(batch.positions for batch in batches)],
         dtype=torch.float64 if machinery.device.type != "mps" else torch.float32,
@@ -332,7 +332,7 @@ def _announce(bar: Progress, recipe: Recipe, run_data: RunData, policy: Policy) 
         f"{recipe.model.path}: {trained:,} of {whole:,} parameters trained, precision {recipe.train.precision} on "
         f"{policy.base.device}; layout {policy.choice.layout} ({policy.choice.reason})"
     )
-    for name, value in plan_lines(run_data, recipe, policy.choice.layout):
+    for name, value in plan_lines(run_data, recipe, policy.choice):
         bar.say(f"{name}: {value}")
 
 

@@ -15,10 +15,10 @@ from ktotrain.batch import TokenizedRow
 from ktotrain.losses import LOSSES
 from ktotrain.packing import Layout
 from ktotrain.plan import plan_run
-from ktotrain.probe import choose_layout, verified_head
+from ktotrain.probe import choose_layout
 from ktotrain.reference import Reference, copy_of
 from ktotrain.scorer import Scorer
-from ktotrain.step import Machinery, Objective, Packing, build_packs, estimate_reference_point, score_rows
+from ktotrain.step import Machinery, Objective, Packing, build_packs, run_step
 
 SHARED = Path(__file__).parents[2] / "shared"
 VOCABULARY = 96
@@ -132,6 +132,7 @@ def run_steps(
     reference: Reference | None = None,
     attention: str = "auto",
     layout: Layout | None = None,
+    follow: bool = True,
     pack_tokens: int = 100_000,
     batch_size: int = 8,
     max_length: int = 512,
@@ -145,14 +146,13 @@ def run_steps(
     """Train `model` (or what is inside a PeftModel) for a few steps with AdamW, and report each step's numbers."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     choice = choose_layout(base, attention=attention)
-    head = verified_head(base)
-    scorer = Scorer(base, head)
+    scorer = Scorer(base, choice.head)
     cpu = torch.device("cpu")
     machinery = Machinery(
-        scorer, reference or copy_of(base, head), cpu, total=lambda x: x, autocast=contextlib.nullcontext
+        scorer, reference or copy_of(base, choice.head), cpu, total=lambda x: x, autocast=contextlib.nullcontext
     )
     objective = Objective(LOSSES[loss], beta, *weights)
-    packing = Packing(max_length, pack_tokens, layout or choice.layout)
+    packing = Packing(max_length, pack_tokens, layout or choice.layout, follow=choice.follows and follow)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, weight_decay=0.0)
     plan = plan_run(
@@ -168,13 +168,20 @@ def run_steps(
     model.train()
     for step in plan:
         packs = build_packs(step, rows, packing, objective.loss)
-        point = estimate_reference_point(packs, step, machinery, objective.loss)
-        policy, frozen, losses = score_rows(packs, machinery, objective, point, learn=lambda loss: loss.backward())
+        scores = run_step(packs, machinery, objective, learn=lambda loss: loss.backward())
         norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0))
         gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
         optimizer.step()
         optimizer.zero_grad()
         numbers.append(
-            StepNumbers(float(losses.mean()), point.z_ref, norm, policy, policy - frozen, packs.labels_n, gradients)
+            StepNumbers(
+                float(scores.losses_n.mean()),
+                scores.z_ref,
+                norm,
+                scores.policy_n,
+                scores.policy_n - scores.reference_n,
+                packs.labels_n,
+                gradients,
+            )
         )
     return numbers

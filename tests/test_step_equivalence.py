@@ -50,6 +50,7 @@ def test_the_run_is_worth_comparing(padded: list[StepNumbers]) -> None:
     "how",
     [
         {"layout": "shared"},
+        {"layout": "shared", "follow": False},
         {"layout": "packed"},
         {"layout": "shared", "pack_tokens": 80},
         {"layout": "packed", "pack_tokens": 60},
