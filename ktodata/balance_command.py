@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ import click
 from ktodata.balance import Counts, Weights, balance_weights, count_labels, flags, parse_ratio, spell
 from ktodata.cli_common import Command, example, resolve_source, say, source_argument
 from ktodata.errors import KtodataError
-from ktodata.io import atomic_file, check_writable, read_rows
+from ktodata.io import atomic_file, check_writable, local_path, read_rows
 
 
 @click.command(
@@ -72,6 +71,7 @@ def write_weights(document: Any, weights: Weights, recipe: str) -> None:
     """
     import tomlkit
 
+    before = tomlkit.dumps(document)
     table = document.get("loss")
     if table is None:
         table = tomlkit.table()
@@ -80,8 +80,11 @@ def write_weights(document: Any, weights: Weights, recipe: str) -> None:
         raise KtodataError("loss is a value, not a table", where=recipe, do="A recipe has a [loss] table")
     table["desirable_weight"] = float(weights.desirable)
     table["undesirable_weight"] = float(weights.undesirable)
+    text = tomlkit.dumps(document)
+    if 0 < before.count("\n") == before.count("\r\n"):
+        text = text.replace("\r\n", "\n").replace("\n", "\r\n")  # the new lines end like the others
     with atomic_file(recipe) as stream:
-        stream.write(tomlkit.dumps(document).encode())
+        stream.write(text.encode())
 
 
 def _read_recipe(recipe: str) -> Any:
@@ -89,7 +92,7 @@ def _read_recipe(recipe: str) -> Any:
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
-    path = Path(recipe).expanduser()
+    path = local_path(recipe)
     try:
         # Bytes, so that line ends stay what they are.
         text = path.read_bytes().decode("utf-8")

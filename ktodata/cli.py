@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from ktodata import __version__
-from ktodata.cli_common import example, run
+from ktodata.cli_common import Command, example
 from ktodata.errors import nearest
 
 
@@ -30,7 +28,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Command, click.Group):
     """A group whose commands are imported when they run, and whose errors are one line each."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -60,17 +58,6 @@ class LazyGroup(click.Group):
         """List the commands from the table, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
-
-    def main(  # type: ignore[override]  # click overloads it on standalone_mode
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Run it; see `ktodata.cli_common.run`."""
-        call = partial(super().main, args, prog_name, standalone_mode=False, **extra)
-        return run(call) if standalone_mode else call()
 
 
 @click.group(

@@ -32,6 +32,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from ktodata.errors import KtodataError, UsageError
+from ktodata.io.paths import local_path
 from ktodata.io.write import STDOUT, check_output
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,11 +72,11 @@ def resolve_source(source: str | None) -> str:
     """SOURCE, or stdin where it was left out and something is piped in.
 
     Raises:
-        UsageError: it was left out on a terminal.
+        UsageError: it is "", as an unset variable of a script gives it, or was left out on a terminal.
     """
-    if source is not None:
+    if source:
         return source
-    if _on_terminal("stdin"):
+    if source is not None or _on_terminal("stdin"):
         raise UsageError("no SOURCE", do="Name a file, folder or Hub id, or pipe JSONL in")
     return "-"
 
@@ -110,7 +111,7 @@ def default_output(source: str) -> str:
     name = "stdin" if source == "-" else re.split(r"[/\\]", source.rstrip("/\\"))[-1].replace(":", "-")
     name = re.sub(r"(\.kto)?(\.jsonl|\.json|\.csv|\.parquet)?(\.gz)?$", "", name) or "rows"
     output = f"{name}.kto.parquet"
-    if Path(output).absolute() == Path(source).expanduser().absolute():
+    if Path(output).absolute() == local_path(source).absolute():
         raise UsageError(f"{output} is the input itself", do="Name another file with -o")
     return output
 
@@ -167,7 +168,7 @@ def run(call: Callable[[], Any]) -> NoReturn:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "ktodata"
-        say(f"error: {error.format_message()} See `{path} --help`")
+        say(f"error: {error.format_message().rstrip('.')}. See `{path} --help`")
         sys.exit(error.exit_code)
     except click.ClickException as error:
         say(f"error: {error.format_message()}")
@@ -179,7 +180,7 @@ def run(call: Callable[[], Any]) -> NoReturn:
 
 
 class Command(click.Command):
-    """A command that ends like the group does when it is run alone."""
+    """A command, or a group of them, whose errors are one line each; see `run`."""
 
     def main(  # type: ignore[override]  # click overloads it on standalone_mode
         self,
@@ -188,6 +189,6 @@ class Command(click.Command):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run it; see `run`."""
+        """Run it, and leave with its exit code."""
         call = partial(super().main, args, prog_name, standalone_mode=False, **extra)
         return run(call) if standalone_mode else call()

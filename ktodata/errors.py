@@ -34,6 +34,10 @@ class SourceError(KtodataError):
 class RowError(SourceError):
     """One row is unreadable: a parse error or a value of the wrong type."""
 
+    def advised(self, do: str) -> RowError:
+        """The same error with this advice, unless it has better."""
+        return RowError(self.what, where=self.where, do=self.do or do)
+
 
 class WriteError(KtodataError):
     """The output cannot be written; what was there before is still there."""

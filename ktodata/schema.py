@@ -135,12 +135,18 @@ def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:
 
     Raises:
         RowError: a column is missing or has the wrong type; `label` is checked to be a bool, because "false" and
-            2 are true in Python.
+            2 are true in Python. So is a column that would be lost and changes what the prompt is.
     """
     missing = [name for name in ("prompt", "completion", "label") if name not in record]
     if missing:
         seen = ", ".join(map(str, record)) or "none"
-        raise RowError(f"no column {missing[0]!r} (columns seen: {seen})", where=where)
+        raise RowError(
+            f"no column {missing[0]!r} (columns seen: {seen})",
+            where=where,
+            do="A row has prompt, completion and label; `ktodata unpair` makes rows of pairs and other layouts",
+        )
+    if record.get("system"):
+        raise RowError("a system prompt in a column of its own", where=where, do="`ktodata unpair` makes a turn of it")
     label = record["label"]
     if not isinstance(label, bool):
         raise RowError(

@@ -18,15 +18,15 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ktodata import clean, hub
 from ktodata.clean import Item, Kept, OnConflict, meaning_of
 from ktodata.errors import KtodataError, RowError, SourceError, UsageError, nearest
-from ktodata.io import Part, Quarantine, Raw, chain_parts, find_parts
+from ktodata.io import Part, Quarantine, Raw, chain_parts, find_parts, is_there
 from ktodata.order import training_order
 from ktodata.schema import Kind, Row, hash_prompt, make_row, to_record
-from ktodata.sources import SOURCES, Example, Skip, Source, detect, get_source, of_hub_id
+from ktodata.sources import SOURCES, Example, Record, Skip, Source, detect, get_source, of_hub_id
 from ktodata.sources.transcript import convert
 
 log = logging.getLogger(__name__)
@@ -149,26 +149,32 @@ def _open(source: str, preset: str, split: str, limit: int | None, *, strict: bo
     """How to read SOURCE, and its records."""
     layout = get_source(preset) if preset else None
     name, _, config = source.partition(":")
-    if name in SOURCES:
+    if name in SOURCES and (SOURCES[name].hub_id or not is_there(source)):
         named = SOURCES[name]
         if not named.hub_id:
             raise UsageError(
                 f"the preset {name!r} has no dataset of its own", do=f"Name a file: ktodata unpair FILE --preset {name}"
             )
-        if Path(source).exists():
+        if is_there(source):
             log.warning("%s is read from the Hub; for the local one, write ./%s", source, source)
         layout, source = layout or named, f"{named.hub_id}:{config}" if config else named.hub_id
-    elif layout is None and (hub_id := hub.parse_id(source)) and not Path(source).exists():
+    elif layout is None and (hub_id := hub.parse_id(source)) and not is_there(source):
         layout = of_hub_id(hub_id.repo)
     folders = layout.folders if layout else ()
     parts = _find(source, split=split, limit=limit, folders=folders)
     raws: Iterator[Raw] = itertools.islice(chain_parts(parts), limit)
     if layout is not None:
-        return _check_columns(layout, raws, strict=strict)
-    layout, raws = _detected(raws, strict=strict)
+        return _with_layout(raws, partial(_fitting, layout), strict=strict)
+    layout, raws = _with_layout(raws, detect, strict=strict)
     if any(set(Path(part.path).parts[:-1]) & set(layout.folders) for part in parts):
         # A local copy of a dataset whose other folders hold something else.
-        raws = itertools.islice(chain_parts(_find(source, split=split, limit=limit, folders=layout.folders)), limit)
+        chosen = _find(source, split=split, limit=limit, folders=layout.folders)
+        passed = sorted({part.path for part in parts} - {part.path for part in chosen})
+        if passed:
+            log.warning(
+                "%s: not read, as %s has its pairs in other folders: %s", source, layout.name, ", ".join(passed)
+            )
+        raws = itertools.islice(chain_parts(chosen), limit)
     return layout, raws
 
 
@@ -183,36 +189,41 @@ def _find(source: str, *, split: str, limit: int | None, folders: Sequence[str])
         raise
 
 
-def _detected(raws: Iterator[Raw], *, strict: bool) -> tuple[Source, Iterator[Raw]]:
-    """The layout of the first record that can be parsed, and all records again."""
-    first, values, raws = _first_values(raws, strict=strict)
-    return detect(values, where=first.where), raws
+def _with_layout(raws: Iterator[Raw], choose: Callable[..., Source], *, strict: bool) -> tuple[Source, Iterator[Raw]]:
+    """The layout that `choose` gives for the first record that it can tell one of, and all records again.
 
-
-def _check_columns(layout: Source, raws: Iterator[Raw], *, strict: bool) -> tuple[Source, Iterator[Raw]]:
-    """The same for a preset that was named: refuse a file that it is not for, before each row is refused."""
-    first, values, raws = _first_values(raws, strict=strict)
-    if not any(set(columns) <= set(values) for columns in layout.columns):
-        needed = "; ".join(" + ".join(columns) for columns in layout.columns)
-        raise SourceError(
-            f"columns {', '.join(map(str, values)) or 'none'}: the preset {layout.name!r} needs {needed}",
-            where=first.where,
-            do="Leave --preset out to have the layout found from the columns",
-        )
-    return layout, raws
-
-
-def _first_values(raws: Iterator[Raw], *, strict: bool) -> tuple[Raw, dict[str, Any], Iterator[Raw]]:
+    Where unreadable records are set aside, those before it are some of them.
+    """
     seen: list[Raw] = []
+    problem: SourceError | None = None
     for raw in raws:
         seen.append(raw)
         try:
-            return raw, raw.values(), itertools.chain(seen, raws)
-        except RowError:
+            layout = choose(raw.values(), where=raw.where)
+        except SourceError as error:
+            problem = problem or error
             if strict:
-                raise
-    where = seen[0].where if seen else ""
-    raise SourceError(f"none of its {len(seen)} records can be parsed", where=where)
+                break
+        else:
+            return layout, itertools.chain(seen, raws)
+    if problem is None:
+        raise SourceError("no records")
+    if len(seen) > 1:
+        what = f"none of its {len(seen)} records can be read; the first: {problem.what}"
+        raise SourceError(what, where=problem.where, do=problem.do)
+    raise problem
+
+
+def _fitting(layout: Source, record: Record, *, where: str) -> Source:
+    """The preset that was named, if the record has the columns for it: else each row would be refused."""
+    if any(set(columns) <= set(record) for columns in layout.columns):
+        return layout
+    needed = "; ".join(" + ".join(columns) for columns in layout.columns)
+    raise SourceError(
+        f"columns {', '.join(map(str, record)) or 'none'}: the preset {layout.name!r} needs {needed}",
+        where=where,
+        do="Leave --preset out to have the layout found from the columns",
+    )
 
 
 def _each_chunk(raws: Iterator[Raw], transform: Callable[[list[Raw]], Chunk], workers: int) -> Iterator[Chunk]:

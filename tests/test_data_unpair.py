@@ -124,7 +124,8 @@ def test_workers_report_an_unreadable_record_like_one_process(tmp_path: Path) ->
     records: list[dict[str, Any]] = [*transcripts(600), {"chosen": 5, "rejected": "x"}, {"chosen": None}]
     source = save(tmp_path / "a.jsonl", records)
     errors = [run(source, "-o", str(tmp_path / "o.jsonl"), "--workers", str(n)).stderr for n in (1, 2)]
-    assert errors[0] == errors[1] == f"error: {source}:606: chosen is int 5, not a string\n"
+    says = f"error: {source}:606: chosen is int 5, not a string"
+    assert errors == [f"{says}. Mend it, or name a --quarantine FILE for such records\n"] * 2
     assert not (tmp_path / "o.jsonl").exists()
 
 

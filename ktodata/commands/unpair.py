@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator
 
 import click
 
 from ktodata import cli_common as common
 from ktodata.clean import ON_CONFLICT, OnConflict
-from ktodata.errors import SourceError, UsageError
-from ktodata.io import Quarantine, write_rows
+from ktodata.errors import RowError, SourceError, UsageError
+from ktodata.io import STDOUT, Quarantine, is_there, local_path, write_rows
 from ktodata.schema import Kind
 from ktodata.unpair import Unpaired
 from ktodata.unpair import unpair as make_rows
@@ -70,10 +71,10 @@ def unpair(
     """
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
-    if quarantine and Path(quarantine).absolute() == Path(output).absolute():
-        raise UsageError(f"{quarantine} is both the output and the quarantine file")
+    if quarantine is not None:
+        _check_quarantine(quarantine, source, output)
     with Quarantine(quarantine) as refused:
-        with common.progress("unpairing", limit) as advance:
+        with common.progress("unpairing", limit) as advance, _advice_on_rows(strict=not quarantine):
             made = make_rows(
                 source,
                 preset=preset,
@@ -93,6 +94,28 @@ def unpair(
         reasons = ", ".join(f"{count} {reason}" for reason, count in made.skipped.most_common())
         raise SourceError(f"nothing to write: {made.completions} completions read, {reasons}", where=source)
     _summarise(made, output, quarantine)
+
+
+def _check_quarantine(quarantine: str, source: str, output: str) -> None:
+    """Refuse a quarantine file that is none, or that would take the place of the input or the output."""
+    if quarantine in ("", STDOUT):
+        raise UsageError(f"--quarantine is {quarantine!r}", do="Name a file")
+    place, read = local_path(quarantine).resolve(), local_path(source).resolve()
+    if output != STDOUT and place == local_path(output).resolve():
+        raise UsageError(f"{quarantine} is both the output and the quarantine file", do="Name two files")
+    if place == read or (is_there(quarantine) and read in place.parents):
+        raise UsageError(f"{quarantine} is the input, or in it: it would be overwritten", do="Name another file")
+
+
+@contextlib.contextmanager
+def _advice_on_rows(*, strict: bool) -> Iterator[None]:
+    """Say of an unreadable record that it can be set aside, where it was not."""
+    try:
+        yield
+    except RowError as error:
+        if strict:
+            raise error.advised("Mend it, or name a --quarantine FILE for such records") from error
+        raise
 
 
 def _summarise(made: Unpaired, output: str, quarantine: str | None) -> None:

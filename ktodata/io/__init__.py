@@ -1,17 +1,20 @@
 """Reading and writing, format by suffix.
 
+paths     paths as users type them
 records   records out of one file, lazily
 resolve   from SOURCE (stdin, file, folder, Hub id) to the files to read
 rows      files that already hold rows
 write     atomic writers, the quarantine file
 """
 
+from ktodata.io.paths import is_there, local_path
 from ktodata.io.records import SUFFIXES, Raw, suffix_of
 from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
 from ktodata.io.rows import read_rows
-from ktodata.io.write import WRITERS, Quarantine, atomic_file, check_output, check_writable, write_rows
+from ktodata.io.write import STDOUT, WRITERS, Quarantine, atomic_file, check_output, check_writable, write_rows
 
 __all__ = [
+    "STDOUT",
     "SUFFIXES",
     "WRITERS",
     "Part",
@@ -22,6 +25,8 @@ __all__ = [
     "check_output",
     "check_writable",
     "find_parts",
+    "is_there",
+    "local_path",
     "read_records",
     "read_rows",
     "suffix_of",

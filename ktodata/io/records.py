@@ -81,6 +81,7 @@ def _parse_line(line: bytes, where: str) -> object:
 
 
 UTF8_ADVICE = "Convert the file to UTF-8 first"
+AGAIN_ADVICE = "Fetch or write the file again"
 
 
 def _json_name(value: object) -> str:
@@ -214,12 +215,14 @@ def _cell(column: str, text: str) -> object:
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
             items = value if isinstance(value, list) else [value]
-            if items and all(isinstance(item, dict) and _MESSAGE_KEYS & item.keys() for item in items):
+            if items and all(_is_message(item) for item in items):
                 return value
     return text
 
 
-_MESSAGE_KEYS = {"content", "value"}  # of {role, content} and {from, value}
+def _is_message(item: object) -> bool:
+    """Whether it is {role, content} or {from, value}. Both keys are asked for, since a reply may be JSON itself."""
+    return isinstance(item, dict) and (item.keys() >= {"role", "content"} or item.keys() >= {"from", "value"})
 
 
 def read_parquet(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
@@ -240,7 +243,7 @@ def read_parquet(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
                 yield Raw(values, f"{name}: row {row}", source)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise SourceError(f"not a readable parquet file: {reason}", where=name) from error
+        raise SourceError(f"not a readable parquet file: {reason.rstrip('.')}", where=name, do=AGAIN_ADVICE) from error
 
 
 READERS: dict[str, Callable[[IO[bytes], str, str], Iterator[Raw]]] = {
@@ -277,9 +280,9 @@ def read_file(path: Path, source: str, *, name: str = "") -> Iterator[Raw]:
                 empty = False
                 yield raw
     except (EOFError, zlib.error) as error:
-        raise SourceError("the gzip data ends early or is damaged", where=name, do="Fetch the file again") from error
+        raise SourceError("the gzip data ends early or is damaged", where=name, do=AGAIN_ADVICE) from error
     except gzip.BadGzipFile as error:
-        raise SourceError(f"not gzip data, or damaged: {error}", where=name) from error
+        raise SourceError(f"not gzip data, or damaged: {error}", where=name, do=AGAIN_ADVICE) from error
     except UnicodeDecodeError as error:
         raise SourceError(f"not UTF-8: {error.reason}", where=name, do=UTF8_ADVICE) from error
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -12,9 +13,12 @@ from pathlib import Path, PurePosixPath
 
 from ktodata import hub
 from ktodata.errors import SourceError
+from ktodata.io.paths import local_path
 from ktodata.io.records import Raw, read_file, read_lines, suffix_of
 
+log = logging.getLogger(__name__)
 STDIN = "-"
+NAMED = 5  # files that a warning names
 # How splits are called in file and folder names, as `datasets` has it.
 ALIASES = {
     "train": "train",
@@ -65,14 +69,17 @@ def find_parts(
     """
     if source == STDIN:
         return [Part("stdin", _read_stdin)]
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _folder_parts(path, split=split, folders=folders)
-    if path.exists():
-        return [Part(_provenance(path), partial(read_file, path, _provenance(path)))]
+    path = local_path(source)
+    try:
+        if path.is_dir():
+            return _folder_parts(path, split=split, folders=folders)
+        if path.exists():
+            return [Part(_provenance(path), partial(read_file, path, _provenance(path)))]
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror or error}", where=source) from error
     hub_id = hub.parse_id(source)
     if hub_id is None or suffix_of(hub_id.repo):
-        raise SourceError("no such file or folder", where=source)
+        raise SourceError("no such file or folder", where=source, do="A dataset on the Hub is named owner/name")
     if own_files:
         return _repository_parts(hub_id, split=split, folders=folders)
     label = ":".join(part for part in (*hub_id, split) if part)
@@ -173,6 +180,9 @@ def choose_files(names: Collection[str], *, split: str, folders: Sequence[str] =
     else:
         chosen = [name for name in readable if split in (splits[name], _stem(name))]
         chosen = chosen or [name for name in readable if splits[name] == ALIASES.get(split, split)]
+        if passed := [name for name in readable if not splits[name] and name not in chosen]:
+            more = f" and {len(passed) - NAMED} more" if len(passed) > NAMED else ""
+            log.warning("%s: not read, as their names tell no split: %s%s", where, ", ".join(passed[:NAMED]), more)
     if not chosen:
         known = sorted({found for found in splits.values() if found} or {"train"})
         raise SourceError(f"no split {split!r}", where=where, do=f"It has: {', '.join(known)}")

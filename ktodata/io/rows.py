@@ -29,7 +29,7 @@ def read_rows(
                 )
         except RowError as error:
             if quarantine is None:
-                raise
+                raise error.advised("`ktodata unpair FILE --quarantine BAD` sorts out such rows") from error
             quarantine.add(error.what, where=raw.where, record=raw.shown())
         else:
             rows.append(row)

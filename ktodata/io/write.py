@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from ktodata.errors import UsageError, WriteError
+from ktodata.io.paths import local_path
 from ktodata.schema import COLUMNS, Kind, Row, to_record
 
 STDOUT = "-"
@@ -32,7 +33,7 @@ def check_output(out: str) -> None:
     """
     if out == STDOUT:
         return
-    path = Path(out).expanduser()
+    path = local_path(out)
     if not _suffix(path):
         raise UsageError(
             f"unknown suffix {path.suffix!r}" if path.suffix else "no suffix that tells the format",
@@ -49,9 +50,12 @@ def check_writable(path: Path) -> None:
         UsageError: it is a folder.
         WriteError: it cannot be made.
     """
-    if path.is_dir():
-        raise UsageError("is a folder, not a file to write", where=str(path))
-    above = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        if path.is_dir():
+            raise UsageError("is a folder, not a file to write", where=str(path), do="Name a file in it")
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:
+        raise WriteError(f"cannot be made: {error.strerror or error}", where=str(path)) from error
     if not above.is_dir():
         raise WriteError("cannot be made", where=str(path), do=f"{above} is not a folder")
     if not os.access(above, os.W_OK):
@@ -67,7 +71,7 @@ def atomic_file(out: str | Path) -> Iterator[IO[bytes]]:
     Raises:
         WriteError: no permission, no space, or no such place.
     """
-    path = Path(out).expanduser().resolve()
+    path = local_path(out).resolve()
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +114,7 @@ def write_rows(rows: Iterable[Row], out: str) -> int:
     checked = _one_kind(rows, out)
     if out == STDOUT:
         return _write_jsonl(checked, sys.stdout.buffer)
-    path = Path(out).expanduser()
+    path = local_path(out)
     with atomic_file(path) as stream:
         return WRITERS[_suffix(path)](checked, stream)
 
@@ -211,7 +215,7 @@ class Quarantine:
 
     def __init__(self, path: str | Path | None) -> None:
         """Raises UsageError or WriteError if no file can be made there."""
-        self.path = Path(path).expanduser() if path else None
+        self.path = local_path(path) if path else None
         if self.path:
             check_writable(self.path)
         self.count = 0

@@ -9,6 +9,7 @@ from ktodata.schema import Message, named
 from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, is_empty, string
 from ktodata.sources.messages import as_messages
 from ktodata.sources.pairs import read_pair
+from ktodata.sources.system import system_turns
 
 
 def read_dpo(record: Record, where: str) -> Iterator[Example | Skip]:
@@ -35,10 +36,7 @@ def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
 
 
 def _prompt(record: Record, where: str) -> list[Message]:
-    system = record.get("system")
-    if system is not None and not isinstance(system, str):
-        raise RowError(f"system is {named(system)}, not a string", where=where)
-    turns: list[Message] = [{"role": "system", "content": system}] if system else []
+    turns = system_turns(record, where) or []
     name = next((name for name in ("conversations", "messages") if name in record), "")
     if name:
         return turns + as_messages(column(record, name, where), name=name, where=where)

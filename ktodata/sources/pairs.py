@@ -9,14 +9,16 @@ from ktodata.errors import RowError
 from ktodata.schema import Message, kind_of, named
 from ktodata.sources.contract import Example, Record, Skip, Source, column, pair
 from ktodata.sources.messages import as_messages
+from ktodata.sources.system import after, system_turns
 from ktodata.sources.transcript import ASSISTANT, is_transcript, read_transcripts
 
 USERS = ("user", "system")  # roles that a completion cannot hold
 
 
 def read(record: Record, where: str) -> Iterator[Example | Skip]:
-    """A pair in any of these forms; see `read_pair`."""
-    return read_pair(record.get("prompt"), record, where)
+    """A pair in any of these forms; see `read_pair`. A system prompt in its own column makes it chat."""
+    turns = system_turns(record, where)
+    return (after(turns, found, where=where) for found in read_pair(record.get("prompt"), record, where))
 
 
 def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Skip]:

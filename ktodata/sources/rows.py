@@ -6,17 +6,19 @@ from collections.abc import Iterator
 
 from ktodata.schema import parse_row
 from ktodata.sources.contract import Example, Record, Skip, Source, is_empty
+from ktodata.sources.system import after, system_turns
 
 
 def read(record: Record, where: str) -> Iterator[Example | Skip]:
-    """The row as it is, with its provenance."""
-    row = parse_row(record, where=where, source="")
+    """The row as it is, with its provenance. A system prompt in its own column becomes a turn, and the row chat."""
+    turns = system_turns(record, where)
+    row = parse_row({name: value for name, value in record.items() if name != "system"}, where=where, source="")
     if is_empty(row.completion):
         yield Skip("empty completion")
     elif row.prompt == []:
         yield Skip("no prompt")
     else:
-        yield Example(
+        example = Example(
             row.prompt,
             row.completion,
             row.label,
@@ -26,6 +28,7 @@ def read(record: Record, where: str) -> Iterator[Example | Skip]:
             parent_id=row.parent_id,
             id=row.id,
         )
+        yield after(turns, example, where=where)
 
 
 ROWS = Source(

@@ -33,7 +33,7 @@ def cut(transcript: str, *, name: str, where: str) -> tuple[str, str]:
         raise RowError(
             f"{name} has no {ASSISTANT!r} to cut after",
             where=where,
-            do="Plain text needs a prompt column, or to be a transcript with such turns",
+            do="Plain text needs a prompt column (and no preset, or pairs), or to be a transcript with such turns",
         )
     return prompt + marker, completion
 

@@ -1,0 +1,177 @@
+"""Slips at the command line that must cost no data: files in each other's way, names that are none, lost columns."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ktodata.cli import main
+from ktodata.errors import RowError, SourceError
+from ktodata.io import Quarantine, is_there, read_rows
+from ktodata.io.resolve import choose_files
+from ktodata.unpair import unpair
+
+PAIRS = [{"prompt": f"p{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(3)]
+LONG = "x" * 300  # no file system has such names
+
+
+def save(path: Path, records: list[dict[str, Any]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+SLIPS: dict[str, tuple[list[str], int, str]] = {
+    "quarantine is the input": (["in/a.jsonl", "--quarantine", "in/../in/a.jsonl"], 2, "is the input, or in it"),
+    "quarantine is a part of the input": (["in", "--quarantine", "in/a.jsonl"], 2, "is the input, or in it"),
+    "quarantine is the output, spelt another way": (["in", "--quarantine", "in/../o.jsonl"], 2, "both the output"),
+    "quarantine to stdout": (["in", "--quarantine", "-"], 2, "--quarantine is '-'. Name a file"),
+    "an unset variable as quarantine": (["in", "--quarantine", ""], 2, "--quarantine is ''. Name a file"),
+    "an unset variable as source": ([""], 2, "no SOURCE"),
+    "too long a source": ([f"{LONG}.jsonl"], 1, f"{LONG}.jsonl: cannot be read: File name too long"),
+    "too long an output": (["in", "-o", f"{LONG}.jsonl"], 1, f"{LONG}.jsonl: cannot be made: File name too long"),
+    "too long a quarantine": (["in", "--quarantine", LONG], 1, "cannot be made: File name too long"),
+    "nobody's home": (["~nobody-at-all/a.jsonl"], 1, "~nobody-at-all/a.jsonl: no such file or folder"),
+    "an argument too many": (["in", "more"], 2, "unexpected extra argument (more). See `"),
+    "a pair without a reply": (["null.jsonl"], 1, "rejected is null, not a string or messages. Mend it, or name"),
+}
+
+
+@pytest.mark.parametrize("case", SLIPS)
+def test_slips_are_one_clear_error_and_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "in" / "a.jsonl", PAIRS)
+    save(tmp_path / "null.jsonl", [PAIRS[0] | {"rejected": None}])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    arguments, code, message = SLIPS[case]
+    result = run("unpair", *arguments, *([] if "-o" in arguments else ["-o", "o.jsonl"]))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_the_input_may_be_the_output_and_a_new_quarantine_may_lie_beside_it(tmp_path: Path) -> None:
+    source = save(tmp_path / "in" / "a.jsonl", PAIRS)
+    result = run("unpair", source, "-o", source, "--quarantine", str(tmp_path / "in" / "bad"))
+    assert result.exit_code == 0, result.stderr
+    assert len(read_rows(source)) == 6
+
+
+def test_a_name_that_no_file_can_have_is_not_there() -> None:
+    assert not is_there(f"owner/name:{LONG}")
+    assert not is_there("~nobody-at-all/name")
+
+
+def test_a_layouts_name_may_be_a_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "pairs" / "a.jsonl", PAIRS)
+    assert unpair("pairs").read == 3
+
+
+@pytest.mark.parametrize("command", [["negatives", "--strategy", "corrupt", "-o", "o.jsonl"], ["balance"]])
+def test_pairs_are_not_rows_and_who_makes_rows_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(command[0], save(tmp_path / "a.jsonl", PAIRS), *command[1:])
+    assert result.exit_code == 1
+    assert "no column 'completion' (columns seen: prompt, chosen, rejected)" in result.stderr
+    assert "`ktodata unpair` makes rows of pairs" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_an_unreadable_first_record_is_set_aside_like_any_other(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.jsonl", [{"oops": 1}, *PAIRS])
+    for preset in ("", "pairs"):
+        with pytest.raises(SourceError, match="columns oops"):
+            unpair(source, preset=preset)
+        with Quarantine(tmp_path / "bad.jsonl") as quarantine:
+            made = unpair(source, preset=preset, quarantine=quarantine)
+        assert (made.read, len(made.rows), made.skipped) == (4, 6, {"unreadable": 2})
+        assert json.loads((tmp_path / "bad.jsonl").read_text(encoding="utf-8"))["record"] == {"oops": 1}
+    none = save(tmp_path / "b.jsonl", [{"oops": 1}, {"oops": 2}])
+    with Quarantine(None) as quarantine, pytest.raises(SourceError, match="none of its 2 records can be read"):
+        unpair(none, quarantine=quarantine)
+
+
+def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in pairs]
+
+
+def test_a_system_prompt_in_its_own_column_is_a_turn(tmp_path: Path) -> None:
+    asked = turns(("system", "Be kind."), ("user", "p"))
+    record = {"system": "Be kind.", "prompt": "p", "chosen": "a", "rejected": "b"}
+    for given in (
+        record,
+        record | {"prompt": asked[1:]},
+        record | {"prompt": asked},
+        {
+            "system": "Be kind.",
+            "chosen": [*asked[1:], *turns(("assistant", "a"))],
+            "rejected": [asked[1], *turns(("assistant", "b"))],
+        },
+        {"system": "Be kind.", "prompt": "p", "completion": "a", "label": True},
+    ):
+        rows = unpair(save(tmp_path / "a.jsonl", [given])).rows
+        assert [row.prompt for row in rows] == [asked] * len(rows)
+        assert rows[0].completion[0]["role"] == "assistant"  # type: ignore[index]
+        assert {row.completion[0]["content"] for row in rows} <= {"a", "b"}  # type: ignore[index]
+    with pytest.raises(RowError, match="system is int 3, not a string"):
+        unpair(save(tmp_path / "a.jsonl", [record | {"system": 3}]))
+
+
+def test_an_empty_system_prompt_makes_no_turn_but_the_same_kind(tmp_path: Path) -> None:
+    rows = [
+        {"system": "Be kind.", "prompt": "p", "completion": "a", "label": True},
+        {"system": "", "prompt": "q", "completion": "b", "label": False},
+        {"system": None, "prompt": "r", "completion": "c", "label": False},
+    ]
+    made = unpair(save(tmp_path / "a.jsonl", rows)).rows
+    assert {len(row.prompt) for row in made if row.kind == "chat"} == {1, 2}
+    assert len(made) == 3
+
+
+def test_a_system_prompt_is_not_lost_where_rows_are_read(tmp_path: Path) -> None:
+    row = {"prompt": "p", "completion": "a", "label": True}
+    with pytest.raises(RowError, match="a system prompt in a column of its own"):
+        read_rows(save(tmp_path / "a.jsonl", [row | {"system": "Be kind."}]))
+    assert len(read_rows(save(tmp_path / "a.jsonl", [row | {"system": ""}]))) == 1
+
+
+def test_a_csv_reply_that_is_json_stays_text(tmp_path: Path) -> None:
+    replies = ['{"value": 3}', '[{"content": "x"}]', '{"from": "Rome", "to": "Pisa"}', "[]", "{}"]
+    lines = [f'p,"{reply.replace(chr(34), chr(34) * 2)}",true\n' for reply in replies]
+    (tmp_path / "a.csv").write_text("prompt,completion,label\n" + "".join(lines), encoding="utf-8")
+    assert [row.completion for row in read_rows(str(tmp_path / "a.csv"))] == replies
+
+
+def test_files_that_are_passed_over_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert choose_files(["train.jsonl", "test.jsonl"], split="train", where="here") == ["train.jsonl"]
+    assert caplog.text == ""
+    names = ["train.jsonl", *(f"more{n}.jsonl" for n in range(7))]
+    assert choose_files(names, split="train", where="here") == ["train.jsonl"]
+    assert "here: not read, as their names tell no split: more0.jsonl" in caplog.text
+    assert "more4.jsonl and 2 more" in caplog.text
+    caplog.clear()
+    transcript = {name: f"\n\nHuman: q\n\nAssistant: {name}" for name in ("chosen", "rejected")}
+    for folder in ("helpful-base", "mine"):
+        save(tmp_path / "all" / folder / "train.jsonl", [transcript])
+    assert unpair(str(tmp_path / "all")).read == 1
+    assert "not read, as hh-rlhf has its pairs in other folders: mine/train.jsonl" in caplog.text
+
+
+def test_new_lines_of_a_recipe_end_like_the_others(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": f"c{n}", "label": n > 0} for n in range(3)]
+    source, recipe = save(tmp_path / "a.jsonl", rows), tmp_path / "r.toml"
+    recipe.write_bytes(b"[loss]\r\nbeta = 0.1 # b\r\n")
+    assert run("balance", source, "--write", str(recipe)).exit_code == 0
+    written = b"[loss]\r\nbeta = 0.1 # b\r\ndesirable_weight = 1.0\r\nundesirable_weight = 2.0\r\n"
+    assert recipe.read_bytes() == written
