@@ -48,3 +48,20 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "not empty" in done.stdout
     assert kept.read_text() == "all of it"
+
+
+def test_a_step_that_fails_is_named() -> None:
+    code = "import demo, pathlib; demo.run('ktodata', 'balance', pathlib.Path('nowhere.parquet'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=DEMO.parent, capture_output=True, text=True, check=False)
+    assert "$ ktodata balance nowhere.parquet" in done.stdout
+    assert "StepError: `ktodata balance` failed with exit status 1" in done.stderr
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    copy = tmp_path / "recipes" / "quickstart"
+    copy.mkdir(parents=True)
+    for name in ("demo.py", "style.py", "measure.py", "grammar.py", "grammar.toml"):
+        (copy / name).write_bytes((DEMO.parent / name).read_bytes())
+    done = subprocess.run([sys.executable, str(copy / "demo.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "demo: recipes/quickstart/model holds neither a model nor an adapter" in done.stdout
