@@ -96,6 +96,30 @@ def test_code_and_addresses_are_left_alone() -> None:
     assert checked > 100
 
 
+@pytest.mark.parametrize(
+    "glued",
+    [
+        "see [the page](https://example.org/a) for more",
+        "link:https://example.org/a is it",
+        "-https://example.org/a as an item",
+        "1.https://example.org/a as an item",
+        "well...www.example.org/a is it",
+        "call foo(`bar baz`) or so",
+        "well`bar baz`well it is",
+        "write to:bob.b@example.org then",
+        "访问www.example.org/a，谢谢你们的帮助",
+        "请看example.org/a，谢谢你们的帮助",
+    ],
+)
+def test_what_is_protected_needs_no_space_around_it(glued: str) -> None:
+    whole = re.search(r"https://example.org/a|`bar baz`|bob.b@example.org|www.example.org/a|example.org/a", glued)
+    assert whole
+    for name in OPERATIONS:
+        for seed in range(5):
+            result = worse(f"First of all, {glued}. And so on.", name, seed=seed, intensity=1.0)
+            assert isinstance(result, Skip) or whole[0] in result, (name, result)
+
+
 def test_protection_can_be_lifted() -> None:
     text = "`alpha beta gamma delta epsilon zeta eta theta`"
     assert isinstance(worse(text, "delete"), Skip)

@@ -19,17 +19,19 @@ UNSPACED = (
 PICTURES = "\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 JOINERS = "\ufe0e\ufe0f\u200d\u20e3\U000e0020-\U000e007f\U0001f3fb-\U0001f3ff"
 EMOJI = rf"(?:[0-9#*]\ufe0f?\u20e3|[©®™‼⁉]\ufe0f|[{PICTURES}][{JOINERS}]*(?:\u200d[{PICTURES}♀♂][{JOINERS}]*)*)"
-# Each begins only where a run of its characters does: otherwise a long run costs its length squared.
+# Each begins only where a run of its characters does ("-https", "1.https" and all): otherwise a long run costs its
+# length squared. Letters of other scripts are no part of such a run: "访问www.example.org".
 PROTECTED = "|".join(
     (
         # A fence never closed protects to the end.
         r"(?:^[ \t]*(?P<fence>`{3,}|~{3,})[^\n]*(?:\n(?s:.*?))?(?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z))",
         r"(?:(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\n)(?s:.))+?(?<!`)(?P=tick)(?!`))",
-        r"(?:(?<![a-zA-Z0-9+.\-])[a-zA-Z][a-zA-Z0-9+.\-]*://[^\s<>`]*[^\s<>`.,;:!?)\]}'\"…])",
+        r"(?:(?<![a-zA-Z0-9+.\-])[a-zA-Z0-9+.\-]+://[^\s<>`]*[^\s<>`.,;:!?)\]}'\"…])",
         r"(?:(?<![\w.+\-])(?:mailto:)?[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+)",
-        r"(?:(?<![\w.\-])(?:www\.|(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io|ai|dev|app|info|co|uk|it|es|fr|de|eu)\b(?=/))"
+        r"(?:(?<![a-zA-Z0-9_\-])(?<![^.]\.)"
+        r"(?:www\.|(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io|ai|dev|app|info|co|uk|it|es|fr|de|eu)\b(?=/))"
         r"[^\s<>`]*[^\s<>`.,;:!?)\]}'\"…])",
-        r"(?:(?<![\w.\-])(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io)\b)",
+        r"(?:(?<![a-zA-Z0-9_\-])(?<![^.]\.)(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io)\b)",
     )
 )
 # Without any of these nothing can be protected; looking for the rest costs as much as finding the words.
@@ -53,13 +55,12 @@ def _marks() -> str:
 
 
 @functools.cache
-def _pieces(protect: bool, runs: bool) -> re.Pattern[str]:
+def _pieces(runs: bool) -> re.Pattern[str]:
     edge = rf"[^\s{_marks()}{PICTURES}{UNSPACED}{JOINERS}]"
     inner = rf"[^\s{PICTURES}{UNSPACED}—–…]"
     unspaced = rf"[{UNSPACED}]+" if runs else rf"(?![{_thai_marks()}])[{UNSPACED}][{_thai_marks()}]*"
     words = rf"(?P<word>{edge}(?:{inner}*{edge})?|{unspaced})"
-    head = f"(?P<kept>{PROTECTED})|" if protect else ""
-    return re.compile(head + rf"(?P<emoji>{EMOJI})|(?P<number>{_NUMBER})|{words}", re.MULTILINE)
+    return re.compile(rf"(?P<emoji>{EMOJI})|(?P<number>{_NUMBER})|{words}", re.MULTILINE)
 
 
 @functools.cache
@@ -92,11 +93,15 @@ class Layout:
 def lay_out(text: str, *, protect: bool = True, runs: bool = False) -> Layout:
     """Words and gaps. A word of a script without spaces is one character with its marks, or with `runs` a whole run."""
     gaps, words, end = [], [], 0
-    for match in _pieces(protect and _MAY_NEED.search(text) is not None, runs).finditer(text):
-        if match.lastgroup == "word":
-            gaps.append(text[end : match.start()])
-            words.append(match.group())
-            end = match.end()
+    # What is protected ends a word: the address in "[here](https://…)" has no space before it.
+    start = 0
+    for stop, after in (*(protected_spans(text) if protect else ()), (len(text), len(text))):
+        for match in _pieces(runs).finditer(text, start, stop):
+            if match.lastgroup == "word":
+                gaps.append(text[end : match.start()])
+                words.append(match.group())
+                end = match.end()
+        start = after
     gaps.append(text[end:])
     return Layout(gaps, words)
 
