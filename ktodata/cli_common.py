@@ -173,6 +173,9 @@ def run(call: Callable[[], Any]) -> NoReturn:
     except click.ClickException as error:
         say(f"error: {error.format_message()}")
         sys.exit(error.exit_code)
+    except OSError as error:  # of stdout, above all: a full disk behind it
+        say(f"error: {error.strerror or error}")
+        sys.exit(KtodataError.exit_code)
     except (click.Abort, KeyboardInterrupt):
         say("interrupted; nothing was written")
         sys.exit(INTERRUPTED)

@@ -158,6 +158,23 @@ def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("command", [["unpair"], ["presets"]])
+def test_a_full_disk_behind_stdout_is_one_line(command: list[str]) -> None:
+    text = "".join(PAIR % (n, n, n) for n in range(3000))
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ktodata", *command],
+            input=text,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path, workers: str) -> None:
     pipe, out = tmp_path / "pipe", tmp_path / "out"

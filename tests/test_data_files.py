@@ -122,6 +122,12 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "not an object": ("a.jsonl", b"[1]\n", "a.jsonl:1: a JSON array, not an object"),
     "not UTF-8": ("a.jsonl", b'{"prompt": "\xff"}\n', "a.jsonl:1: byte 13 of the line is not UTF-8"),
     "half an emoji": ("a.jsonl", b'{"prompt": "\\ud83d"}\n', "a.jsonl:1: half of a surrogate pair"),
+    "half an emoji in an array": ("a.json", b'[\n{"prompt": "\\ude00"}]', "a.json:2: half of a surrogate pair"),
+    "half an emoji in csv": (
+        "a.csv",
+        b'prompt,completion,label\n"[{""role"": ""user"", ""content"": ""\\ud83d""}]",c,true\n"[]",c,1\n',
+        "a.csv:3: label is '1'",  # a cell that is no sound message is text, as it stands there
+    ),
     "nested": ("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl:1: "),
     "array cut off": ("a.json", f"[{ROW},\n".encode(), "a.json:2: not JSON"),
     "array not closed": ("a.json", f"[{ROW}\n".encode(), "a.json:2: the JSON array is not closed"),

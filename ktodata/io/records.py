@@ -24,7 +24,7 @@ from ktodata.errors import RowError, SourceError
 BOM = b"\xef\xbb\xbf"
 BLOCK = 2**20  # characters per read of a JSON array
 BATCH = 1000  # rows per read of a columnar file
-_SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _BLANK = re.compile(r"\s*")
 
 
@@ -66,20 +66,30 @@ class Raw:
 
 def _parse_line(line: bytes, where: str) -> object:
     try:
-        value = json.loads(line.decode("utf-8"))
-        if _SURROGATE.search(line):
-            json.dumps(value, ensure_ascii=False).encode()  # half an emoji, which no file can hold
+        text = line.decode("utf-8")
+        value = json.loads(text)
     except UnicodeDecodeError as error:
         raise RowError(f"byte {error.start + 1} of the line is not UTF-8", where=where, do=UTF8_ADVICE) from error
-    except UnicodeEncodeError as error:
-        raise RowError("half of a surrogate pair (a broken emoji) in the text", where=where) from error
     except RecursionError as error:
         raise RowError("JSON nested too deeply", where=where) from error
     except ValueError as error:
         raise RowError(f"not JSON: {error}", where=where) from error
+    if _broken(value, text):
+        raise RowError(BROKEN_EMOJI, where=where)
     return value
 
 
+def _broken(value: object, text: str) -> bool:
+    """Whether a value, which stands in JSON as `text`, has half of a surrogate pair in it, which no file can hold."""
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return True
+    return False
+
+
+BROKEN_EMOJI = "half of a surrogate pair (a broken emoji) in the text"
 UTF8_ADVICE = "Convert the file to UTF-8 first"
 AGAIN_ADVICE = "Fetch or write the file again"
 
@@ -112,14 +122,14 @@ def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
         yield from read_lines(stream, name, source)
     elif head[:1] == b"[":
         with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig") as text:
-            for line, value in _array_items(text, name):
-                yield Raw(value, f"{name}:{line}", source)
+            for line, value, problem in _array_items(text, name):
+                yield Raw(value, f"{name}:{line}", source, problem)
     elif head:
         raise SourceError("neither a JSON array of objects nor JSON lines", where=name)
 
 
-def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object]]:
-    """The items of a JSON array, with the line each begins on, holding little more than one item at a time."""
+def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object, str]]:
+    """The items of a JSON array, holding little more than one at a time: the line, the item, what is wrong with it."""
     decoder, buffer, place, line, ended, first = json.JSONDecoder(), "", 0, 1, False, True
 
     def more(size: int) -> None:
@@ -167,7 +177,7 @@ def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object]]:
                     break
             more(size)
             size *= 2  # an item of any length is tried again a logarithmic number of times
-        yield line, value
+        yield line, value, BROKEN_EMOJI if _broken(value, buffer[place:end]) else ""
         line += buffer.count("\n", place, end)
         place = end
 
@@ -215,7 +225,7 @@ def _cell(column: str, text: str) -> object:
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
             items = value if isinstance(value, list) else [value]
-            if items and all(_is_message(item) for item in items):
+            if items and all(_is_message(item) for item in items) and not _broken(value, text):
                 return value
     return text
 
