@@ -7,13 +7,19 @@ from collections.abc import Sequence
 import torch
 
 from ktotrain.batch import TokenizedRow
+from ktotrain.cache import ScoreCache
 from ktotrain.metrics import RowValues, step_metrics
 from ktotrain.plan import Step
 from ktotrain.step import Machinery, Objective, Packing, build_packs, run_step
 
 
 def evaluate(
-    steps: Sequence[Step], rows: Sequence[TokenizedRow], packing: Packing, machinery: Machinery, objective: Objective
+    steps: Sequence[Step],
+    rows: Sequence[TokenizedRow],
+    packing: Packing,
+    machinery: Machinery,
+    objective: Objective,
+    known: ScoreCache | None = None,
 ) -> dict[str, float]:
     """Metrics over all rows of `steps`, under `eval_` keys.
 
@@ -25,7 +31,7 @@ def evaluate(
     raw = clamped = 0.0
     pairs = 0
     for step in steps:
-        packs = build_packs(step, rows, packing, objective.loss)
+        packs = build_packs(step, rows, packing, objective.loss, known)
         scores = run_step(packs, machinery, objective, learn=None)
         parts.append(RowValues(packs.labels_n, scores.policy_n, scores.policy_n - scores.reference_n, scores.losses_n))
         z_refs.append(torch.full_like(scores.policy_n, scores.z_ref))

@@ -67,8 +67,6 @@ def refuse_what_is_missing(recipe: Recipe) -> None:
     problems = []
     if recipe.model.quantization != "none":
         problems.append('model.quantization: only "none" is there so far')
-    if recipe.model.reference_logps == "cached":
-        problems.append('model.reference_logps: only "online" is there so far (and "auto", which takes it)')
     if recipe.train.save_every:
         problems.append("train.save_every: checkpoints are not there yet; the final model is always saved")
     for name in recipe.train.trackers:

@@ -52,7 +52,8 @@ class ModelRecipe:
         default="auto",
         metadata=key(
             "When the reference's log-probabilities are computed. `online`: in each step. `cached`: all before "
-            "training, kept for later runs."
+            "training, kept in a file that later runs with the same reference and rows use, whatever else they change; "
+            "a second model is freed then. `auto`: cached if there is a second model or more than one epoch."
         ),
     )
     quantization: Quantization = field(

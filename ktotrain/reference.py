@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -26,6 +27,18 @@ class Reference(Protocol):
 
     def __call__(self, batch: PackedBatch) -> Tensor: ...
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight it computes with, under the name it has without adapters."""
+        ...
+
+    def settings(self) -> str:
+        """What else decides its scores, as text."""
+        ...
+
+    def release(self) -> None:
+        """Free what only the reference needs. It cannot be called any more."""
+        ...
+
 
 class AdapterOff:
     """The reference of a policy with a fresh adapter: the same model without it."""
@@ -37,6 +50,17 @@ class AdapterOff:
         """See `Reference`."""
         with self.adapted.disable_adapter():
             return no_grad_scores(self.scorer, batch)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Reference`."""
+        return _weights(self.scorer.model, adapter="")
+
+    def settings(self) -> str:
+        """See `Reference`."""
+        return _settings(self.scorer.model)
+
+    def release(self) -> None:
+        """See `Reference`: the weights are the policy's own."""
 
 
 class FrozenAdapter:
@@ -60,6 +84,19 @@ class FrozenAdapter:
         """See `Reference`."""
         with self._switched():
             return no_grad_scores(self.scorer, batch)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Reference`."""
+        return _weights(self.scorer.model, adapter=FROZEN)
+
+    def settings(self) -> str:
+        """See `Reference`: the adapter's scale is not in its weights."""
+        config = self.adapted.peft_config[FROZEN]
+        return f"{_settings(self.scorer.model)} {config.r} {config.lora_alpha} {config.use_rslora} {config.use_dora}"
+
+    def release(self) -> None:
+        """See `Reference`."""
+        self.adapted.delete_adapter(FROZEN)
 
     @contextlib.contextmanager
     def _switched(self) -> Iterator[None]:
@@ -85,6 +122,18 @@ class FrozenCopy:
         """See `Reference`."""
         return no_grad_scores(self.scorer, batch)
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Reference`."""
+        return _weights(self.scorer.model, adapter="")
+
+    def settings(self) -> str:
+        """See `Reference`."""
+        return _settings(self.scorer.model)
+
+    def release(self) -> None:
+        """See `Reference`: the second model goes."""
+        del self.scorer
+
 
 def copy_of(model: nn.Module, head: Head | None) -> FrozenCopy:
     """A frozen copy of a model as it is now; costs its weights' memory once more."""
@@ -92,3 +141,17 @@ def copy_of(model: nn.Module, head: Head | None) -> FrozenCopy:
 
     twin = copy.deepcopy(model)
     return FrozenCopy(Scorer(twin, None if head is None else find_head(twin)))
+
+
+def _weights(model: Any, *, adapter: str) -> Iterator[tuple[str, Tensor]]:
+    """A model's weights without adapters, but for the one named; peft's wrappers leave no trace in the names."""
+    for name, tensor in model.state_dict().items():
+        if "lora_" not in name or (adapter and f".{adapter}." in f"{name}."):
+            yield name.replace(".base_layer", ""), tensor
+
+
+def _settings(model: Any) -> str:
+    """The config, without what does not change a score."""
+    ignored = {"_name_or_path", "transformers_version", "architectures", "use_cache", "dtype"}
+    config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
+    return json.dumps(config, sort_keys=True, default=str)

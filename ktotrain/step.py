@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ktotrain.batch import Branch, Continuation, PackedBatch, TokenizedRow, branch_of
+from ktotrain.cache import ScoreCache
 from ktotrain.losses import Loss, class_weights
 from ktotrain.packing import Layout, continuation, pack
 from ktotrain.plan import Step
@@ -68,11 +69,13 @@ class Machinery:
 class StepPacks:
     """A step's packs of this process, and what all processes know of its rows.
 
-    In `reference`, row i + n stands for the mismatched pair of row i. There is either a `following` or `mismatched`
-    packs, or neither where no reference point is estimated (`pairs` is then 0).
+    In `reference`, row i + n stands for the mismatched pair of row i; there are no such packs where the reference's
+    scores are `known_2n` already. There is either a `following` or `mismatched` packs, or neither where no reference
+    point is estimated (`pairs` is then 0).
     """
 
     reference: list[PackedBatch]
+    known_2n: Tensor | None
     graded: list[PackedBatch]
     mismatched: list[PackedBatch]
     following: Continuation | None
@@ -113,8 +116,14 @@ def mismatched_branches(step: Step, rows: Sequence[TokenizedRow], *, max_length:
     ]
 
 
-def build_packs(step: Step, rows: Sequence[TokenizedRow], packing: Packing, loss: Loss) -> StepPacks:
-    """This process's packs of a step; mismatched ones only if the loss asks for them."""
+def build_packs(
+    step: Step, rows: Sequence[TokenizedRow], packing: Packing, loss: Loss, known: ScoreCache | None = None
+) -> StepPacks:
+    """This process's packs of a step; mismatched ones only if the loss asks for them.
+
+    Args:
+        known: the reference's scores, if all are.
+    """
 
     def packs_of(branches: list[Branch]) -> list[PackedBatch]:
         return pack(branches, pack_tokens=packing.pack_tokens, layout=packing.layout, pad_id=packing.pad_id)
@@ -134,8 +143,13 @@ def build_packs(step: Step, rows: Sequence[TokenizedRow], packing: Packing, loss
         if following.batch.positions > packing.pack_tokens:
             following = None
     shifted = [dataclasses.replace(branch, row=branch.row + len(own)) for branch in lent]
+    known_2n = None
+    if known is not None:
+        known_2n = torch.zeros(2 * len(own), dtype=torch.float32)
+        known_2n[: len(own) + len(lent)] = torch.tensor([known[branch] for branch in own + lent])
     return StepPacks(
-        reference=share(packs_of(own + shifted)),
+        reference=share(packs_of(own + shifted)) if known is None else [],
+        known_2n=known_2n,
         graded=graded,
         mismatched=packs_of(lent_here) if lent_here and following is None else [],
         following=following,
@@ -190,6 +204,8 @@ def run_step(
 
 def reference_scores(packs: StepPacks, machinery: Machinery) -> Tensor:
     """The reference's log-probabilities of the rows and, after them, of their mismatched pairs: float32 of shape 2n."""
+    if packs.known_2n is not None:
+        return packs.known_2n.to(machinery.device)
     scores_2n = torch.zeros(2 * len(packs.labels_n), dtype=torch.float32, device=machinery.device)
     with machinery.autocast():
         for cpu_batch in packs.reference:

@@ -20,6 +20,7 @@ import click
 import torch
 from torch import Tensor
 
+from ktotrain.cache import ScoreCache, cache_folder, fingerprint
 from ktotrain.errors import TrainingError
 from ktotrain.evaluate import evaluate
 from ktotrain.files import write_atomic
@@ -27,10 +28,12 @@ from ktotrain.memory import available_bytes
 from ktotrain.metrics import RowValues, step_metrics
 from ktotrain.outputs import finish, sample
 from ktotrain.plan import Step
+from ktotrain.precompute import missing_sequences, precompute
 from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refuse_what_is_missing
 from ktotrain.preview import memory_estimate, plan_lines
 from ktotrain.progress import Progress
 from ktotrain.recipe import OptimRecipe, Recipe, recipe_to_dict
+from ktotrain.reference import FrozenCopy
 from ktotrain.step import Machinery, Packing, StepPacks, build_packs, run_step
 
 
@@ -98,14 +101,6 @@ def train(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, o
         follow=policy.choice.follows,
     )
     update = _Update(optimizer, scheduler, scaler, policy.parameters, recipe.optim.max_grad_norm, accelerator)
-    check = functools.partial(
-        evaluate,
-        run_data.eval_steps,
-        run_data.evaluation.rows if run_data.evaluation else [],
-        packing,
-        machinery,
-        run_data.objective,
-    )
     if accelerator.is_main_process:
         write_atomic(output_dir / "recipe.json", json.dumps(recipe_to_dict(recipe), indent=2) + "\n")
     metrics: dict[str, float] = {}
@@ -119,9 +114,19 @@ def train(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, o
     ):
         _announce(bar, recipe, run_data, policy)
         prompts, before = sample(recipe, run_data, policy)
+        known = _reference_scores(bar, recipe, run_data, policy, packing, machinery, accelerator)
+        check = functools.partial(
+            evaluate,
+            run_data.eval_steps,
+            run_data.evaluation.rows if run_data.evaluation else [],
+            packing,
+            machinery,
+            run_data.objective,
+            known,
+        )
         finished = time.perf_counter()
         for number, step in enumerate(run_data.steps, start=1):
-            values = train_step(number, step, run_data, packing, machinery, update)
+            values = train_step(number, step, run_data, packing, machinery, update, known)
             seen += len(step.rows)
             finished, seconds = time.perf_counter(), time.perf_counter() - finished
             metrics = {"step": number, "epoch": seen / len(run_data.train.rows)} | _with_rates(values, seconds)
@@ -147,7 +152,13 @@ def train(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, o
 
 
 def train_step(
-    number: int, step: Step, run_data: RunData, packing: Packing, machinery: Machinery, update: _Update
+    number: int,
+    step: Step,
+    run_data: RunData,
+    packing: Packing,
+    machinery: Machinery,
+    update: _Update,
+    known: ScoreCache | None,
 ) -> dict[str, float]:
     """One optimizer step; returns its metrics, but for rates and places.
 
@@ -155,7 +166,7 @@ def train_step(
         TrainingError: the loss or the gradient is not finite; nothing has been updated then.
     """
     objective = run_data.objective
-    packs = build_packs(step, run_data.train.rows, packing, objective.loss)
+    packs = build_packs(step, run_data.train.rows, packing, objective.loss, known)
     scores = run_step(packs, machinery, objective, learn=update.backward)
     if not torch.isfinite(scores.losses_n).all():
         update.forget()
@@ -175,6 +186,43 @@ def train_step(
     )
     learning_rate, grad_norm = update.apply(f"step {number}")
     return metrics | {"grad_norm": grad_norm, "learning_rate": learning_rate} | _counts(packs, machinery)
+
+
+def _reference_scores(
+    bar: Progress,
+    recipe: Recipe,
+    run_data: RunData,
+    policy: Policy,
+    packing: Packing,
+    machinery: Machinery,
+    accelerator: Any,
+) -> ScoreCache | None:
+    """The reference's scores of the whole plan, from the cache and by computing the rest; None if it stays online."""
+    mode = recipe.model.reference_logps
+    epochs = 1 + max(step.epoch for step in run_data.steps)
+    if mode == "online" or (mode == "auto" and epochs == 1 and not isinstance(policy.reference, FrozenCopy)):
+        return None
+    reference = policy.reference
+    name = fingerprint(reference.weights(), precision=recipe.train.precision, config=reference.settings())
+    cache = ScoreCache(cache_folder(), name)
+    if cache.trouble:
+        bar.say(cache.trouble)
+    length, loss = recipe.data.max_length, run_data.objective.loss
+    missing = missing_sequences(run_data.steps, run_data.train.rows, length, loss, cache)
+    if run_data.evaluation is not None:
+        missing |= missing_sequences(run_data.eval_steps, run_data.evaluation.rows, length, loss, cache)
+    bar.say(f"reference: {len(missing):,} sequences to score; {len(cache.scores):,} known from {cache.path}")
+    if missing:
+        precompute(
+            missing,
+            packing,
+            machinery,
+            cache,
+            main=accelerator.is_main_process,
+            report=lambda done: bar.say(f"reference: {done:,} of {len(missing):,} sequences scored"),
+        )
+    reference.release()
+    return cache
 
 
 class _Update:

@@ -229,7 +229,6 @@ def test_a_folder_with_a_run_in_it(attempt: Callable[..., Result], tmp_path: Pat
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model.reference_logps=cached", "reference_logps"),
         ("train.save_every=5", "save_every"),
         ('train.trackers=["wandb"]', "wandb is not installed"),
         ("model.attention=varlen", "varlen"),

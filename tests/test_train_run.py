@@ -167,6 +167,46 @@ def test_half_precision_is_close_and_keeps_float32_weights(home: Path, tmp_path:
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("kind", ["full", "adapter", "loaded adapter"])
+def test_cached_is_online_and_a_second_run_needs_no_reference(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "cache"))
+    how = [f"data.eval={home / 'eval.jsonl'}", "train.epochs=2"]
+    if kind != "full":
+        how.append("adapter.rank=2")
+    if kind == "loaded adapter":
+        how.append(f"adapter.init={train(home, tmp_path / 'first', *how).output_dir / 'model'}")
+    online = train(home, tmp_path / "online", *how, "model.reference_logps=online")
+    cached = train(home, tmp_path / "cached", *how, "model.reference_logps=cached")
+    for a, b in zip(logged(tmp_path / "online"), logged(tmp_path / "cached"), strict=True):
+        assert a.keys() == b.keys()
+        for key in a.keys() - TIMES:
+            assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-4), key
+    assert cached.evaluation["eval_loss"] == pytest.approx(online.evaluation["eval_loss"], rel=1e-5)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("the reference was asked")
+
+    for name in ("AdapterOff", "FrozenAdapter", "FrozenCopy"):
+        monkeypatch.setattr(f"ktotrain.reference.{name}.__call__", never)
+    again = train(home, tmp_path / "again", *how, "model.reference_logps=cached", "loss.beta=0.5")
+    assert again.metrics["loss"] != cached.metrics["loss"]
+
+
+def test_a_cache_of_other_weights_is_not_used(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "cache"))
+    other = model_folder(tmp_path / "other", initializer_range=0.1)
+    train(home, tmp_path / "a", "model.reference_logps=cached")
+    train(home, tmp_path / "b", "model.reference_logps=cached", f"model.path={other}")
+    said = [line for line in capsys.readouterr().err.splitlines() if "to score" in line]
+    assert [line.split(" from ")[0] for line in said] == ["reference: 48 sequences to score; 0 known"] * 2
+    assert logged(tmp_path / "b")[0]["rewards/chosen"] == pytest.approx(0.0, abs=1e-5)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 def test_another_model_as_reference(home: Path, tmp_path: Path) -> None:
     model_folder(tmp_path / "other", initializer_range=0.05)
     result = train(home, tmp_path / "a", f"model.reference={tmp_path / 'other'}", "train.max_steps=1")

@@ -1,0 +1,120 @@
+"""Reference log-probabilities on disk: one number per token sequence as fed, for this run and every later one.
+
+A file belongs to one reference (its weights, adapter included, and the precision it computed in): its name and its
+header carry their fingerprint, so another model's numbers are never used, whatever beta, weights, learning rate or
+epochs a run has. Within a file a sequence is found by a hash of its token ids. A damaged file is recognised by its
+checksum and made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from ktotrain.batch import Branch
+from ktotrain.files import write_atomic
+
+KEY_BYTES = 16
+FORMAT = "ktokit reference log-probabilities, 1"
+
+
+def cache_folder() -> Path:
+    """Where caches lie: `KTOKIT_CACHE`, or ktokit in the user's cache folder."""
+    named = os.environ.get("KTOKIT_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ktokit"
+
+
+def sequence_key(branch: Branch) -> bytes:
+    """A name for a prompt with a completion as they are fed: 16 bytes of the BLAKE2 hash of the ids and the border."""
+    digest = hashlib.blake2b(len(branch.prompt_ids).to_bytes(8, "little"), digest_size=KEY_BYTES)
+    digest.update(branch.prompt_ids.tobytes())
+    digest.update(branch.completion_ids.tobytes())
+    return digest.digest()
+
+
+def fingerprint(parameters: Iterable[tuple[str, Tensor]], *, precision: str, config: str) -> str:
+    """A name for a reference: 32 hexadecimal digits over every weight's name, type, shape and bytes.
+
+    Args:
+        parameters: all weights and buffers that the reference computes with, its adapter's too.
+        precision: what matrices are multiplied in.
+        config: whatever else decides what the weights compute, as text.
+    """
+    named = sorted(parameters, key=lambda item: item[0])
+    # Hashing frees the interpreter lock: threads make the most of it.
+    with ThreadPoolExecutor() as threads:
+        hashes = list(threads.map(lambda item: _tensor_hash(*item), named))
+    whole = hashlib.sha256("\n".join([FORMAT, precision, config]).encode())
+    for one in hashes:
+        whole.update(one)
+    return whole.hexdigest()[:32]
+
+
+def _tensor_hash(name: str, tensor: Tensor) -> bytes:
+    digest = hashlib.blake2b(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
+    digest.update(data.cpu().numpy().data)
+    return digest.digest()
+
+
+class ScoreCache:
+    """Known reference scores by sequence, with the file they are kept in.
+
+    `trouble` says why a file that was there could not be used, or is "".
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path, self.name = folder / f"reference-{name}.safetensors", name
+        self.scores: dict[bytes, float] = {}
+        self.trouble = ""
+        if self.path.exists():
+            try:
+                self.scores = self._read()
+            except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+                self.trouble = f"{self.path} cannot be used and is made anew ({error})"
+
+    def __contains__(self, branch: Branch) -> bool:
+        return sequence_key(branch) in self.scores
+
+    def __getitem__(self, branch: Branch) -> float:
+        return self.scores[sequence_key(branch)]
+
+    def add(self, scores: Mapping[bytes, float]) -> None:
+        """Put in new scores, and write all of them out: atomically, so that a reader sees the old file or the new.
+
+        Raises:
+            TrainingError: the file cannot be written.
+        """
+        self.scores |= scores
+        keys = np.frombuffer(b"".join(self.scores), dtype=np.uint8).reshape(-1, KEY_BYTES)
+        values = np.fromiter(self.scores.values(), dtype=np.float32, count=len(self.scores))
+        header = {"format": FORMAT, "reference": self.name, "checksum": _checksum(keys, values)}
+        write_atomic(self.path, save({"keys": keys, "logps": values}, metadata=header))
+
+    def _read(self) -> dict[bytes, float]:
+        with safe_open(self.path, framework="np") as file:
+            header = file.metadata() or {}
+            keys, values = file.get_tensor("keys"), file.get_tensor("logps")
+        if header.get("format") != FORMAT or header.get("reference") != self.name:
+            raise ValueError("it belongs to another reference")
+        if header.get("checksum") != _checksum(keys, values):
+            raise ValueError("its checksum is wrong")
+        return {key.tobytes(): float(value) for key, value in zip(keys, values, strict=True)}
+
+
+def _checksum(keys: Any, values: Any) -> str:
+    digest = hashlib.sha256(keys.tobytes())
+    digest.update(values.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""All reference scores of a run before its first step, so that the reference can go, and later runs need none.
+
+The plan says which sequences there will be: each row's own completion once, and each mismatched pair, which differ
+from epoch to epoch. Sequences of many steps are packed together, so a prompt is encoded once for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ktotrain.batch import Branch, TokenizedRow
+from ktotrain.cache import ScoreCache, sequence_key
+from ktotrain.losses import Loss
+from ktotrain.packing import pack
+from ktotrain.plan import Step
+from ktotrain.step import Machinery, Packing, graded_branches, mismatched_branches
+
+# Sequences that are packed together: enough to fill packs and to keep a prompt's branches side by side.
+CHUNK = 4096
+# Chunks from one write of the cache to the next: what a kill costs.
+WRITE_EVERY = 16
+
+
+def missing_sequences(
+    steps: Sequence[Step], rows: Sequence[TokenizedRow], max_length: int, loss: Loss, cache: ScoreCache
+) -> dict[bytes, Branch]:
+    """The sequences of some steps whose scores are not known, each once."""
+    missing: dict[bytes, Branch] = {}
+    for step in steps:
+        branches = graded_branches(step, rows, max_length=max_length)
+        if loss.estimates_z_ref:
+            branches += mismatched_branches(step, rows, max_length=max_length)
+        for branch in branches:
+            key = sequence_key(branch)
+            if key not in cache.scores:
+                missing.setdefault(key, branch)
+    return missing
+
+
+def precompute(
+    missing: dict[bytes, Branch],
+    packing: Packing,
+    machinery: Machinery,
+    cache: ScoreCache,
+    *,
+    main: bool,
+    report: Callable[[int], None],
+) -> None:
+    """Score `missing` sequences with the reference and put them into `cache`, which the main process writes.
+
+    Args:
+        report: called with the number of sequences done so far.
+
+    Raises:
+        TrainingError: the cache cannot be written.
+    """
+    # Sequences of one prompt side by side, wherever in the plan they stand.
+    items = sorted(missing.items(), key=lambda item: item[1].prompt)
+    found: dict[bytes, float] = {}
+    for number, start in enumerate(range(0, len(items), CHUNK), start=1):
+        chunk = items[start : start + CHUNK]
+        branches = [dataclasses.replace(branch, row=place) for place, (_, branch) in enumerate(chunk)]
+        packs = pack(branches, pack_tokens=packing.pack_tokens, layout=packing.layout, pad_id=packing.pad_id)
+        scores = torch.zeros(len(chunk), dtype=torch.float32, device=machinery.device)
+        for cpu_batch in packs[packing.process :: packing.processes]:
+            batch = cpu_batch.to(machinery.device)
+            with machinery.autocast():
+                scores[list(batch.rows)] = machinery.reference(batch)
+        values = machinery.total(scores).tolist()
+        found |= {key: value for (key, _), value in zip(chunk, values, strict=True)}
+        if main and number % WRITE_EVERY == 0:
+            cache.add(found)
+        report(min(start + CHUNK, len(items)))
+    if main:
+        cache.add(found)
+    else:
+        cache.scores |= found
