@@ -24,7 +24,7 @@ LAYERS = {
         ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
         ["batch", "losses", "logps", "pairing"],
         ["plan", "packing", "attention", "metrics", "scorer", "probe"],
-        ["data", "model", "reference", "step", "checkpoint", "evaluate"],
+        ["data", "model", "reference", "cache", "step", "precompute", "checkpoint", "evaluate"],
         ["samples", "plots", "card", "memory", "progress"],
         ["prepare", "preview", "outputs"],
         ["trainer"],
