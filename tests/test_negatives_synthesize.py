@@ -132,6 +132,14 @@ def test_more_per_row_are_all_different() -> None:
     assert max(Counter(row.parent_id for row in done.negatives).values()) == 4
 
 
+def test_rows_that_differ_in_their_source_alone_get_the_same_whatever_the_order() -> None:
+    text = "yeah sure I can bring the pizza tomorrow if you want"
+    rows = [make_row("p", text, True, source=source, origin="pair") for source in ("a", "b", "c")]
+    done = synthesize(rows, [use("corrupt")])
+    assert len({row.completion for row in done.negatives}) == 3  # type: ignore[arg-type]
+    assert synthesize(rows[::-1], [use("corrupt")]) == done
+
+
 def test_what_is_there_is_refused() -> None:
     rows = [
         make_row("p", "Yes, sure", True, source="", origin="pair"),

@@ -105,7 +105,8 @@ def synthesize(
 def _grouped(rows: Sequence[Row], uses: Sequence[Use], per_row: int, seed: int) -> list[_Group]:
     """The jobs by prompt, both in an order that the content decides."""
     groups: dict[str, _Group] = {}
-    for row in sorted(rows, key=lambda row: row.prompt_id):
+    # The provenance too, for rows that are equal but for that.
+    for row in sorted(rows, key=lambda row: (row.prompt_id, row.source, row.origin, row.strategy, row.parent_id)):
         group = groups.setdefault(row.prompt_id, _Group([], set()))
         group.taken.add(_same(row.completion))
         if row.label:
