@@ -204,6 +204,11 @@ def _message(item: object, name: str, where: str) -> Message:
     if not isinstance(role, str) or not isinstance(content, str):
         bad = "role" if not isinstance(role, str) else "content"
         raise RowError(f"{name}.{bad} is {named(item.get(bad))}, not a string", where=where)
+    lost = next((key for key in ("tool_calls", "function_call") if item.get(key)), "")
+    if lost:
+        raise RowError(
+            f"{name} has {lost}, which a message of a row cannot hold", where=where, do="Write them as content"
+        )
     return {"role": role, "content": content}
 
 

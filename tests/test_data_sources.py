@@ -99,6 +99,8 @@ def test_messages_that_cannot_be_used() -> None:
         (pair("a", "b", prompt=3), "prompt is int 3"),
         (pair([{"role": "user", "content": None}], [user("q")]), r"chosen\[0\].content is null"),
         (pair([{"from": "ghost", "value": "x"}], [user("q")]), "chosen has a turn from str 'ghost'"),
+        (pair([{"from": ["gpt"], "value": "x"}], [user("q")]), r"chosen has a turn from list \['gpt'\]"),
+        (pair([{**user("q"), "tool_calls": [{"id": 1}]}], [user("q")]), r"chosen\[0\] has tool_calls"),
         ({"messages": [user("q"), assistant("a")], "label": "true"}, "label is 'true', not true or false"),
         ({"messages": [user("q"), assistant("a")], "label": 1}, "label is 1, not true or false"),
         ({"instruction": 3, "output": "x", "kto_tag": True}, "instruction is int 3"),
@@ -110,6 +112,11 @@ def test_what_cannot_be_read_says_so(record: dict[str, Any], message: str) -> No
     with pytest.raises(RowError, match=message) as caught:
         read(record)
     assert caught.value.where == "here"
+
+
+def test_other_keys_of_messages_are_let_go_where_they_are_empty_or_say_nothing() -> None:
+    reply = {**assistant("a"), "tool_calls": None, "name": "bot"}
+    assert read(pair([user("q"), reply], [user("q"), assistant("b")]))[0] == ([user("q")], [assistant("a")], True)
 
 
 def test_llama_factory_preference_files() -> None:

@@ -36,6 +36,6 @@ def _plain_form(item: object, name: str, where: str) -> object:
     if not isinstance(item, dict) or "from" not in item:
         return item
     speaker = item["from"]
-    if speaker not in ROLES:
+    if not isinstance(speaker, str) or speaker not in ROLES:
         raise RowError(f"{name} has a turn from {named(speaker)}", where=where, do=f"Known: {', '.join(ROLES)}")
     return {"role": ROLES[speaker], "content": item.get("value")}
