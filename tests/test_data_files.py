@@ -92,6 +92,18 @@ def test_a_large_array_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytes
     assert all(lines[int(place.rpartition(":")[2]) - 1].strip() == "{" for place in places)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".json.gz"])
+def test_white_space_before_an_array_is_no_end(tmp_path: Path, suffix: str) -> None:
+    content = b"\xef\xbb\xbf" + b" \n" * 200_000 + f"[{ROW}]".encode()  # more than any buffer holds
+    (tmp_path / f"a{suffix}").write_bytes(gzip.compress(content) if suffix.endswith("z") else content)
+    assert len(read_rows(str(tmp_path / f"a{suffix}"))) == 1
+
+
+def test_blank_lines_in_csv_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\nprompt,completion,label\n\np,c,true\n\n", encoding="utf-8")
+    assert [row.completion for row in read_rows(str(tmp_path / "a.csv"))] == ["c"]
+
+
 def test_json_lines_in_a_json_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"n": 1}\n{"n": 2}\n', encoding="utf-8")
     assert [raw.values()["n"] for raw in read_records(str(tmp_path / "a.json"))] == [1, 2]
@@ -130,6 +142,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     ),
     "nested": ("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl:1: "),
     "array cut off": ("a.json", f"[{ROW},\n".encode(), "a.json:2: not JSON"),
+    "comma too many": ("a.json", f"[{ROW},\n\n]".encode(), "a.json:3: not JSON: Expecting value"),
     "array not closed": ("a.json", f"[{ROW}\n".encode(), "a.json:2: the JSON array is not closed"),
     "array without comma": ("a.json", f"[{ROW}\n{ROW}]".encode(), "a.json:2: ',' or ']' expected"),
     "array and more": ("a.json", f"[{ROW}]\n[]".encode(), "a.json:2: something follows the JSON array"),

@@ -25,6 +25,7 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
 
 def test_what_normalising_ignores_and_what_it_does_not() -> None:
     assert normalise(" Straße\n\tﬁne ") == normalise("STRASSE FINE")
+    assert normalise("\u2121") == "tel"  # a telephone sign: letters first, lower case then
     assert normalise("ok!") != normalise("ok")
     assert normalise("ok 🎉") != normalise("ok")
 

@@ -65,6 +65,8 @@ def test_plain_strings_beside_a_prompt_stay_whole() -> None:
 def test_plain_strings_of_which_nothing_tells_the_prompt_are_an_error() -> None:
     with pytest.raises(RowError, match=r"here: nothing says where the prompt ends \(columns seen: chosen, rejected\)"):
         read(pair("Once upon a time there was", "Once upon a time I"))
+    with pytest.raises(RowError, match="here: the prompt is null, and nothing else says where it ends"):
+        read(pair("Once upon", "a time", prompt=None))
     with pytest.raises(RowError, match="rejected has no"):
         read(pair(f"{ASKED} a", "no marker", prompt=None))
 

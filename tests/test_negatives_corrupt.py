@@ -171,6 +171,14 @@ def test_empty_and_unchanged_are_said() -> None:
     assert worse("The committee met on the third of May.", "emoji") == Skip("nothing that the operations change")
 
 
+def test_a_change_that_normalising_undoes_is_none() -> None:
+    text = "the committee met on the third of May."
+    assert OPERATIONS["tone"](text, rng=random.Random(0), intensity=1.0, protect=True) == text.capitalize().replace(
+        "may", "May"
+    )
+    assert worse(text, "tone", intensity=1.0) == Skip("nothing that the operations change")
+
+
 def test_chat_rows_without_a_reply_are_skipped() -> None:
     row = make_row(
         [{"role": "user", "content": "q"}], [{"role": "tool", "content": "a"}], True, source="", origin="pair"

@@ -140,6 +140,20 @@ def test_rows_that_differ_in_their_source_alone_get_the_same_whatever_the_order(
     assert synthesize(rows[::-1], [use("corrupt")]) == done
 
 
+def test_each_negative_has_a_generator_of_its_own() -> None:
+    first: list[float] = []
+
+    def draw(row: Row, /, *, pool: Pool, rng: random.Random) -> str:
+        first.append(rng.random())
+        return f"{first[-1]}"
+
+    rows = rows_of(5)
+    for seed in (0, 1):
+        synthesize(rows, [made(draw), made(draw, name="other")], per_row=3, seed=seed)
+    assert len(first) == 2 * 2 * 3 * sum(row.label for row in rows), "a draft was equal to another"
+    assert len(set(first)) == len(first)
+
+
 def test_what_is_there_is_refused() -> None:
     rows = [
         make_row("p", "Yes, sure", True, source="", origin="pair"),

@@ -115,7 +115,7 @@ def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     Raises:
         SourceError: it is neither. What follows a syntax error in an array cannot be told apart, so it is fatal.
     """
-    head = cast(io.BufferedReader, stream).peek(BLOCK).removeprefix(BOM).lstrip()
+    head = _head(cast(io.BufferedReader, stream))
     if head[:1] == b"{":
         if head.partition(b"\n")[0].strip() == b"{":
             raise SourceError("one JSON object over many lines", where=name, do="An array of objects is needed")
@@ -126,6 +126,15 @@ def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
                 yield Raw(value, f"{name}:{line}", source, problem)
     elif head:
         raise SourceError("neither a JSON array of objects nor JSON lines", where=name)
+
+
+def _head(stream: io.BufferedReader) -> bytes:
+    """The beginning of a file, from its first character that is not white space; b"" if there is none."""
+    while block := stream.peek(BLOCK):
+        if head := block.removeprefix(BOM).lstrip():
+            return head
+        stream.read(len(block))
+    return b""
 
 
 def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object, str]]:
@@ -171,7 +180,9 @@ def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object, str]]:
                 raise SourceError("JSON nested too deeply", where=f"{name}:{line}") from error
             except ValueError as error:
                 if ended:
-                    raise SourceError(f"not JSON: {error.args[0]}", where=f"{name}:{line}") from error
+                    # Its own line and column count from this item on.
+                    what = getattr(error, "msg", str(error))
+                    raise SourceError(f"not JSON: {what}", where=f"{name}:{line}") from error
             else:
                 if end < len(buffer) or ended:  # a number at the buffer's end may go on
                     break
@@ -199,6 +210,8 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
         for cells in _csv_rows(reader, name):
             where = f"{name}:{reader.line_num}"
             if header is None:
+                if not cells:
+                    continue
                 header = cells
                 if len(set(header)) < len(header):
                     raise SourceError(f"a column is named twice ({', '.join(header)})", where=where)

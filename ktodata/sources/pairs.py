@@ -39,7 +39,9 @@ def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Ski
             prompt = None
         if prompt is None and not is_transcript(chosen) and not is_transcript(rejected):
             raise RowError(
-                f"nothing says where the prompt ends (columns seen: {', '.join(map(str, record))})",
+                "the prompt is null, and nothing else says where it ends"
+                if "prompt" in record
+                else f"nothing says where the prompt ends (columns seen: {', '.join(map(str, record))})",
                 where=where,
                 do=f"Plain text needs a prompt column, or turns that begin with {ASSISTANT!r}",
             )
