@@ -14,6 +14,7 @@ from itertools import count
 import numpy as np
 import numpy.typing as npt
 
+from ktotrain.mixing import mix_steps
 from ktotrain.pairing import mismatched_pairs
 
 
@@ -42,7 +43,8 @@ def plan_epoch(
     """
     if shuffle:
         rng = np.random.default_rng([seed, epoch])
-        chunks = _Dealer(np.asarray(prompts), np.asarray(labels, dtype=bool), rng).deal(batch_size)
+        dealt = _Dealer(np.asarray(prompts), np.asarray(labels, dtype=bool), rng).deal(batch_size)
+        chunks = mix_steps(dealt, prompts, labels, seed=int(rng.integers(2**32)))
     else:
         order = range(len(prompts))
         chunks = [list(order[start : start + batch_size]) for start in range(0, len(prompts), batch_size)]
@@ -69,7 +71,7 @@ def plan_run(
 
 
 class _Dealer:
-    """Deals shuffled prompt groups into steps that hold both classes wherever the data allow.
+    """Deals shuffled prompt groups into steps that hold both classes, or nearly all do: see `mixing` for the rest.
 
     A group lies together; only the last group of a step may go on in the next one. Groups with a row of the rarer
     class ("bearing") are dealt out so that each step gets its share of such rows, and at least one as long as there

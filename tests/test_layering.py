@@ -22,7 +22,7 @@ LAYERS = {
         ["errors"],
         ["files"],
         ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
-        ["batch", "losses", "logps", "pairing"],
+        ["batch", "losses", "logps", "pairing", "mixing"],
         ["plan", "packing", "attention", "metrics", "scorer", "probe"],
         ["data", "model", "reference", "cache", "step", "precompute", "checkpoint", "evaluate"],
         ["samples", "plots", "card", "memory", "progress"],

@@ -72,6 +72,38 @@ def test_few_groups_with_the_rare_class_lie_across_step_ends() -> None:
     assert mixed(steps, labels) == 8
 
 
+# (desirable, undesirable) rows of each prompt. Trying all orders finds one that mixes every step; dealing does not.
+PUZZLES = [
+    ([(1, 1), (3, 1)], 3),
+    ([(1, 4), (1, 3)], 6),
+    ([(3, 2), (1, 4)], 4),
+    ([(0, 1), (0, 2), (5, 0)], 6),
+    ([(0, 3), (2, 0), (3, 0)], 5),
+    ([(0, 4), (2, 0), (0, 5)], 6),
+    ([(3, 0), (4, 1), (2, 2), (1, 1), (0, 3)], 3),
+]
+
+
+@pytest.mark.parametrize(("groups", "batch_size"), PUZZLES, ids=str)
+def test_every_step_is_mixed_if_any_order_of_the_groups_can(groups: list[tuple[int, int]], batch_size: int) -> None:
+    prompts = [group for group, counts in enumerate(groups) for _ in range(sum(counts))]
+    labels = [label for counts in groups for label in (True, False) for _ in range(counts[not label])]
+    for seed in range(10):
+        steps = epoch_of(prompts, labels, batch_size, seed=seed)
+        assert mixed(steps, labels) == len(steps)
+        assert steps == epoch_of(prompts, labels, batch_size, seed=seed)
+
+
+def test_many_replies_to_a_prompt_all_of_one_class() -> None:
+    """Ratings of samples: up to six rows a prompt, a quarter of the prompts undesirable, three steps' worth of each."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 7, 300)
+    prompts = np.repeat(np.arange(300), sizes).tolist()
+    labels = np.repeat(rng.random(300) < 0.75, sizes).tolist()
+    steps = epoch_of(prompts, labels, 12)
+    assert mixed(steps, labels) == len(steps)
+
+
 def test_seed_and_epoch_decide_the_order() -> None:
     prompts, labels = list(range(64)), [row % 3 == 0 for row in range(64)]
     first = epoch_of(prompts, labels, 8)
