@@ -104,7 +104,10 @@ def tokenize(rows: Sequence[Row], tokenizer: Any, *, max_length: int) -> Tokeniz
     cut = 0
     for row, (prompt, whole) in zip(rows, rendered, strict=True):
         alone, both = prompt_ids[prompt], whole_ids[whole]
-        border = max(_common_prefix(alone, both), 1)  # the first token of all has nothing to be predicted from
+        border = _common_prefix(alone, both)
+        if border == len(both) and border and both[-1] == eos:
+            border -= 1  # an empty completion, and a tokenizer that ends every text: this end is the completion's
+        border = max(border, 1)  # the first token of all has nothing to be predicted from
         shared, completion = both[:border], both[border:]
         if eos is not None and (not len(completion) or completion[-1] != eos):
             completion = np.append(completion, np.int32(eos))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,22 +27,20 @@ def load_tokenizer(path: str, *, revision: str = "", trust_remote_code: bool = F
     from transformers import AutoTokenizer
 
     _require_folder(path)
+    beside = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the model"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=revision or "main", trust_remote_code=trust_remote_code
-        )
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, revision=revision or "main", trust_remote_code=trust_remote_code
+            )
     except _LOAD_ERRORS as error:
         raise ModelError(
             f"no tokenizer can be loaded: {_first_line(error)}",
             where=path,
-            do="Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the model",
+            do=beside if Path(path).is_dir() else "Look at the name and the connection, or name a folder",
         ) from error
     if not len(tokenizer):  # what transformers makes up for a folder without tokenizer files
-        raise ModelError(
-            "the folder has no tokenizer",
-            where=path,
-            do="Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the model",
-        )
+        raise ModelError("the folder has no tokenizer", where=path, do=beside)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -104,22 +103,75 @@ def load_model(
             where=path,
             do="Those would be random. Use a complete checkpoint of a causal language model",
         )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            "is an adapter, not a model",
+            where=path,
+            do="Name the model it was made for; to train an adapter further, name it in adapter.init",
+        )
     _without_dropout(model)
-    return model.to(device)
+    model = model.to(device)
+    check_causal(model, where=path)
+    return model
 
 
-def check_tokenizer_fits(model: Any, tokenizer: Any, *, where: str) -> None:
-    """Refuse a tokenizer that makes ids the model has no embedding for.
+def check_sequences_fit(model: Any, *, largest_id: int, longest: int, where: str) -> None:
+    """Refuse rows that a model has no embedding for: of a token, or of a position where positions are learned.
+
+    What counts is what occurs: some tokenizers have a token or two more than their model, for another member of the
+    family (Gemma 3 1B). Rotary positions have no end that could be told from here.
+
+    Args:
+        largest_id: of all token ids in the rows.
+        longest: the most tokens of a sequence that is fed.
 
     Raises:
-        ModelError: it has more tokens than the model.
+        ModelError: an embedding is missing.
     """
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+    tokens = model.get_input_embeddings().num_embeddings
+    if largest_id >= tokens:
         raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model {rows}",
+            f"the rows hold token {largest_id} and the model has {tokens} tokens",
             where=where,
-            do="They do not belong together",
+            do="It does not belong together with the tokenizer of model.path",
+        )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    learned = any(
+        isinstance(module, nn.Embedding) and 0 <= module.num_embeddings - positions <= 2  # OPT keeps two spare ones
+        for name, module in model.named_modules()
+        if "pos" in name.rpartition(".")[2] or name.endswith("wpe")
+    )
+    if learned and longest > positions:
+        raise ModelError(
+            f"the longest sequence has {longest} tokens and the model {positions} positions",
+            where=where,
+            do=f"Set data.max_length to {positions} or less",
+        )
+
+
+def check_causal(model: Any, *, where: str) -> None:
+    """Refuse a model whose tokens see what comes after them: its scores would be of words it has already read.
+
+    Raises:
+        ModelError: another last token changes what is predicted before it.
+    """
+    device = next(model.parameters()).device
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.arange(8, device=device).remainder(vocabulary)[None]
+    other = ids.clone()
+    other[0, -1] = vocabulary - 1
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits, changed = (model(input_ids=one, use_cache=False).logits[0, :-1].float() for one in (ids, other))
+    model.train(training)
+    # In a causal model these are the same but for rounding: experts see other numbers of tokens.
+    rounding = 1e-4 if next(model.parameters()).dtype == torch.float32 else 2e-2
+    if (logits - changed).abs().max() > rounding * logits.std():
+        raise ModelError(
+            f"{type(model).__name__} is not causal: its tokens see those after them",
+            where=where,
+            do="Name a causal language model; encoders such as BERT cannot be trained to complete prompts",
         )
 
 
@@ -222,6 +274,9 @@ def quiet() -> Iterator[None]:
 
     from transformers.utils import logging
 
+    hub = getLogger("huggingface_hub")  # tells of each of its retries
+    hub_level = hub.level
+    hub.setLevel("ERROR")
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -230,6 +285,7 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        hub.setLevel(hub_level)
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

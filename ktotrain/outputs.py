@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ktotrain.card import Summary, results_of, write_card
 from ktotrain.errors import TrainingError
 from ktotrain.model import quiet
@@ -54,8 +56,11 @@ def save_model(policy: Policy, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(aside)
         aside.chmod(0o755)
         aside.replace(folder)
-    except OSError as error:
-        raise TrainingError(f"the model cannot be saved: {error.strerror or error}", where=str(folder)) from None
+    except (OSError, SafetensorError) as error:  # the second is what a full disk is to safetensors
+        reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
+        raise TrainingError(
+            f"the model cannot be saved: {reason}", where=str(folder), do="Look at free space and permissions"
+        ) from None
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)

@@ -15,7 +15,7 @@ from ktotrain.errors import DataError, RecipeError, TrainingError
 from ktotrain.losses import LOSSES
 from ktotrain.model import (
     add_lora,
-    check_tokenizer_fits,
+    check_sequences_fit,
     load_adapter,
     load_model,
     load_tokenizer,
@@ -137,7 +137,7 @@ def prepare_policy(recipe: Recipe, run: RunData, device: torch.device) -> Policy
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
     )
-    check_tokenizer_fits(base, run.tokenizer, where=settings.path)
+    _check_fit(base, run, recipe, where=settings.path)
     model = base
     if adapter is not None and adapter.init:
         model = load_adapter(base, adapter.init)
@@ -153,7 +153,7 @@ def prepare_policy(recipe: Recipe, run: RunData, device: torch.device) -> Policy
     scorer = Scorer(base, choice.head)
     reference: Reference
     if settings.reference != "initial":
-        reference = _other_reference(recipe, device, choice)
+        reference = _other_reference(recipe, run, device, choice)
     elif adapter is None:
         reference = copy_of(base, choice.head)
     elif adapter.init:
@@ -191,10 +191,20 @@ def _objective(recipe: Recipe, train: data.Tokenized) -> Objective:
 
 
 def _require_pack_tokens(run: RunData, recipe: Recipe) -> None:
-    """Refuse a `pack_tokens` that some sequence of the run exceeds, before anything is loaded.
+    """Refuse a `pack_tokens` that some sequence of the run exceeds, before anything is loaded."""
+    need, name = _longest(run, recipe)
+    if need > recipe.train.pack_tokens:
+        raise TrainingError(
+            f"pack_tokens is {recipe.train.pack_tokens} and the longest sequence has {need} tokens ({name})",
+            where="train.pack_tokens",
+            do=f"Set it to {need} or more, or data.max_length to {recipe.train.pack_tokens} or less",
+        )
 
-    A mismatched pair can be longer than any row: a long prompt may meet a long completion. Both are bounded by
-    max_length, so the bound is asked of the pairs only if it could be broken at all.
+
+def _longest(run: RunData, recipe: Recipe) -> tuple[int, str]:
+    """Tokens of the longest sequence that is fed, and whose prompt it has.
+
+    A mismatched pair can be longer than any row: a long prompt may meet a long completion.
     """
     need, name = 0, ""
     for rows, steps in ((run.train.rows, run.steps), (run.evaluation.rows if run.evaluation else [], run.eval_steps)):
@@ -206,12 +216,13 @@ def _require_pack_tokens(run: RunData, recipe: Recipe) -> None:
                 fed = _fed(rows[owner], rows[lender], recipe.data.max_length)
                 if fed > need:
                     need, name = fed, rows[owner].name
-    if need > recipe.train.pack_tokens:
-        raise TrainingError(
-            f"pack_tokens is {recipe.train.pack_tokens} and the longest sequence has {need} tokens ({name})",
-            where="train.pack_tokens",
-            do=f"Set it to {need} or more, or data.max_length to {recipe.train.pack_tokens} or less",
-        )
+    return need, name
+
+
+def _check_fit(model: Any, run: RunData, recipe: Recipe, *, where: str) -> None:
+    rows = run.train.rows + (run.evaluation.rows if run.evaluation else [])
+    largest = max(int(ids.max()) for row in rows for ids in (row.prompt_ids, row.completion_ids))
+    check_sequences_fit(model, largest_id=largest, longest=_longest(run, recipe)[0], where=where)
 
 
 def _fed(owner: TokenizedRow, lender: TokenizedRow, max_length: int) -> int:
@@ -219,7 +230,7 @@ def _fed(owner: TokenizedRow, lender: TokenizedRow, max_length: int) -> int:
     return prompt + min(len(lender.completion_ids), max_length - prompt) - 1
 
 
-def _other_reference(recipe: Recipe, device: torch.device, choice: LayoutChoice) -> FrozenCopy:
+def _other_reference(recipe: Recipe, run: RunData, device: torch.device, choice: LayoutChoice) -> FrozenCopy:
     model = load_model(
         recipe.model.reference,
         dtype=recipe.model.dtype,
@@ -227,6 +238,7 @@ def _other_reference(recipe: Recipe, device: torch.device, choice: LayoutChoice)
         device=device,
         trust_remote_code=recipe.model.trust_remote_code,
     )
+    _check_fit(model, run, recipe, where=f"model.reference {recipe.model.reference}")
     other = choose_layout(model, attention=recipe.model.attention)
     if other.layout != choice.layout:
         # One layout for both: packs are made once. The slower one serves every model.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections import Counter
 
+from ktotrain.errors import ModelError
 from ktotrain.memory import MemoryEstimate, estimate, shape_of
-from ktotrain.model import add_lora, load_config, trained_parameters
+from ktotrain.model import add_lora, load_config, quiet, trained_parameters
 from ktotrain.prepare import RunData
 from ktotrain.probe import LayoutChoice
 from ktotrain.recipe import Recipe
@@ -90,9 +90,13 @@ def memory_estimate(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTE
     frozen = getattr(config, "dtype", None) or torch.float32
     auto = torch.float32 if adapter is None else frozen
     dtype = auto if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft and transformers remark on empty weights
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=settings.trust_remote_code)
+    with torch.device("meta"), quiet():  # peft and transformers remark on empty weights
+        try:
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=settings.trust_remote_code)
+        except ValueError as error:
+            raise ModelError(
+                f"no causal language model: {type(config).__name__}", where=settings.path, do="Name one"
+            ) from error
         base = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         if adapter is not None:
             model = add_lora(

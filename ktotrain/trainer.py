@@ -75,6 +75,11 @@ def run(recipe: Recipe, *, dry_run: bool = False) -> RunResult | None:
         accelerator.init_trackers("ktokit", config=_flat(recipe_to_dict(recipe)))
     try:
         return train(recipe, run_data, policy, accelerator, output_dir)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory: {str(error).partition('. ')[0]}",
+            do="Lower train.pack_tokens, or set model.gradient_checkpointing; `--dry-run` estimates what is needed",
+        ) from error
     finally:
         accelerator.end_training()
 
@@ -168,14 +173,22 @@ def train_step(
     objective = run_data.objective
     packs = build_packs(step, run_data.train.rows, packing, objective.loss, known)
     scores = run_step(packs, machinery, objective, learn=update.backward)
-    if not torch.isfinite(scores.losses_n).all():
+    # A sigmoid makes a finite loss of an infinite score, and a clamp 0 of a z_ref that is not a number: look at both.
+    finite_n = torch.isfinite(scores.losses_n) & torch.isfinite(scores.policy_n - scores.reference_n)
+    if not finite_n.all():
         update.forget()
-        places = torch.nonzero(~torch.isfinite(scores.losses_n)).flatten().tolist()
-        names = [run_data.train.rows[step.rows[place]].name for place in places]
+        names = [run_data.train.rows[step.rows[place]].name for place in torch.nonzero(~finite_n).flatten().tolist()]
         raise TrainingError(
             f"the loss is not finite (rows: {', '.join(names[:3])}{' …' if len(names) > 3 else ''})",
             where=f"step {number}",
             do="Lower optim.learning_rate, or look at those rows",
+        )
+    if scores.raw is not None and not math.isfinite(scores.raw):
+        update.forget()
+        raise TrainingError(
+            "the reference point is not finite: a mismatched pair has no score",
+            where=f"step {number}",
+            do="Lower optim.learning_rate, or look at the model's weights",
         )
     metrics = step_metrics(
         RowValues(packs.labels_n, scores.policy_n, scores.policy_n - scores.reference_n, scores.losses_n),
@@ -184,8 +197,7 @@ def train_step(
         kl_raw=scores.raw,
         beta=objective.beta,
     )
-    learning_rate, grad_norm = update.apply(f"step {number}")
-    return metrics | {"grad_norm": grad_norm, "learning_rate": learning_rate} | _counts(packs, machinery)
+    return metrics | update.apply(f"step {number}") | _counts(packs, machinery)
 
 
 def _reference_scores(
@@ -249,11 +261,14 @@ class _Update:
         """Drop what has been added up."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def apply(self, where: str) -> tuple[float, float]:
-        """Update the weights; returns the learning rate used and the gradient norm before clipping.
+    def apply(self, where: str) -> dict[str, float]:
+        """Update the weights; returns `learning_rate`, as used, and `grad_norm`, before clipping.
+
+        In fp16 the scaler skips a step whose gradient overflows, and tries the next with a smaller scale: such a
+        step has no `grad_norm`.
 
         Raises:
-            TrainingError: the gradient is not finite (in fp16 the scaler skips such a step instead).
+            TrainingError: the gradient is not finite, and no scaler sees to it.
         """
         if self.accelerator.num_processes > 1:
             _sum_over_processes(self.parameters, self.accelerator)
@@ -267,7 +282,7 @@ class _Update:
         self.scaler.update()
         self.scheduler.step()
         self.forget()
-        return learning_rate, norm
+        return ({"grad_norm": norm} if math.isfinite(norm) else {}) | {"learning_rate": learning_rate}
 
 
 def _sum_over_processes(parameters: list[torch.nn.Parameter], accelerator: Any) -> None:
@@ -343,10 +358,18 @@ class _Log:
 
     def __exit__(self, *_: object) -> None:
         if self.accelerator.is_main_process:
-            self.file.close()
+            with contextlib.suppress(OSError):  # a line that could not be written, which `write` has said
+                self.file.close()
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """One line. Written out at once: whoever follows a run sees each step."""
+        infinite = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if infinite:
+            raise TrainingError(
+                f"not finite: {', '.join(infinite)}",
+                where=f"step {metrics['step']}",
+                do="Lower optim.learning_rate, or look at the rows",
+            )
         self.accelerator.log(dict(metrics), step=int(metrics["step"]))
         if not self.accelerator.is_main_process:
             return

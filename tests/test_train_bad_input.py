@@ -1,5 +1,6 @@
 """Bad input gets one clear error, exit code 1, and leaves nothing half-written."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def attempt(model: Path, tmp_path: Path) -> Callable[..., Result]:
     """Runs a good recipe, spoilt by overrides, on some rows."""
 
-    def invoke(*overrides: str, rows: list[dict[str, Any]] | None = None) -> Result:
+    def invoke(*overrides: str, rows: list[dict[str, Any]] | None = None, dry: bool = False) -> Result:
         write_jsonl(tmp_path / "rows.jsonl", text_records() if rows is None else rows)
         recipe = tmp_path / "recipe.toml"
         recipe.write_text(
@@ -30,7 +31,7 @@ def attempt(model: Path, tmp_path: Path) -> Callable[..., Result]:
             f'[train]\noutput_dir = "{tmp_path / "run"}"\nbatch_size = 8\nprecision = "no"\n[samples]\ncount = 0\n'
         )
         arguments = [part for override in overrides for part in ("--set", override)]
-        return CliRunner().invoke(main, ["run", str(recipe), *arguments])
+        return CliRunner().invoke(main, ["run", str(recipe), *arguments, *["--dry-run"] * dry])
 
     return invoke
 
@@ -170,7 +171,118 @@ def test_missing_weights(attempt: Callable[..., Result], tmp_path: Path) -> None
 
 def test_a_tokenizer_larger_than_the_model(attempt: Callable[..., Result], tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "small", vocab_size=100)
-    refused(attempt(f"model.path={folder}"), tmp_path, "261 tokens and the model 100")
+    refused(attempt(f"model.path={folder}"), tmp_path, "the model has 100 tokens")
+
+
+def test_a_spare_token_that_no_row_holds_is_no_harm(attempt: Callable[..., Result], tmp_path: Path) -> None:
+    """Gemma 3 1B's tokenizer has a token for images, for which the model has no embedding."""
+    folder = model_folder(tmp_path / "spare", vocab_size=260)
+    assert attempt(f"model.path={folder}", "train.max_steps=1").exit_code == 0
+
+
+def test_a_reference_with_fewer_tokens(attempt: Callable[..., Result], tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "small", vocab_size=100)
+    refused(attempt(f"model.reference={folder}"), tmp_path, "model.reference", "the model has 100 tokens")
+
+
+def other_model(folder: Path, name: str, **config: Any) -> Path:
+    import transformers
+
+    from ktotrain.model import quiet
+
+    with quiet():
+        torch.manual_seed(0)
+        settings = getattr(transformers, f"{name}Config")(vocab_size=261, bos_token_id=1, eos_token_id=2, **config)
+        head = {"Bert": "BertForMaskedLM", "GPT2": "GPT2LMHeadModel", "T5": "T5ForConditionalGeneration"}[name]
+        getattr(transformers, head)(settings).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_an_encoder_is_no_causal_model(attempt: Callable[..., Result], tmp_path: Path) -> None:
+    """transformers loads BERT as a causal model with no more than a remark; its tokens see the ones to be predicted."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    folder = other_model(tmp_path / "bert", "Bert", **sizes)
+    refused(attempt(f"model.path={folder}"), tmp_path, "not causal")
+
+
+def test_an_encoder_decoder(attempt: Callable[..., Result], tmp_path: Path) -> None:
+    folder = other_model(tmp_path / "t5", "T5", d_model=32, d_ff=64, num_layers=2, num_heads=4, d_kv=8)
+    refused(attempt(f"model.path={folder}"), tmp_path, "cannot be loaded")
+    refused(attempt(f"model.path={folder}", dry=True), tmp_path, "no causal language model: T5Config")
+
+
+def test_rows_longer_than_learned_positions(attempt: Callable[..., Result], tmp_path: Path) -> None:
+    folder = other_model(tmp_path / "gpt2", "GPT2", n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    refused(attempt(f"model.path={folder}"), tmp_path, "the model 64 positions", "data.max_length to 64")
+    assert attempt(f"model.path={folder}", "data.max_length=64", "train.max_steps=1").exit_code == 0
+
+
+def test_an_adapter_in_place_of_the_model(attempt: Callable[..., Result], model: Path, tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(model)}))
+    byte_tokenizer().save_pretrained(folder)
+    refused(attempt(f"model.path={folder}"), tmp_path, "is an adapter, not a model", "adapter.init")
+
+
+def test_a_hub_id_that_cannot_be_had(
+    attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refused(attempt("model.path=nobody/nothing-here"), tmp_path, "nobody/nothing-here", "Look at the name")
+
+
+def test_no_memory(attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. See documentation")
+
+    monkeypatch.setattr("ktotrain.trainer.run_step", too_much)
+    refused(attempt(), tmp_path, "out of memory: CUDA out of memory", "train.pack_tokens")
+
+
+def full_disk(limit: int, attempt: Callable[..., Result]) -> Result:
+    """A run in which no file can grow beyond so many bytes, as on a disk that is full."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        return attempt("model.reference_logps=online")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_while_logging(attempt: Callable[..., Result], tmp_path: Path) -> None:
+    assert attempt("train.max_steps=1").exit_code == 0
+    least = (tmp_path / "run" / "recipe.json").stat().st_size + 200  # the rows' file is smaller than three log lines
+    for path in sorted((tmp_path / "run").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    (tmp_path / "run").rmdir()
+    text = [record | {"completion": record["completion"][:4]} for record in text_records(8)]
+    refused(full_disk(least, lambda *how: attempt(*how, "train.max_steps=40", rows=text)), tmp_path, "metrics.jsonl")
+
+
+def test_a_full_disk_while_the_model_is_saved(attempt: Callable[..., Result], tmp_path: Path) -> None:
+    refused(full_disk(40_000, attempt), tmp_path, "the model cannot be saved", "free space")
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(("values", "says"), [({"raw": float("nan")}, "reference point"), ({"policy_n": -1}, "rows:")])
+def test_numbers_that_a_clamp_or_a_sigmoid_would_hide(
+    attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], says: str
+) -> None:
+    from ktotrain import trainer
+
+    honest = trainer.run_step
+
+    def broken(*arguments: Any, **how: Any) -> Any:
+        scores = honest(*arguments, **how)
+        changes = {"policy_n": scores.policy_n - torch.inf} if "policy_n" in values else values
+        return dataclasses.replace(scores, **changes)
+
+    monkeypatch.setattr(trainer, "run_step", broken)
+    refused(attempt(), tmp_path, "step 1", says, "not finite")
 
 
 def adapter_folder(folder: Path, **changes: Any) -> Path:

@@ -207,6 +207,14 @@ def test_a_cache_of_other_weights_is_not_used(
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_fp16_steps_whose_gradient_overflows_are_skipped_and_logged(home: Path, tmp_path: Path) -> None:
+    train(home, tmp_path / "a", "train.precision=fp16", "loss.desirable_weight=1000", "loss.beta=5")
+    records = logged(tmp_path / "a")
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert "grad_norm" not in records[0], "the first scale is too large for such a loss"
+    assert records[0].keys() == KEYS - {"grad_norm"}
+
+
 def test_another_model_as_reference(home: Path, tmp_path: Path) -> None:
     model_folder(tmp_path / "other", initializer_range=0.05)
     result = train(home, tmp_path / "a", f"model.reference={tmp_path / 'other'}", "train.max_steps=1")
