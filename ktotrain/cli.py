@@ -86,7 +86,13 @@ def run(recipe: Path, overrides: tuple[str, ...], dry_run: bool) -> None:
     checked = load_recipe(recipe, overrides)
     from ktotrain import trainer
 
-    trainer.run(checked, dry_run=dry_run)
+    result = trainer.run(checked, dry_run=dry_run)
+    if result is not None:
+        shown = ("loss", "rewards/margins", "rewards/auc")
+        found = [f"{key} {result.evaluation[f'eval_{key}']:.4f}" for key in shown if f"eval_{key}" in result.evaluation]
+        if found:
+            click.echo(f"evaluation: {', '.join(found)}", err=True)
+        click.echo(f"the trained model is in {result.output_dir / 'model'}; its README.md sums the run up", err=True)
 
 
 @main.command(short_help="Check RECIPE and print it with all defaults filled in.")

@@ -231,6 +231,16 @@ def test_dry_run_prints_the_plan_and_writes_nothing(home: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_the_last_lines_say_how_it_went_and_where_it_is(home: Path, tmp_path: Path) -> None:
+    arguments = ["--set", f"data.eval={home / 'eval.jsonl'}", "--set", "train.max_steps=2"]
+    result = CliRunner().invoke(main, ["run", str(recipe_file(home, tmp_path)), *arguments])
+    assert result.exit_code == 0, result.output
+    *_, evaluation, place = result.stderr.splitlines()
+    loss = logged(tmp_path)[-1]["eval_loss"]
+    assert evaluation.startswith(f"evaluation: loss {loss:.4f}, rewards/margins ")
+    assert str(tmp_path / "run" / "model") in place
+
+
 def test_lora_samples_and_moves_only_the_adapter(home: Path, tmp_path: Path) -> None:
     result = train(home, tmp_path / "a", "adapter.rank=2", 'adapter.target_modules=["q_proj"]')
     config = json.loads((result.output_dir / "model" / "adapter_config.json").read_text())
