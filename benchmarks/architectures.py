@@ -1,0 +1,190 @@
+"""Which layout each architecture gets, and how far its numbers are from one row at a time. Anyone can run it:
+
+    python -m benchmarks.architectures [--write docs/architectures.md] [NAME ...]
+
+For each architecture a tiny random model scores rows that share prompts, in the layout that the start-up probe chose
+and row by row through the model's own forward and logits. Shown is the largest relative difference of a completion's
+log-probability, and of the norm of the gradient's difference to the gradient's norm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ktotrain.batch import Branch
+from ktotrain.packing import Layout, pack
+from ktotrain.probe import choose_layout
+from ktotrain.scorer import Scorer
+
+COMMON: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 96,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+WINDOW = {"sliding_window": 12}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+# What each architecture needs besides, so that the tiny model has what makes it special.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Mistral": {"head_dim": 8, **WINDOW},
+    "Mixtral": {"num_local_experts": 4},
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 8},
+    "Qwen3Moe": {"head_dim": 8, **EXPERTS},
+    "Gemma": {"head_dim": 8},
+    "Gemma2": {"head_dim": 8, "final_logit_softcapping": 4.0, **WINDOW},
+    "Gemma3": {"head_dim": 8, **WINDOW},
+    "Phi": {},
+    "Phi3": {**WINDOW},
+    "Cohere": {"logit_scale": 0.5},
+    "Cohere2": {"logit_scale": 0.5, **WINDOW},
+    "Granite": {"logits_scaling": 4.0},
+    "Olmo2": {},
+    "Olmo3": {**WINDOW},
+    "Glm4": {"head_dim": 8},
+    "SmolLM3": {},
+    "Starcoder2": {},
+    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "GPTNeoX": {},
+    "OPT": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "GptOss": {"head_dim": 8, "num_local_experts": 4, **WINDOW},
+    "DeepseekV3": {
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "first_k_dense_replace": 1,
+        "num_key_value_heads": 4,
+    },
+    "Llama4": {"head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 12, "intermediate_size_mlp": 64},
+    "Lfm2": {"num_hidden_layers": 3, "full_attn_idxs": [1]},
+    "Qwen3Next": {"head_dim": 8, **EXPERTS},
+    "Jamba": {"num_experts": 4},
+    "Mamba": {"state_size": 8},
+    "FalconH1": {},
+    "Falcon": {},
+    "Bloom": {"n_layer": 2, "n_head": 4},
+    "GPTJ": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 8},
+    "StableLm": {},
+}
+CONFIGS = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}
+MODELS = {"GPT2": "GPT2LMHeadModel"}
+
+
+def tiny(name: str) -> Any:
+    """A random model, with weights large enough that every token matters to every later one."""
+    import transformers
+
+    config = getattr(transformers, CONFIGS.get(name, f"{name}Config"))(**COMMON | ARCHITECTURES[name])
+    torch.manual_seed(0)
+    model = getattr(transformers, MODELS.get(name, f"{name}ForCausalLM"))(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.15)
+    return model
+
+
+def rows() -> list[Branch]:
+    """Twelve completions of five prompts, some beyond the tiny models' windows."""
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(3, 96, length, dtype=np.int32) for length in (30, 5, 17, 40, 1)]
+    owners = (0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 4, 4)
+    return [
+        Branch(row, owner, prompts[owner], rng.integers(3, 96, 1 + 3 * row, dtype=np.int32))
+        for row, owner in enumerate(owners)
+    ]
+
+
+def row_by_row(model: Any, branches: list[Branch]) -> Tensor:
+    """Each row alone, through the model's own logits: the plainest reading there is."""
+    scores = []
+    for branch in branches:
+        ids = torch.from_numpy(np.concatenate((branch.prompt_ids, branch.completion_ids)).astype(np.int64))[None]
+        logps = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        token_logps = logps.gather(1, ids[0, 1:, None])[:, 0]
+        scores.append(token_logps[len(branch.prompt_ids) - 1 :].sum())
+    return torch.stack(scores)
+
+
+def in_layout(model: Any, branches: list[Branch], layout: Layout, scorer: Scorer) -> Tensor:
+    """The same through packs of at most 120 tokens."""
+    scores = torch.zeros(len(branches))
+    for batch in pack(branches, pack_tokens=120, layout=layout):
+        scores = scores.index_add(0, torch.tensor(batch.rows), scorer(batch))
+    return scores
+
+
+def gradient(model: Any, scores: Tensor) -> Tensor:
+    """All gradients of a weighted sum of the scores, as one vector."""
+    model.zero_grad()
+    (scores * torch.linspace(-1, 1, len(scores))).sum().backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def examine(name: str) -> tuple[str, str, float, float]:
+    """Layout, reason, and both differences of one architecture."""
+    branches = rows()
+    model = tiny(name)
+    expected = row_by_row(model, branches)
+    expected_gradient = gradient(model, expected)
+    choice = choose_layout(model, attention="auto")
+    scores = in_layout(model, branches, choice.layout, Scorer(model, choice.head))
+    difference = float(((scores - expected).abs() / expected.abs()).max())
+    apart = float((gradient(model, scores) - expected_gradient).norm() / expected_gradient.norm())
+    return choice.layout, choice.reason, difference, apart
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Layouts by architecture.")
+    parser.add_argument("names", nargs="*", default=list(ARCHITECTURES), help="as in transformers: Llama, Qwen3 …")
+    parser.add_argument("--write", type=Path, help="put the table into this Markdown file")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    lines = ["| architecture | layout | log-probabilities | gradient | why |", "|---|---|---:|---:|---|"]
+    worst = 0.0
+    for name in options.names:
+        try:
+            layout, reason, scores, gradients = examine(name)
+        except Exception as error:  # noqa: BLE001 (a table of what works needs all of it)
+            lines.append(f"| {name} | fails | | | {type(error).__name__}: {str(error).splitlines()[0][:80]} |")
+            worst = float("inf")
+        else:
+            lines.append(f"| {name} | {layout} | {scores:.0e} | {gradients:.0e} | {reason} |")
+            worst = max(worst, scores)
+        print(lines[-1], flush=True)
+    if options.write:
+        torch_version = version("torch").partition("+")[0]
+        head = f"""# Layouts by architecture
+
+Made by `python -m benchmarks.architectures --write docs/architectures.md` with transformers
+{version("transformers")} and torch {torch_version}: tiny random models, float32. The two numbers are the largest relative
+differences between the layout used and one row at a time through the model's own forward.
+
+"""
+        options.write.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    sys.exit(worst > 1e-4)
+
+
+if __name__ == "__main__":
+    main()
