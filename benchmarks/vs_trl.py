@@ -285,7 +285,9 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
             print(f"  losses differ by at most {max(abs(a - b) for a, b in pairs):.1e}")
     if "ktotrain" in results:
         one = results["ktotrain"]
-        print(f"  GEMM rate {results['gemm']['rate'] / 1e9:8.0f} GFLOP/s; ktotrain: {efficiency(one, results, options)}")
+        print(
+            f"  GEMM rate {results['gemm']['rate'] / 1e9:8.0f} GFLOP/s; ktotrain: {efficiency(one, results, options)}"
+        )
 
 
 def efficiency(one: dict[str, Any], results: dict[str, Any], options: argparse.Namespace) -> str:
