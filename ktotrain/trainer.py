@@ -6,24 +6,23 @@ mismatched pairs (no gradient, once), then the graded rows pack by pack, then on
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from torch import Tensor
 
 from ktotrain.cache import ScoreCache, cache_folder, fingerprint
 from ktotrain.errors import TrainingError
 from ktotrain.evaluate import evaluate
 from ktotrain.files import write_atomic
+from ktotrain.log import MetricsLog, holds_a_run
 from ktotrain.memory import available_bytes
 from ktotrain.metrics import RowValues, step_metrics
 from ktotrain.outputs import finish, sample
@@ -32,9 +31,10 @@ from ktotrain.precompute import missing_sequences, precompute
 from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refuse_what_is_missing
 from ktotrain.preview import memory_estimate, plan_lines
 from ktotrain.progress import Progress
-from ktotrain.recipe import OptimRecipe, Recipe, recipe_to_dict
+from ktotrain.recipe import Recipe, recipe_to_dict
 from ktotrain.reference import FrozenCopy
 from ktotrain.step import Machinery, Packing, StepPacks, build_packs, run_step
+from ktotrain.update import Update, autocast, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,25 +87,7 @@ def run(recipe: Recipe, *, dry_run: bool = False) -> RunResult | None:
 def train(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, output_dir: Path) -> RunResult:
     """The whole loop, and everything that is written."""
     settings = recipe.train
-    optimizer, scheduler = _optimizer(policy, recipe.optim, len(run_data.steps))
-    scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "fp16")
-    machinery = Machinery(
-        policy.scorer,
-        policy.reference,
-        accelerator.device,
-        total=functools.partial(accelerator.reduce, reduction="sum"),
-        autocast=functools.partial(_autocast, accelerator.device.type, settings.precision),
-    )
-    packing = Packing(
-        recipe.data.max_length,
-        settings.pack_tokens,
-        policy.choice.layout,
-        pad_id=run_data.tokenizer.pad_token_id or 0,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-        follow=policy.choice.follows,
-    )
-    update = _Update(optimizer, scheduler, scaler, policy.parameters, recipe.optim.max_grad_norm, accelerator)
+    parts = _assemble(recipe, run_data, policy, accelerator)
     if accelerator.is_main_process:
         write_atomic(output_dir / "recipe.json", json.dumps(recipe_to_dict(recipe), indent=2) + "\n")
     metrics: dict[str, float] = {}
@@ -114,24 +96,15 @@ def train(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, o
     seen = 0
     started = time.perf_counter()
     with (
-        _Log(output_dir / "metrics.jsonl", accelerator) as log,
+        MetricsLog(output_dir / "metrics.jsonl", accelerator) as log,
         Progress(last, enabled=accelerator.is_main_process) as bar,
     ):
         _announce(bar, recipe, run_data, policy)
         prompts, before = sample(recipe, run_data, policy)
-        known = _reference_scores(bar, recipe, run_data, policy, packing, machinery, accelerator)
-        check = functools.partial(
-            evaluate,
-            run_data.eval_steps,
-            run_data.evaluation.rows if run_data.evaluation else [],
-            packing,
-            machinery,
-            run_data.objective,
-            known,
-        )
+        known = _reference_scores(bar, recipe, run_data, policy, parts, accelerator)
         finished = time.perf_counter()
         for number, step in enumerate(run_data.steps, start=1):
-            values = train_step(number, step, run_data, packing, machinery, update, known)
+            values = train_step(number, step, run_data, parts, known)
             seen += len(step.rows)
             finished, seconds = time.perf_counter(), time.perf_counter() - finished
             metrics = {"step": number, "epoch": seen / len(run_data.train.rows)} | _with_rates(values, seconds)
@@ -139,7 +112,7 @@ def train(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, o
             if number % settings.log_every == 0 or number == last:
                 log.write(metrics)
             if run_data.eval_steps and (number == last or (settings.eval_every and number % settings.eval_every == 0)):
-                evaluation = check()
+                evaluation = _evaluate(run_data, parts, known)
                 log.write({"step": number, "epoch": metrics["epoch"]} | evaluation)
                 finished = time.perf_counter()
     plots: list[Path] = []
@@ -156,13 +129,52 @@ def train(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, o
     return RunResult(output_dir, last, metrics, evaluation, plots)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """What every step of a run is made with."""
+
+    machinery: Machinery
+    packing: Packing
+    update: Update
+
+
+def _assemble(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any) -> Parts:
+    settings, device = recipe.train, accelerator.device
+    parameters = [parameter for _, parameter in policy.parameters]
+    optimizer, scheduler = make_optimizer(parameters, recipe.optim, len(run_data.steps))
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    return Parts(
+        Machinery(
+            policy.scorer,
+            policy.reference,
+            device,
+            total=functools.partial(accelerator.reduce, reduction="sum"),
+            autocast=functools.partial(autocast, device.type, settings.precision),
+        ),
+        Packing(
+            recipe.data.max_length,
+            settings.pack_tokens,
+            policy.choice.layout,
+            pad_id=run_data.tokenizer.pad_token_id or 0,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+            follow=policy.choice.follows,
+        ),
+        Update(optimizer, scheduler, scaler, parameters, recipe.optim.max_grad_norm, accelerator),
+    )
+
+
+def _evaluate(run_data: RunData, parts: Parts, known: ScoreCache | None) -> dict[str, float]:
+    assert run_data.evaluation is not None, "there are steps to evaluate"
+    rows, objective = run_data.evaluation.rows, run_data.objective
+    return evaluate(run_data.eval_steps, rows, parts.packing, parts.machinery, objective, known)
+
+
 def train_step(
     number: int,
     step: Step,
     run_data: RunData,
-    packing: Packing,
-    machinery: Machinery,
-    update: _Update,
+    parts: Parts,
     known: ScoreCache | None,
 ) -> dict[str, float]:
     """One optimizer step; returns its metrics, but for rates and places.
@@ -171,20 +183,20 @@ def train_step(
         TrainingError: the loss or the gradient is not finite; nothing has been updated then.
     """
     objective = run_data.objective
-    packs = build_packs(step, run_data.train.rows, packing, objective.loss, known)
-    scores = run_step(packs, machinery, objective, learn=update.backward)
+    packs = build_packs(step, run_data.train.rows, parts.packing, objective.loss, known)
+    scores = run_step(packs, parts.machinery, objective, learn=parts.update.backward)
     # A sigmoid makes a finite loss of an infinite score, and a clamp 0 of a z_ref that is not a number: look at both.
     finite_n = torch.isfinite(scores.losses_n) & torch.isfinite(scores.policy_n - scores.reference_n)
     if not finite_n.all():
-        update.forget()
+        parts.update.forget()
         names = [run_data.train.rows[step.rows[place]].name for place in torch.nonzero(~finite_n).flatten().tolist()]
         raise TrainingError(
             f"the loss is not finite (rows: {', '.join(names[:3])}{' …' if len(names) > 3 else ''})",
             where=f"step {number}",
             do="Lower optim.learning_rate, or look at those rows",
         )
-    if scores.raw is not None and not math.isfinite(scores.raw):
-        update.forget()
+    if not math.isfinite(scores.raw):
+        parts.update.forget()
         raise TrainingError(
             "the reference point is not finite: a mismatched pair has no score",
             where=f"step {number}",
@@ -197,7 +209,7 @@ def train_step(
         kl_raw=scores.raw,
         beta=objective.beta,
     )
-    return metrics | update.apply(f"step {number}") | _counts(packs, machinery)
+    return metrics | parts.update.apply(f"step {number}") | _counts(packs, parts.machinery)
 
 
 def _reference_scores(
@@ -205,8 +217,7 @@ def _reference_scores(
     recipe: Recipe,
     run_data: RunData,
     policy: Policy,
-    packing: Packing,
-    machinery: Machinery,
+    parts: Parts,
     accelerator: Any,
 ) -> ScoreCache | None:
     """The reference's scores of the whole plan, from the cache and by computing the rest; None if it stays online."""
@@ -227,103 +238,14 @@ def _reference_scores(
     if missing:
         precompute(
             missing,
-            packing,
-            machinery,
+            parts.packing,
+            parts.machinery,
             cache,
             main=accelerator.is_main_process,
             report=lambda done: bar.say(f"reference: {done:,} of {len(missing):,} sequences scored"),
         )
     reference.release()
     return cache
-
-
-class _Update:
-    """Gradients of a step, and what is done with them at its end."""
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        scheduler: Any,
-        scaler: torch.amp.GradScaler,
-        parameters: list[tuple[str, torch.nn.Parameter]],
-        max_norm: float,
-        accelerator: Any,
-    ) -> None:
-        self.optimizer, self.scheduler, self.scaler = optimizer, scheduler, scaler
-        self.parameters = [parameter for _, parameter in parameters]
-        self.max_norm, self.accelerator = max_norm, accelerator
-
-    def backward(self, loss: Tensor) -> None:
-        """Add a pack's gradient. `loss` is already the pack's share of the step's mean over rows."""
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-
-    def forget(self) -> None:
-        """Drop what has been added up."""
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def apply(self, where: str) -> dict[str, float]:
-        """Update the weights; returns `learning_rate`, as used, and `grad_norm`, before clipping.
-
-        In fp16 the scaler skips a step whose gradient overflows, and tries the next with a smaller scale: such a
-        step has no `grad_norm`.
-
-        Raises:
-            TrainingError: the gradient is not finite, and no scaler sees to it.
-        """
-        if self.accelerator.num_processes > 1:
-            _sum_over_processes(self.parameters, self.accelerator)
-        self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm or math.inf))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            self.forget()
-            raise TrainingError("the gradient is not finite", where=where, do="Lower optim.learning_rate")
-        learning_rate = float(self.scheduler.get_last_lr()[0])
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.scheduler.step()
-        self.forget()
-        return ({"grad_norm": norm} if math.isfinite(norm) else {}) | {"learning_rate": learning_rate}
-
-
-def _sum_over_processes(parameters: list[torch.nn.Parameter], accelerator: Any) -> None:
-    """One flat sum of all gradients. Exact where DDP is not: its mean is over processes, whatever they hold.
-
-    A process whose packs are fewer, or none, takes part with zeros, so nobody waits for anybody.
-    """
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    summed = accelerator.reduce(flat, reduction="sum")
-    for parameter, part in zip(parameters, summed.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
-
-
-def _optimizer(policy: Policy, settings: OptimRecipe, steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW, without decay on biases and norms, and its schedule over `steps`."""
-    from transformers import get_scheduler
-
-    groups = [
-        {"params": [p for _, p in policy.parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for _, p in policy.parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.eps,
-        fused=True,
-    )
-    warmup = math.ceil(settings.warmup * steps)
-    name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
-    return optimizer, get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
-
-
-@contextlib.contextmanager
-def _autocast(device: str, precision: str) -> Iterator[None]:
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-        yield
 
 
 def _counts(packs: StepPacks, machinery: Machinery) -> dict[str, float]:
@@ -345,41 +267,6 @@ def _with_rates(values: dict[str, float], seconds: float) -> dict[str, float]:
     return values | rates
 
 
-class _Log:
-    """metrics.jsonl, a line at a time, and the trackers."""
-
-    def __init__(self, path: Path, accelerator: Any) -> None:
-        self.path, self.accelerator = path, accelerator
-
-    def __enter__(self) -> _Log:
-        if self.accelerator.is_main_process:
-            self.file = self.path.open("w", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.accelerator.is_main_process:
-            with contextlib.suppress(OSError):  # a line that could not be written, which `write` has said
-                self.file.close()
-
-    def write(self, metrics: Mapping[str, float]) -> None:
-        """One line. Written out at once: whoever follows a run sees each step."""
-        infinite = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if infinite:
-            raise TrainingError(
-                f"not finite: {', '.join(infinite)}",
-                where=f"step {metrics['step']}",
-                do="Lower optim.learning_rate, or look at the rows",
-            )
-        self.accelerator.log(dict(metrics), step=int(metrics["step"]))
-        if not self.accelerator.is_main_process:
-            return
-        try:
-            self.file.write(json.dumps(metrics, allow_nan=False) + "\n")
-            self.file.flush()
-        except OSError as error:
-            raise TrainingError(f"cannot be written: {error.strerror}", where=str(self.path)) from None
-
-
 def _require_fresh(output_dir: Path) -> None:
     """A run folder is written once: a second run in it would mix with the first.
 
@@ -388,7 +275,7 @@ def _require_fresh(output_dir: Path) -> None:
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise TrainingError("is a file", where=str(output_dir), do="Name another train.output_dir")
-    if any((output_dir / name).exists() for name in ("recipe.json", "metrics.jsonl", "model")):
+    if holds_a_run(output_dir):
         raise TrainingError(
             "there is a run in it already",
             where=str(output_dir),
