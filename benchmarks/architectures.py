@@ -178,8 +178,8 @@ def main() -> None:
         head = f"""# Layouts by architecture
 
 Made by `python -m benchmarks.architectures --write docs/architectures.md` with transformers
-{version("transformers")} and torch {torch_version}: tiny random models, float32. The two numbers are the largest relative
-differences between the layout used and one row at a time through the model's own forward.
+{version("transformers")} and torch {torch_version}: tiny random models, float32. The two numbers are the largest
+relative differences between the layout used and one row at a time through the model's own forward.
 
 """
         options.write.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")

@@ -1,7 +1,10 @@
 """ktotrain and TRL, one after the other on the same rows, model, precision and batch; prints both and the ratio.
 
-    python -m benchmarks.vs_trl --rows rows.jsonl [--shape 7m] [--steps 20] [--batch 16] [--precision no|bf16]
-                                [--lora] [--precomputed] [--own-order] [--device cpu|cuda] [--json FILE]
+    python -m benchmarks.vs_trl [SOURCE] [--shape 7m] [--steps 20] [--batch 16] [--precision no|bf16] [--lora]
+                                [--precomputed] [--own-order] [--device auto|cpu|cuda] [--json FILE]
+
+SOURCE is anything that `ktodata unpair` reads; left out, the hh-rlhf rows beside the repository, or else the
+quickstart's chats.
 
 Each side runs in a process of its own, whose peak memory is read at its end. A step's time is the wall time since the
 end of the step before; the median over the steps after the first two counts. Rows are fed in file order to both, so
@@ -27,12 +30,18 @@ from typing import Any
 
 from benchmarks.shapes import SHAPES, flops_per_token, head_flops_per_token, make_model, texts_of
 
+ROOT = Path(__file__).parents[1]
+SOURCES = (
+    ROOT.parent / "shared" / "data" / "hh-rlhf" / "harmless-base" / "train.jsonl.gz",
+    ROOT / "recipes" / "quickstart" / "chats.jsonl",
+)
 WARM_UP = 2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="ktotrain against TRL.")
-    parser.add_argument("--rows", type=Path, required=True, help="JSONL of plain-text rows, as `ktodata unpair` writes")
+    parser.add_argument("source", nargs="?", default=str(next(path for path in SOURCES if path.exists())))
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--shape", choices=SHAPES, default="7m")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=16)
@@ -55,7 +64,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as work:
         options.work = Path(work)
-        make_model(options.work / "model", options.shape, texts_of(options.rows))
+        rows = options.work / "rows.jsonl"
+        unpair = [sys.executable, "-m", "ktodata", "unpair", options.source, "--as", "text", "-o", str(rows)]
+        subprocess.run(unpair, check=True, stderr=subprocess.DEVNULL)
+        make_model(options.work / "model", options.shape, texts_of(rows))
         sides = [options.only] if options.only else ["trl", "ktotrain"]
         results: dict[str, Any] = {side: merge([child(side, options) for _ in range(options.rounds)]) for side in sides}
         results["gemm"] = child("gemm", options)
@@ -68,8 +80,11 @@ def child(side: str, options: argparse.Namespace) -> dict[str, Any]:
     """One side, in a process of its own."""
     arguments = [sys.executable, "-m", "benchmarks.vs_trl", *sys.argv[1:], "--child", side, "--work", str(options.work)]
     log = options.work / f"{side}.log"
+    environment = {**os.environ, "KTOKIT_CACHE": str(options.work / "cache")}
+    if options.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     with log.open("w") as stream:
-        done = subprocess.run(arguments, stdout=stream, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(arguments, stdout=stream, stderr=subprocess.STDOUT, check=False, env=environment)
     if done.returncode:
         sys.exit(f"{side} failed:\n{log.read_text()[-4000:]}")
     result: dict[str, Any] = json.loads((options.work / f"{side}.json").read_text())
@@ -89,8 +104,8 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
     from trl import KTOConfig, KTOTrainer
 
     datasets.disable_progress_bars()
-    records = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()]
-    records = records[: options.steps * options.batch]
+    lines = (options.work / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines[: options.steps * options.batch]]
     rows = datasets.Dataset.from_list([{k: r[k] for k in ("prompt", "completion", "label")} for r in records])
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.work / "model")
     clock = _Clock()
@@ -182,27 +197,44 @@ def run_ktotrain(options: argparse.Namespace) -> dict[str, Any]:
     """ktotrain, by a recipe like anyone's."""
     import torch
 
-    from ktotrain import scorer
+    from ktotrain import scorer, trainer
     from ktotrain.recipe import recipe_from_dict
-    from ktotrain.trainer import run
 
     output = options.work / f"ktotrain-{time.time_ns()}"
-    rows = options.work / "rows.jsonl"
-    lines = options.rows.read_text(encoding="utf-8").splitlines()[: options.steps * options.batch]
+    rows = options.work / "first-rows.jsonl"
+    lines = (options.work / "rows.jsonl").read_text(encoding="utf-8").splitlines()[: options.steps * options.batch]
     rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
     counts = {"positions": 0, "tokens": 0, "scored": 0, "graded_tokens": 0, "graded_scored": 0}
-    call = scorer.Scorer.__call__
+    counting = False
+    call, step, following = scorer.Scorer.__call__, trainer.run_step, scorer.Scorer.following
 
-    def counted(self: Any, batch: Any, *arguments: Any) -> Any:
-        counts["positions"] += batch.positions
-        counts["tokens"] += batch.tokens
-        counts["scored"] += len(batch.target_N)
-        if torch.is_grad_enabled():
-            counts["graded_tokens"] += batch.tokens
-            counts["graded_scored"] += len(batch.target_N)
+    def count(batch: Any, *, graded: bool) -> None:
+        if counting:
+            counts["positions"] += batch.positions
+            counts["tokens"] += batch.tokens
+            counts["scored"] += len(batch.target_N)
+            counts["graded_tokens"] += batch.tokens * graded
+            counts["graded_scored"] += len(batch.target_N) * graded
+
+    def counted_call(self: Any, batch: Any, *arguments: Any) -> Any:
+        count(batch, graded=torch.is_grad_enabled())
         return call(self, batch, *arguments)
 
-    scorer.Scorer.__call__ = counted  # type: ignore[method-assign]
+    def counted_following(self: Any, continuation: Any, *arguments: Any) -> Any:
+        count(continuation.batch, graded=False)
+        return following(self, continuation, *arguments)
+
+    def counted_step(*arguments: Any, **named: Any) -> Any:
+        nonlocal counting
+        counting = True
+        try:
+            return step(*arguments, **named)
+        finally:
+            counting = False
+
+    scorer.Scorer.__call__ = counted_call  # type: ignore[method-assign]
+    scorer.Scorer.following = counted_following  # type: ignore[method-assign]
+    trainer.run_step = counted_step  # type: ignore[assignment]
     tables: dict[str, Any] = {
         "model": {
             "path": str(options.work / "model"),
@@ -223,7 +255,7 @@ def run_ktotrain(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.lora:
         tables["adapter"] = {"rank": 16, "alpha": 32}
-    run(recipe_from_dict(tables))
+    trainer.run(recipe_from_dict(tables))
     records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return {
         "seconds": [record["step_seconds"] for record in records],
