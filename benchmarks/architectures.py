@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ktotrain.batch import Branch
+from ktotrain.model import without_dropout
 from ktotrain.packing import Layout, pack
 from ktotrain.probe import choose_layout
 from ktotrain.scorer import Scorer
@@ -102,6 +103,7 @@ def tiny(name: str) -> Any:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.15)
+    without_dropout(model)  # as every model that is loaded for training
     return model
 
 
@@ -150,7 +152,7 @@ def examine(name: str) -> tuple[str, str, float, float]:
     expected_gradient = gradient(model, expected)
     choice = choose_layout(model, attention="auto")
     scores = in_layout(model, branches, choice.layout, Scorer(model, choice.head))
-    difference = float(((scores - expected).abs() / expected.abs()).max())
+    difference = float(((scores - expected).abs() / expected.abs()).detach().max())
     apart = float((gradient(model, scores) - expected_gradient).norm() / expected_gradient.norm())
     return choice.layout, choice.reason, difference, apart
 

@@ -109,7 +109,7 @@ def load_model(
             where=path,
             do="Name the model it was made for; to train an adapter further, name it in adapter.init",
         )
-    _without_dropout(model)
+    without_dropout(model)
     model = model.to(device)
     check_causal(model, where=path)
     return model
@@ -245,7 +245,7 @@ def recompute_activations(model: Any) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _without_dropout(model: nn.Module) -> None:
+def without_dropout(model: nn.Module) -> None:
     """Policy and reference must agree at the start, and packs with rows: dropout would part them."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -40,7 +40,21 @@ class Reference(Protocol):
         ...
 
 
-class AdapterOff:
+class _WithoutAdapter:
+    """What references have in common that compute with a whole model's own weights."""
+
+    scorer: Scorer
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Reference`."""
+        return _weights(self.scorer.model, adapter="")
+
+    def settings(self) -> str:
+        """See `Reference`."""
+        return _settings(self.scorer.model)
+
+
+class AdapterOff(_WithoutAdapter):
     """The reference of a policy with a fresh adapter: the same model without it."""
 
     def __init__(self, adapted: Any, scorer: Scorer) -> None:
@@ -51,14 +65,6 @@ class AdapterOff:
         with self.adapted.disable_adapter():
             return no_grad_scores(self.scorer, batch)
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """See `Reference`."""
-        return _weights(self.scorer.model, adapter="")
-
-    def settings(self) -> str:
-        """See `Reference`."""
-        return _settings(self.scorer.model)
-
     def release(self) -> None:
         """See `Reference`: the weights are the policy's own."""
 
@@ -66,7 +72,7 @@ class AdapterOff:
 class FrozenAdapter:
     """The reference of a policy whose adapter was loaded: a frozen copy of that adapter on the same base.
 
-    Made before the first step. The copy is never saved: see `saved_adapters`.
+    Made before the first step. The copy is never saved: see `ktotrain.outputs.save_model`.
     """
 
     def __init__(self, adapted: Any, scorer: Scorer) -> None:
@@ -111,7 +117,7 @@ class FrozenAdapter:
                 parameter.requires_grad_(trainable[name])
 
 
-class FrozenCopy:
+class FrozenCopy(_WithoutAdapter):
     """Another model, or a copy of the policy as loaded."""
 
     def __init__(self, scorer: Scorer) -> None:
@@ -121,14 +127,6 @@ class FrozenCopy:
     def __call__(self, batch: PackedBatch) -> Tensor:
         """See `Reference`."""
         return no_grad_scores(self.scorer, batch)
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """See `Reference`."""
-        return _weights(self.scorer.model, adapter="")
-
-    def settings(self) -> str:
-        """See `Reference`."""
-        return _settings(self.scorer.model)
 
     def release(self) -> None:
         """See `Reference`: the second model goes."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import byte_tokenizer
 from torch import Tensor
 
 from ktotrain.errors import ModelError
@@ -22,19 +23,7 @@ PROMPTS = ["hello", "a much longer prompt, of many more tokens than the first", 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    specials = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(specials + alphabet)}
-    bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    bytes_only.add_special_tokens(specials)
-    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_only.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bytes_only, pad_token="<pad>", bos_token="<s>", eos_token="</s>", chat_template=TEMPLATE
-    )
+    return byte_tokenizer(TEMPLATE)
 
 
 @pytest.fixture
