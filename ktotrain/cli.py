@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def run(recipe: Path, overrides: tuple[str, ...], dry_run: bool) -> None:
     from ktotrain import trainer
 
     result = trainer.run(checked, dry_run=dry_run)
-    if result is not None:
+    if result is not None and os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
         shown = ("loss", "rewards/margins", "rewards/auc")
         found = [f"{key} {result.evaluation[f'eval_{key}']:.4f}" for key in shown if f"eval_{key}" in result.evaluation]
         if found:

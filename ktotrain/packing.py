@@ -41,6 +41,13 @@ def longest_branch(branches: Sequence[Branch]) -> int:
     return max(_fed([branch]) for branch in branches)
 
 
+def even_share(branches: Sequence[Branch], processes: int) -> int:
+    """Tokens of a pack such that about `processes` packs hold all branches: so that nobody stays idle."""
+    fed = sum(len(branch.completion_ids) - 1 for branch in branches)
+    fed += sum(len(prompt) for prompt in {branch.prompt: branch.prompt_ids for branch in branches}.values())
+    return max(longest_branch(branches), -(-fed // processes))
+
+
 def _fed(unit: Sequence[Branch]) -> int:
     """Tokens fed for branches that share their prompt."""
     return len(unit[0].prompt_ids) + sum(len(branch.completion_ids) - 1 for branch in unit)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ktotrain.batch import Branch, Continuation, PackedBatch, TokenizedRow, branch_of
 from ktotrain.cache import ScoreCache
 from ktotrain.losses import Loss, class_weights
-from ktotrain.packing import Layout, continuation, pack
+from ktotrain.packing import Layout, continuation, even_share, pack
 from ktotrain.plan import Step
 from ktotrain.reference import Reference
 from ktotrain.scorer import Scorer, no_grad_scores
@@ -126,7 +126,10 @@ def build_packs(
     """
 
     def packs_of(branches: list[Branch]) -> list[PackedBatch]:
-        return pack(branches, pack_tokens=packing.pack_tokens, layout=packing.layout, pad_id=packing.pad_id)
+        tokens = packing.pack_tokens
+        if packing.processes > 1:
+            tokens = min(tokens, even_share(branches, packing.processes))
+        return pack(branches, pack_tokens=tokens, layout=packing.layout, pad_id=packing.pad_id)
 
     def share(batches: list[PackedBatch]) -> list[PackedBatch]:
         return batches[packing.process :: packing.processes]
@@ -151,7 +154,9 @@ def build_packs(
         reference=share(packs_of(own + shifted)) if known is None else [],
         known_2n=known_2n,
         graded=graded,
-        mismatched=packs_of(lent_here) if lent_here and following is None else [],
+        mismatched=pack(lent_here, pack_tokens=packing.pack_tokens, layout=packing.layout, pad_id=packing.pad_id)
+        if lent_here and following is None
+        else [],
         following=following,
         labels_n=torch.tensor([rows[row].label for row in step.rows]),
         pairs=len(lent),

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +68,10 @@ def run(recipe: Recipe, *, dry_run: bool = False) -> RunResult | None:
     if dry_run:
         _show_plan(recipe, run_data)
         return None
-    accelerator = Accelerator(log_with=list(recipe.train.trackers) or None, project_dir=str(output_dir))
+    # Without a GPU accelerate must be told, or several processes on a CPU would not find each other.
+    cpu = torch.accelerator.current_accelerator() is None
+    accelerator = Accelerator(cpu=cpu, log_with=list(recipe.train.trackers) or None, project_dir=str(output_dir))
+    _require_all_processes(accelerator)
     torch.manual_seed(recipe.train.seed)  # a fresh adapter's first matrices
     policy = prepare_policy(recipe, run_data, accelerator.device)
     if recipe.train.trackers:
@@ -75,11 +79,10 @@ def run(recipe: Recipe, *, dry_run: bool = False) -> RunResult | None:
         accelerator.init_trackers("ktokit", config=_flat(recipe_to_dict(recipe)))
     try:
         return train(recipe, run_data, policy, accelerator, output_dir)
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"out of memory: {str(error).partition('. ')[0]}",
-            do="Lower train.pack_tokens, or set model.gradient_checkpointing; `--dry-run` estimates what is needed",
-        ) from error
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise _out_of_memory(recipe, error) from error
     finally:
         accelerator.end_training()
 
@@ -265,6 +268,35 @@ def _with_rates(values: dict[str, float], seconds: float) -> dict[str, float]:
     tokens, rows = values.pop("tokens"), values.pop("rows")
     rates = {"tokens_per_second": tokens / seconds, "rows_per_second": rows / seconds, "step_seconds": seconds}
     return values | rates
+
+
+def _out_of_memory(recipe: Recipe, error: BaseException) -> TrainingError:
+    """Which knob to turn, and to what."""
+    settings = recipe.train
+    knobs = [f"train.pack_tokens = {settings.pack_tokens // 2} (results stay the same)"]
+    if not recipe.model.gradient_checkpointing:
+        knobs.append("model.gradient_checkpointing = true")
+    if recipe.adapter is None:
+        knobs.append("an [adapter]")
+    return TrainingError(
+        f"out of memory: {str(error).strip().splitlines()[0].partition('. ')[0]}",
+        where=f"pack_tokens = {settings.pack_tokens}",
+        do=f"Try {', or '.join(knobs)}; `--dry-run` estimates what is needed",
+    )
+
+
+def _require_all_processes(accelerator: Any) -> None:
+    """Refuse to train apart: launched side by side, each process would write the same folder.
+
+    Raises:
+        TrainingError: the launcher started more processes than have found each other.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise TrainingError(
+            f"{launched} processes were launched and {accelerator.num_processes} found each other",
+            do="Look at the launcher's settings (`accelerate env`)",
+        )
 
 
 def _require_fresh(output_dir: Path) -> None:

@@ -1,0 +1,80 @@
+"""Two processes give the numbers of one, with unequal packs, a cache or none, and every process has something to do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import model_folder, random_rows, text_records, write_jsonl
+
+from ktotrain.losses import LOSSES
+from ktotrain.plan import plan_run
+from ktotrain.step import Packing, build_packs
+
+
+def launch(folder: Path, processes: int, *overrides: str) -> list[dict[str, Any]]:
+    """A run in so many processes; its metrics."""
+    arguments = [part for override in overrides for part in ("--set", override)]
+    run = ["ktotrain", "run", str(folder / "recipe.toml"), *arguments, "--set", f"train.output_dir={folder / 'run'}"]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    done = subprocess.run(
+        [sys.executable, "-m", *(launcher if processes > 1 else []), *run],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the trained model is in") == 1, "one process speaks"
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    (folder / "run").rename(folder / f"run-{processes}-{len(list(folder.iterdir()))}")
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.pack_tokens=200", "model.reference_logps=online"),
+        ("adapter.rank=2", "model.reference_logps=cached", "model.attention=padded"),
+    ],
+    ids=str,
+)
+def test_two_processes_are_one(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    model = model_folder(tmp_path / "model")
+    rows = write_jsonl(tmp_path / "rows.jsonl", text_records(26))
+    (tmp_path / "recipe.toml").write_text(
+        f'[model]\npath = "{model}"\n[data]\ntrain = "{rows}"\n[optim]\nlearning_rate = 1e-2\n'
+        f'[train]\nbatch_size = 8\nprecision = "no"\nmax_steps = 5\n[samples]\ncount = 0\n'
+    )
+    one, two = (launch(tmp_path, processes, *overrides) for processes in (1, 2))
+    assert len(one) == len(two) == 5
+    assert any(record["kl"] > 0 or record["kl_raw"] < -0.01 for record in one)
+    for a, b in zip(one, two, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-5)
+        assert b["kl"] == pytest.approx(a["kl"], rel=1e-4, abs=1e-4)
+        assert b["kl_raw"] == pytest.approx(a["kl_raw"], rel=1e-4, abs=1e-4)
+        assert b["rewards/margins"] == pytest.approx(a["rewards/margins"], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_packs_are_dealt_out_so_that_nobody_is_idle(processes: int) -> None:
+    rows = random_rows([0, 0, 1, 2, 3, 4, 4, 4, 5, 6, 7, 8])
+    groups, labels = [row.group for row in rows], [row.label for row in rows]
+    (step,) = plan_run(groups, labels, batch_size=12, seed=0, shuffle=True, epochs=1, max_steps=0)
+    shares = [
+        build_packs(
+            step, rows, Packing(512, 10_000, "shared", process=p, processes=processes, follow=True), LOSSES["kto"]
+        )
+        for p in range(processes)
+    ]
+    assert all(share.graded for share in shares)
+    graded = [row for share in shares for batch in share.graded for row in batch.rows]
+    lent = [row for share in shares for batch in share.policy_batches for row in batch.rows]
+    assert sorted(graded) == list(range(12))
+    assert sorted(lent) == sorted([*range(12)] * 2)
