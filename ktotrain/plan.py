@@ -7,6 +7,7 @@ and the batch size. Length, packs, processes and devices have no part in it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
@@ -22,12 +23,13 @@ from ktotrain.pairing import mismatched_pairs
 class Step:
     """One optimizer step.
 
-    `rows` index the training rows. `mismatched[i]` is the place within `rows` of the row whose completion is paired
-    with the prompt of `rows[i]`; it is empty if all rows share one prompt. `epoch` counts from 0.
+    `rows` index the training rows. `pairs` are the mismatched ones: (place within `rows`, training row), where the
+    row at that place lends its prompt and the training row its completion. There are none if all rows share one
+    prompt. `epoch` counts from 0.
     """
 
     rows: tuple[int, ...]
-    mismatched: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
     epoch: int
 
 
@@ -48,7 +50,7 @@ def plan_epoch(
     else:
         order = range(len(prompts))
         chunks = [list(order[start : start + batch_size]) for start in range(0, len(prompts), batch_size)]
-    return [Step(tuple(rows), mismatched_pairs([prompts[row] for row in rows]), epoch) for rows in chunks]
+    return [Step(tuple(rows), _pairs(rows, prompts), epoch) for rows in chunks]
 
 
 def plan_run(
@@ -60,14 +62,44 @@ def plan_run(
     shuffle: bool,
     epochs: int,
     max_steps: int,
+    pair_share: float = 1.0,
+    fixed_pairs: bool = False,
 ) -> list[Step]:
-    """The steps of a whole run: `epochs` epochs, or exactly `max_steps` steps if that is over 0."""
+    """The steps of a whole run: `epochs` epochs, or exactly `max_steps` steps if that is over 0.
+
+    Args:
+        pair_share: the share of mismatched pairs that is kept, at least one a step, evenly spread over its rows.
+        fixed_pairs: every epoch's rows keep the partners of the first, wherever those are now.
+    """
     steps: list[Step] = []
+    partners: dict[int, int] = {}
     for epoch in count() if max_steps else range(epochs):
-        steps += plan_epoch(prompts, labels, batch_size=batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+        planned = plan_epoch(prompts, labels, batch_size=batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+        if fixed_pairs and epoch == 0:
+            partners = {step.rows[place]: lender for step in planned for place, lender in step.pairs}
+        elif fixed_pairs:
+            planned = [
+                dataclasses.replace(
+                    step, pairs=tuple((i, partners[row]) for i, row in enumerate(step.rows) if row in partners)
+                )
+                for step in planned
+            ]
+        steps += [dataclasses.replace(step, pairs=_share(step.pairs, pair_share)) for step in planned]
         if max_steps and len(steps) >= max_steps:
             return steps[:max_steps]
     return steps
+
+
+def _pairs(rows: Sequence[int], prompts: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """The step's own mismatched pairs, by rotation."""
+    places = mismatched_pairs([prompts[row] for row in rows])
+    return tuple((place, rows[other]) for place, other in enumerate(places))
+
+
+def _share(pairs: tuple[tuple[int, int], ...], share: float) -> tuple[tuple[int, int], ...]:
+    """So many of the pairs, evenly spread."""
+    kept = math.ceil(share * len(pairs))
+    return tuple(pairs[place * len(pairs) // kept] for place in range(kept))
 
 
 class _Dealer:

@@ -105,6 +105,8 @@ def prepare_data(recipe: Recipe) -> RunData:
         shuffle=recipe.data.shuffle,
         epochs=recipe.train.epochs,
         max_steps=recipe.train.max_steps,
+        pair_share=recipe.loss.z_ref_share,
+        fixed_pairs=recipe.loss.z_ref_pairs == "fixed",
     )
     prompts: list[Any] = [row.prompt for row in eval_rows or rows]
     run = RunData(
@@ -211,7 +213,7 @@ def _longest(run: RunData, recipe: Recipe) -> tuple[int, str]:
         for step in steps:
             pairs = list(zip(step.rows, step.rows, strict=True))
             if run.objective.loss.estimates_z_ref:
-                pairs += [(step.rows[i], step.rows[other]) for i, other in enumerate(step.mismatched)]
+                pairs += [(step.rows[place], lender) for place, lender in step.pairs]
             for owner, lender in pairs:
                 fed = _fed(rows[owner], rows[lender], recipe.data.max_length)
                 if fed > need:

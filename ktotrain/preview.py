@@ -74,7 +74,7 @@ def plan_lines(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) ->
     lines += [("dropped", f"{count:,} rows: {reason}") for reason, count in train.dropped.items()]
     if run.evaluation is not None:
         lines.append(("evaluation", f"{len(run.evaluation.rows):,} rows in {len(run.eval_steps):,} steps"))
-    alone = sum(not step.mismatched for step in run.steps)
+    alone = sum(not step.pairs for step in run.steps)
     if alone and run.objective.loss.estimates_z_ref:
         lines.append(("one-prompt steps", f"{alone:,}: no mismatched pair there, so z_ref is 0"))
     return lines

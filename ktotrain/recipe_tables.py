@@ -16,6 +16,7 @@ Quantization: TypeAlias = Literal["none", "int8", "nf4"]
 Attention: TypeAlias = Literal["auto", "ragged", "flex", "varlen", "padded"]
 LossKind: TypeAlias = Literal["kto", "apo_zero_unpaired"]
 Weight: TypeAlias = float | Literal["auto"]
+PairsKind: TypeAlias = Literal["step", "fixed"]
 Schedule: TypeAlias = Literal["cosine", "linear", "constant"]
 Precision: TypeAlias = Literal["bf16", "fp16", "no"]
 
@@ -145,6 +146,22 @@ class LossRecipe:
     undesirable_weight: Weight = field(
         default=1.0,
         metadata=key('What an undesirable row counts; `"auto"` as for `desirable_weight`.', above=0),
+    )
+    z_ref_share: float = field(
+        default=1.0,
+        metadata=key(
+            "The share of a step's mismatched pairs that the reference point is estimated from. Below 1 costs less and "
+            "makes a noisier estimate: no longer TRL's numbers.",
+            above=0,
+            most=1,
+        ),
+    )
+    z_ref_pairs: PairsKind = field(
+        default="step",
+        metadata=key(
+            "`step`: each step pairs its own rows, anew in each epoch. `fixed`: rows keep the partners of the first "
+            "epoch, so that a cache of the reference serves all epochs; the estimate then sees the same pairs again."
+        ),
     )
 
 

@@ -111,8 +111,7 @@ def graded_branches(step: Step, rows: Sequence[TokenizedRow], *, max_length: int
 def mismatched_branches(step: Step, rows: Sequence[TokenizedRow], *, max_length: int) -> list[Branch]:
     """Each row's prompt with another prompt's completion: what the reference point is estimated from."""
     return [
-        branch_of(i, rows[step.rows[i]], rows[step.rows[other]], max_length=max_length)
-        for i, other in enumerate(step.mismatched)
+        branch_of(place, rows[step.rows[place]], rows[lender], max_length=max_length) for place, lender in step.pairs
     ]
 
 
@@ -149,7 +148,7 @@ def build_packs(
     known_2n = None
     if known is not None:
         known_2n = torch.zeros(2 * len(own), dtype=torch.float32)
-        known_2n[: len(own) + len(lent)] = torch.tensor([known[branch] for branch in own + lent])
+        known_2n[[branch.row for branch in own + shifted]] = torch.tensor([known[branch] for branch in own + lent])
     return StepPacks(
         reference=share(packs_of(own + shifted)) if known is None else [],
         known_2n=known_2n,

@@ -1,6 +1,7 @@
 """The plan: a pure function of rows, seed, epoch and batch size; groups together; both classes in every step."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def test_every_row_once_in_full_steps_with_groups_together(
     stretches = [prompts[row] for i, row in enumerate(order) if i == 0 or prompts[order[i - 1]] != prompts[row]]
     assert len(stretches) == len(set(prompts))
     for step in steps:
-        assert step.mismatched == mismatched_pairs([prompts[row] for row in step.rows])
+        partners = mismatched_pairs([prompts[row] for row in step.rows])
+        assert step.pairs == tuple((place, step.rows[other]) for place, other in enumerate(partners))
 
 
 @given(st.integers(2, 12), st.integers(2, 16), st.data())
@@ -122,7 +124,7 @@ def test_neighbours_are_drawn_at_random() -> None:
 def test_no_shuffle_is_file_order() -> None:
     steps = plan_epoch([0] * 3 + [1] * 4, [True] * 7, batch_size=3, seed=5, epoch=2, shuffle=False)
     assert [step.rows for step in steps] == [(0, 1, 2), (3, 4, 5), (6,)]
-    assert all(step.mismatched == () for step in steps)
+    assert all(step.pairs == () for step in steps)
 
 
 @pytest.mark.parametrize(
@@ -143,3 +145,31 @@ def test_a_large_plan_is_quick_enough_to_make_at_start() -> None:
     labels = (rng.random(100_000) < 0.3).tolist()
     steps = epoch_of(prompts, labels, 32)
     assert mixed(steps, labels) == len(steps) == 3125
+
+
+def test_a_share_of_the_pairs_is_spread_over_the_step() -> None:
+    prompts, labels = list(range(32)), [row % 2 == 0 for row in range(32)]
+    how: dict[str, Any] = {"batch_size": 8, "seed": 0, "shuffle": True, "epochs": 1, "max_steps": 0}
+    whole = plan_run(prompts, labels, **how)
+    half = plan_run(prompts, labels, pair_share=0.5, **how)
+    assert [step.rows for step in half] == [step.rows for step in whole]
+    for step, other in zip(half, whole, strict=True):
+        assert [place for place, _ in step.pairs] == [0, 2, 4, 6]
+        assert set(step.pairs) < set(other.pairs)
+    assert all(len(step.pairs) == 1 for step in plan_run(prompts, labels, pair_share=0.01, **how))
+
+
+def test_fixed_pairs_are_the_first_epochs_in_every_epoch() -> None:
+    prompts, labels = [row // 2 for row in range(32)], [row % 2 == 0 for row in range(32)]
+    how: dict[str, Any] = {"batch_size": 8, "seed": 0, "shuffle": True, "epochs": 3, "max_steps": 0}
+
+    def partners(steps: list[Step]) -> dict[int, int]:
+        return {step.rows[place]: lender for step in steps for place, lender in step.pairs}
+
+    fixed, fresh = plan_run(prompts, labels, fixed_pairs=True, **how), plan_run(prompts, labels, **how)
+    assert [step.rows for step in fixed] == [step.rows for step in fresh]
+    first = partners(fixed[:4])
+    assert len(first) == 32
+    assert all(prompts[row] != prompts[lender] for row, lender in first.items())
+    assert partners(fixed[4:8]) == partners(fixed[8:]) == first == partners(fresh[:4])
+    assert partners(fresh[4:8]) != first

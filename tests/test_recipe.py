@@ -58,6 +58,7 @@ DESIGNED = {
 ADAPTER = {"kind": "lora", "rank": 16, "alpha": 32, "dropout": 0.0, "target_modules": "all-linear", "init": ""}
 OURS = {
     "model": {"revision": "", "trust_remote_code": False},
+    "loss": {"z_ref_share": 1.0, "z_ref_pairs": "step"},
     "samples": {"count": 4, "max_new_tokens": 64, "temperature": 0.0, "prompts": []},
 }
 

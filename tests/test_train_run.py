@@ -194,6 +194,21 @@ def test_cached_is_online_and_a_second_run_needs_no_reference(
     assert again.metrics["loss"] != cached.metrics["loss"]
 
 
+def test_fixed_pairs_make_the_first_epochs_cache_serve_all(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "cache"))
+    fixed = ("model.reference_logps=cached", "loss.z_ref_pairs=fixed")
+    train(home, tmp_path / "one", *fixed)
+    train(home, tmp_path / "three", *fixed, "train.epochs=3")
+    train(home, tmp_path / "half", *fixed, "loss.z_ref_share=0.5")
+    said = [line.split(" from ")[0] for line in capsys.readouterr().err.splitlines() if "to score" in line]
+    assert said == [f"reference: {missing} sequences to score; {48 - missing} known" for missing in (48, 0, 0)]
+    whole, half = (logged(tmp_path / name) for name in ("one", "half"))
+    assert half[0]["kl_raw"] == whole[0]["kl_raw"] == pytest.approx(0.0, abs=1e-5)
+    assert half[2]["kl_raw"] != whole[2]["kl_raw"]
+
+
 def test_a_cache_of_other_weights_is_not_used(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
