@@ -5,7 +5,6 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from ktotrain import __version__
+from ktotrain.launch import is_main_process, launch
 
 INTERRUPTED = 130  # what shells report for a process that Ctrl-C ended: 128 + SIGINT
 
@@ -35,7 +35,8 @@ class _Errors(click.Group):
             code = getattr(error, "exit_code", None)
             if not isinstance(code, int):
                 raise
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+            if is_main_process():
+                click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
             ctx.exit(code)
 
 
@@ -74,7 +75,14 @@ def main() -> None:
 @_recipe
 @_overrides
 @click.option("--dry-run", is_flag=True, help="Print the plan (steps, packs, tokens, class mix) and do not train.")
-def run(recipe: Path, overrides: tuple[str, ...], dry_run: bool) -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Processes on this machine, one a GPU as a rule. The numbers stay the same.",
+)
+def run(recipe: Path, overrides: tuple[str, ...], dry_run: bool, processes: int) -> None:
     """Train as RECIPE says, into its `train.output_dir`.
 
     \b
@@ -85,10 +93,19 @@ def run(recipe: Path, overrides: tuple[str, ...], dry_run: bool) -> None:
 
     # The recipe is checked before the trainer is imported, which takes seconds.
     checked = load_recipe(recipe, overrides)
+    if processes > checked.train.batch_size:
+        raise click.BadParameter(
+            f"{processes} processes and {checked.train.batch_size} rows a step: some would have nothing to do",
+            param_hint="--processes",
+        )
+    if processes > 1 and not dry_run:
+        settings = [part for override in overrides for part in ("--set", override)]
+        launch(["run", str(recipe), *settings], processes)
+        return
     from ktotrain import trainer
 
     result = trainer.run(checked, dry_run=dry_run)
-    if result is not None and os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
+    if result is not None and is_main_process():
         shown = ("loss", "rewards/margins", "rewards/auc")
         found = [f"{key} {result.evaluation[f'eval_{key}']:.4f}" for key in shown if f"eval_{key}" in result.evaluation]
         if found:

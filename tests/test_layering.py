@@ -20,7 +20,7 @@ LAYERS = {
     ],
     "ktotrain": [
         ["errors"],
-        ["files"],
+        ["files", "launch"],
         ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
         ["batch", "losses", "logps", "pairing", "mixing"],
         ["plan", "packing", "attention", "metrics", "scorer", "probe"],

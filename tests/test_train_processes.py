@@ -8,26 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support import model_folder, random_rows, text_records, write_jsonl
 
+from ktotrain.cli import main
 from ktotrain.losses import LOSSES
 from ktotrain.plan import plan_run
 from ktotrain.step import Packing, build_packs
 
 
-def launch(folder: Path, processes: int, *overrides: str) -> list[dict[str, Any]]:
-    """A run in so many processes; its metrics."""
+def start(folder: Path, processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
     arguments = [part for override in overrides for part in ("--set", override)]
     run = ["ktotrain", "run", str(folder / "recipe.toml"), *arguments, "--set", f"train.output_dir={folder / 'run'}"]
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    done = subprocess.run(
-        [sys.executable, "-m", *(launcher if processes > 1 else []), *run],
+    return subprocess.run(
+        [sys.executable, "-m", *run, "--processes", str(processes)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
+
+
+def launch(folder: Path, processes: int, *overrides: str) -> list[dict[str, Any]]:
+    """A run in so many processes; its metrics."""
+    done = start(folder, processes, *overrides)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the trained model is in") == 1, "one process speaks"
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
@@ -60,6 +65,28 @@ def test_two_processes_are_one(tmp_path: Path, overrides: tuple[str, ...]) -> No
         assert b["kl"] == pytest.approx(a["kl"], rel=1e-4, abs=1e-4)
         assert b["kl_raw"] == pytest.approx(a["kl_raw"], rel=1e-4, abs=1e-4)
         assert b["rewards/margins"] == pytest.approx(a["rewards/margins"], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_error_in_several_processes_is_said_once(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "model")
+    rows = write_jsonl(tmp_path / "rows.jsonl", [record for record in text_records() if record["label"]])
+    (tmp_path / "recipe.toml").write_text(f'[model]\npath = "{model}"\n[data]\ntrain = "{rows}"\n')
+    done = start(tmp_path, 2)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 2
+    assert "needs both classes" in errors[0]
+    assert "ended with exit code 1. Its error stands above" in errors[1]
+    assert "Traceback" not in done.stderr
+
+
+def test_more_processes_than_rows_of_a_step(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[model]\npath = "m"\n[data]\ntrain = "r"\n[train]\nbatch_size = 2\n')
+    result = CliRunner().invoke(main, ["run", str(recipe), "--processes", "3"])
+    assert result.exit_code == 2
+    assert "3 processes and 2 rows a step" in result.stderr
 
 
 @pytest.mark.parametrize("processes", [2, 3])
