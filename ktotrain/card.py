@@ -84,7 +84,8 @@ def render_card(recipe: Recipe, summary: Mapping[str, Any]) -> str:
         adapter=recipe.adapter is not None,
         apo=apo,
         method="APO-zero (unpaired)" if apo else "[KTO](https://arxiv.org/abs/2402.01306)",
-        path=str(Path(_name(recipe.train.output_dir)) / "model"),
+        path=_model_path(recipe.train.output_dir),
+        local_base=base is None and recipe.adapter is not None,
         chat=summary.get("chat", False),
         device=summary.get("device", ""),
         max_new_tokens=recipe.samples.max_new_tokens,
@@ -168,6 +169,12 @@ def _front_matter(recipe: Recipe, base: str | None) -> str:
             **more,
         ).to_yaml()
     ).strip()
+
+
+def _model_path(output_dir: str) -> str:
+    """The model's folder as the recipe has it, seen from where it was trained; of a path from the root, the end."""
+    folder = Path(output_dir)
+    return str((Path(folder.name) if folder.is_absolute() else folder) / "model")
 
 
 def _name(path: str) -> str:

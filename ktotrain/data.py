@@ -25,9 +25,10 @@ CHUNK = 1024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tokenized:
-    """Rows that can be trained on, how many were dropped and why, and how many will be cut."""
+    """Rows that can be trained on, where they stood, how many were dropped and why, and how many will be cut."""
 
     rows: list[TokenizedRow]
+    places: list[int]
     dropped: Mapping[str, int]
     cut: int
 
@@ -100,9 +101,10 @@ def tokenize(rows: Sequence[Row], tokenizer: Any, *, max_length: int) -> Tokeniz
     groups: dict[bytes, int] = {}
     prompts: dict[bytes, int] = {}
     kept: list[TokenizedRow] = []
+    places: list[int] = []
     dropped: Counter[str] = Counter()
     cut = 0
-    for row, (prompt, whole) in zip(rows, rendered, strict=True):
+    for place, (row, (prompt, whole)) in enumerate(zip(rows, rendered, strict=True)):
         alone, both = prompt_ids[prompt], whole_ids[whole]
         border = _common_prefix(alone, both)
         if border == len(both) and border and both[-1] == eos:
@@ -119,8 +121,9 @@ def tokenize(rows: Sequence[Row], tokenizer: Any, *, max_length: int) -> Tokeniz
             cut += len(shared) + len(completion) > max_length
             group = groups.setdefault(alone.tobytes(), len(groups))
             number = prompts.setdefault(shared.tobytes(), len(prompts))
+            places.append(place)
             kept.append(TokenizedRow(group, number, shared, completion, row.label, f"{row.source} {row.id[:8]}"))
-    return Tokenized(kept, dict(dropped), cut)
+    return Tokenized(kept, places, dict(dropped), cut)
 
 
 def _text_renderer() -> Any:

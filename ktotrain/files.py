@@ -25,7 +25,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that nobody else can read
+        temporary.chmod(usual_mode())  # mkstemp makes files that nobody else can read
         temporary.replace(path)
     except OSError as error:
         if temporary is not None:
@@ -39,8 +39,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise
 
 
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
+def usual_mode() -> int:
+    """The permissions that a new file gets. The process's umask can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from ktotrain.card import Summary, results_of, write_card
 from ktotrain.errors import TrainingError
+from ktotrain.files import usual_mode
 from ktotrain.model import quiet
 from ktotrain.plots import draw_plots, read_metrics
 from ktotrain.prepare import Policy, RunData
@@ -54,7 +55,10 @@ def save_model(policy: Policy, tokenizer: Any, folder: Path) -> None:
         with quiet():
             policy.model.save_pretrained(aside, **saved)
         tokenizer.save_pretrained(aside)
-        aside.chmod(0o755)
+        # Temporary folders are their owner's alone, and safetensors makes such files.
+        for path in aside.rglob("*"):
+            path.chmod(usual_mode() | (0o111 if path.is_dir() else 0))
+        aside.chmod(usual_mode() | 0o111)
         aside.replace(folder)
     except (OSError, SafetensorError) as error:  # the second is what a full disk is to safetensors
         reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]

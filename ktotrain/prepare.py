@@ -96,6 +96,12 @@ def prepare_data(recipe: Recipe) -> RunData:
         raise DataError(f"all {len(rows)} rows were dropped ({reasons})", where=where, do="Raise data.max_length")
     data.require_both_classes(train, where=where)
     eval_rows = data.read(recipe.data.eval) if recipe.data.eval else []
+    if eval_rows and eval_rows[0].kind != rows[0].kind:
+        raise DataError(
+            f"the training rows are {rows[0].kind} and the evaluation rows {eval_rows[0].kind}",
+            where=", ".join(recipe.data.eval),
+            do="Make them one kind with `ktodata unpair FILE --as text` or `--as chat`",
+        )
     evaluation = data.tokenize(eval_rows, tokenizer, max_length=recipe.data.max_length) if eval_rows else None
     steps = plan_run(
         [row.group for row in train.rows],
@@ -108,7 +114,8 @@ def prepare_data(recipe: Recipe) -> RunData:
         pair_share=recipe.loss.z_ref_share,
         fixed_pairs=recipe.loss.z_ref_pairs == "fixed",
     )
-    prompts: list[Any] = [row.prompt for row in eval_rows or rows]
+    asked, there = (evaluation, eval_rows) if evaluation else (train, rows)
+    prompts: list[Any] = [there[place].prompt for place in asked.places]
     run = RunData(
         tokenizer=tokenizer,
         train=train,

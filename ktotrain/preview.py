@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 from ktotrain.errors import ModelError
+from ktotrain.log import holds_a_run
 from ktotrain.memory import MemoryEstimate, estimate, shape_of
 from ktotrain.model import add_lora, load_config, quiet, trained_parameters
 from ktotrain.prepare import RunData
@@ -78,6 +80,33 @@ def plan_lines(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) ->
     if alone and run.objective.loss.estimates_z_ref:
         lines.append(("one-prompt steps", f"{alone:,}: no mismatched pair there, so z_ref is 0"))
     return lines
+
+
+def notices(run: RunData, recipe: Recipe) -> list[str]:
+    """What is allowed and yet probably not meant, one sentence each."""
+    train, objective = run.train, run.objective
+    found = []
+    if not run.chat and run.tokenizer.chat_template:
+        found.append(
+            "the rows are plain text and this model has a chat template: for a model to chat with, make them chats "
+            "with `ktodata unpair FILE --as chat`"
+        )
+    dropped = sum(train.dropped.values())
+    if dropped * 10 > dropped + len(train.rows):
+        found.append(f"{dropped:,} of {dropped + len(train.rows):,} rows are dropped; raise data.max_length")
+    if train.cut * 4 > len(train.rows):
+        found.append(f"{train.cut:,} of {len(train.rows):,} rows are cut; raise data.max_length")
+    balance = objective.desirable_weight * train.desirable / (objective.undesirable_weight * train.undesirable)
+    if not 0.99 <= balance <= 1.51:
+        found.append(
+            f"the classes count {balance:.2f} to 1, outside of the paper's 1 to 1.5; "
+            'loss.desirable_weight = "auto" sets both weights'
+        )
+    if recipe.train.batch_size < 2:
+        found.append("one row a step estimates no reference point and holds one class; 16 rows or more are usual")
+    if holds_a_run(Path(recipe.train.output_dir)):
+        found.append(f"there is a run in {recipe.train.output_dir} already: training will refuse to go there")
+    return found
 
 
 def memory_estimate(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) -> MemoryEstimate:

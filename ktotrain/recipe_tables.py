@@ -58,7 +58,8 @@ class ModelRecipe:
         ),
     )
     quantization: Quantization = field(
-        default="none", metadata=key("Frozen weights in 8 or 4 bits; needs an `[adapter]`.")
+        default="none",
+        metadata=key("Frozen weights in 8 or 4 bits; needs an `[adapter]`. Not there yet: a run accepts only `none`."),
     )
     attention: Attention = field(
         default="auto",
@@ -234,9 +235,13 @@ class TrainRecipe:
     eval_every: int = field(
         default=0, metadata=key("Optimizer steps between evaluations; 0: only at the end.", least=0)
     )
-    save_every: int = field(default=0, metadata=key("Optimizer steps between checkpoints; 0: none.", least=0))
+    save_every: int = field(
+        default=0,
+        metadata=key("Optimizer steps between checkpoints. Not there yet: a run accepts only 0.", least=0),
+    )
     keep_checkpoints: int = field(
-        default=2, metadata=key("How many checkpoints stay, the newest ones; 0 for all.", least=0)
+        default=2,
+        metadata=key("How many checkpoints stay, the newest; 0 for all. Waits for `save_every`.", least=0),
     )
     trackers: tuple[str, ...] = field(
         default=(),

@@ -30,7 +30,7 @@ from ktotrain.outputs import finish, sample
 from ktotrain.plan import Step
 from ktotrain.precompute import missing_sequences, precompute
 from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refuse_what_is_missing
-from ktotrain.preview import memory_estimate, plan_lines
+from ktotrain.preview import memory_estimate, notices, plan_lines
 from ktotrain.progress import Progress
 from ktotrain.recipe import Recipe, recipe_to_dict
 from ktotrain.reference import FrozenCopy
@@ -324,6 +324,8 @@ def _announce(bar: Progress, recipe: Recipe, run_data: RunData, policy: Policy) 
     )
     for name, value in plan_lines(run_data, recipe, policy.choice):
         bar.say(f"{name}: {value}")
+    for notice in notices(run_data, recipe):
+        bar.say(f"note: {notice}")
 
 
 def _show_plan(recipe: Recipe, run_data: RunData) -> None:
@@ -334,6 +336,8 @@ def _show_plan(recipe: Recipe, run_data: RunData) -> None:
         click.echo(f"  {name:<{width}}  {value}")
     click.echo("memory, estimated")
     click.echo(memory_estimate(run_data, recipe).table(available_bytes()))
+    for notice in notices(run_data, recipe):
+        click.echo(f"note: {notice}", err=True)
 
 
 def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

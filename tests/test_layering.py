@@ -26,7 +26,7 @@ LAYERS = {
         ["plan", "packing", "attention", "metrics", "scorer", "probe"],
         ["data", "model", "reference", "cache", "step", "precompute", "checkpoint", "evaluate"],
         ["samples", "plots", "card", "memory", "progress"],
-        ["prepare", "preview", "outputs", "update", "log"],
+        ["log", "prepare", "preview", "outputs", "update"],
         ["trainer"],
         ["cli", "__main__"],
     ],

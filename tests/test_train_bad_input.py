@@ -79,6 +79,12 @@ def test_chats_and_text_mixed(attempt: Callable[..., Result], tmp_path: Path) ->
     refused(attempt(rows=[*text_records(), {**chat, "label": True}]), tmp_path, "text", "chat")
 
 
+def test_evaluation_rows_of_another_kind(attempt: Callable[..., Result], tmp_path: Path) -> None:
+    chat = {"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "ho"}]}
+    rows = write_jsonl(tmp_path / "eval.jsonl", [{**chat, "label": True}])
+    refused(attempt(f"data.eval={rows}"), tmp_path, "training rows are text and the evaluation rows chat", "--as")
+
+
 def test_chats_without_a_chat_template(tmp_path: Path, attempt: Callable[..., Result]) -> None:
     folder = model_folder(tmp_path / "base")
     (folder / "chat_template.jinja").unlink(missing_ok=True)

@@ -265,3 +265,26 @@ def test_lora_samples_and_moves_only_the_adapter(home: Path, tmp_path: Path) -> 
 
 def test_the_initializer_of_these_tests_is_seeded() -> None:
     assert torch.equal(tiny_llama().lm_head.weight, tiny_llama().lm_head.weight)
+
+
+def test_what_is_allowed_and_probably_not_meant_is_noted(home: Path, tmp_path: Path) -> None:
+    uneven = write_jsonl(tmp_path / "uneven.jsonl", text_records(24)[1::2] + text_records(8)[::2])
+    train(home, tmp_path / "a", "train.max_steps=1")
+    how = [f"data.train={uneven}", "train.batch_size=1", f"train.output_dir={tmp_path / 'a' / 'run'}"]
+    arguments = [part for override in how for part in ("--set", override)]
+    result = CliRunner().invoke(main, ["run", str(recipe_file(home, tmp_path)), "--dry-run", *arguments])
+    assert result.exit_code == 0, result.output
+    for words in ("--as chat", "count 0.33 to 1", "one row a step", "already"):
+        assert words in result.stderr
+    good = CliRunner().invoke(
+        main, ["run", str(recipe_file(home, tmp_path)), "--dry-run", "--set", f"data.train={home / 'chats.jsonl'}"]
+    )
+    assert "note:" not in good.output
+
+
+def test_saved_files_can_be_read_by_everybody_who_may(home: Path, tmp_path: Path) -> None:
+    result = train(home, tmp_path / "a", "train.max_steps=1")
+    expected = (result.output_dir / "recipe.json").stat().st_mode & 0o777
+    files = [path for path in (result.output_dir / "model").iterdir() if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in files)
+    assert {path.stat().st_mode & 0o777 for path in files} == {expected}
