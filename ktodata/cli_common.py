@@ -32,11 +32,12 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from ktodata.errors import KtodataError, UsageError
-from ktodata.io.paths import local_path
+from ktodata.io.paths import is_input, local_path
 from ktodata.io.write import STDOUT, check_output
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+STDIN = "-"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 source_argument = click.argument("source", required=False, metavar="[SOURCE]")
@@ -85,7 +86,7 @@ def resolve_output(output: str | None, source: str) -> str:
     """OUT, checked; where it was left out, stdout in a pipe, and on a terminal `NAME.kto.parquet`, said aloud.
 
     Raises:
-        UsageError: an unknown suffix, or the default name is the input's own.
+        UsageError: an unknown suffix, or the input itself.
         WriteError: no file can be made there.
     """
     if output is None:
@@ -93,7 +94,15 @@ def resolve_output(output: str | None, source: str) -> str:
         if output != STDOUT:
             say(f"writing {output}")
     check_output(output)
+    if output != STDOUT:
+        refuse_input(output, source)
     return output
+
+
+def refuse_input(place: str, source: str) -> None:
+    """Raises UsageError if a file to write is SOURCE, or one of the files in it."""
+    if source != STDIN and is_input(place, source):
+        raise UsageError(f"{place} is the input, or in it: it would be overwritten", do="Name another file")
 
 
 def _on_terminal(stream: str) -> bool:

@@ -30,6 +30,16 @@ def run(*arguments: str) -> Result:
 SLIPS: dict[str, tuple[list[str], int, str]] = {
     "quarantine is the input": (["in/a.jsonl", "--quarantine", "in/../in/a.jsonl"], 2, "is the input, or in it"),
     "quarantine is a part of the input": (["in", "--quarantine", "in/a.jsonl"], 2, "is the input, or in it"),
+    "the output is the input": (
+        ["in/a.jsonl", "-o", "in/a.jsonl"],
+        2,
+        "in/a.jsonl is the input, or in it: it would be",
+    ),
+    "the output is the input, spelt another way": (["in/a.jsonl", "-o", "in/../in/a.jsonl"], 2, "is the input, or"),
+    "the output is a part of the input": (["in", "-o", "in/a.jsonl"], 2, "is the input, or in it"),
+    "the output is a link to the input": (["in/a.jsonl", "-o", "link.jsonl"], 2, "link.jsonl is the input, or in it"),
+    "the input is a link to the output": (["link.jsonl", "-o", "in/a.jsonl"], 2, "in/a.jsonl is the input, or in it"),
+    "a link in the input is the output": (["links", "-o", "in/a.jsonl"], 2, "in/a.jsonl is the input, or in it"),
     "quarantine is the output, spelt another way": (["in", "--quarantine", "in/../o.jsonl"], 2, "both the output"),
     "quarantine to stdout": (["in", "--quarantine", "-"], 2, "--quarantine is '-'. Name a file"),
     "an unset variable as quarantine": (["in", "--quarantine", ""], 2, "--quarantine is ''. Name a file"),
@@ -48,6 +58,9 @@ def test_slips_are_one_clear_error_and_cost_nothing(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "in" / "a.jsonl", PAIRS)
     save(tmp_path / "null.jsonl", [PAIRS[0] | {"rejected": None}])
+    (tmp_path / "links").mkdir()
+    for link in ("link.jsonl", "links/a.jsonl"):
+        (tmp_path / link).symlink_to(tmp_path / "in" / "a.jsonl")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     arguments, code, message = SLIPS[case]
     result = run("unpair", *arguments, *([] if "-o" in arguments else ["-o", "o.jsonl"]))
@@ -58,11 +71,21 @@ def test_slips_are_one_clear_error_and_cost_nothing(tmp_path: Path, monkeypatch:
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
-def test_the_input_may_be_the_output_and_a_new_quarantine_may_lie_beside_it(tmp_path: Path) -> None:
-    source = save(tmp_path / "in" / "a.jsonl", PAIRS)
-    result = run("unpair", source, "-o", source, "--quarantine", str(tmp_path / "in" / "bad"))
+def test_a_new_output_and_a_new_quarantine_may_lie_beside_the_input(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.jsonl", PAIRS)
+    out, bad = tmp_path / "in" / "out.jsonl", tmp_path / "in" / "bad"
+    result = run("unpair", str(tmp_path / "in"), "-o", str(out), "--quarantine", str(bad))
     assert result.exit_code == 0, result.stderr
-    assert len(read_rows(source)) == 6
+    assert len(read_rows(str(out))) == 6
+
+
+def test_negatives_do_not_take_the_place_of_their_input(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "some good words", "label": True}])
+    before = Path(source).read_bytes()
+    result = run("negatives", source, "-o", source, "--strategy", "corrupt")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "is the input, or in it: it would be overwritten. Name another file" in result.stderr
+    assert Path(source).read_bytes() == before
 
 
 def test_a_name_that_no_file_can_have_is_not_there() -> None:

@@ -10,7 +10,7 @@ import click
 from ktodata import cli_common as common
 from ktodata.clean import ON_CONFLICT, OnConflict
 from ktodata.errors import RowError, SourceError, UsageError
-from ktodata.io import STDOUT, Quarantine, is_there, local_path, write_rows
+from ktodata.io import STDOUT, Quarantine, local_path, write_rows
 from ktodata.schema import Kind
 from ktodata.unpair import Unpaired
 from ktodata.unpair import unpair as make_rows
@@ -100,11 +100,9 @@ def _check_quarantine(quarantine: str, source: str, output: str) -> None:
     """Refuse a quarantine file that is none, or that would take the place of the input or the output."""
     if quarantine in ("", STDOUT):
         raise UsageError(f"--quarantine is {quarantine!r}", do="Name a file")
-    place, read = local_path(quarantine).resolve(), local_path(source).resolve()
-    if output != STDOUT and place == local_path(output).resolve():
+    if output != STDOUT and local_path(quarantine).resolve() == local_path(output).resolve():
         raise UsageError(f"{quarantine} is both the output and the quarantine file", do="Name two files")
-    if place == read or (is_there(quarantine) and read in place.parents):
-        raise UsageError(f"{quarantine} is the input, or in it: it would be overwritten", do="Name another file")
+    common.refuse_input(quarantine, source)
 
 
 @contextlib.contextmanager

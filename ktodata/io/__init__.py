@@ -7,7 +7,7 @@ rows      files that already hold rows
 write     atomic writers, the quarantine file
 """
 
-from ktodata.io.paths import is_there, local_path
+from ktodata.io.paths import is_input, is_there, local_path
 from ktodata.io.records import SUFFIXES, Raw, suffix_of
 from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
 from ktodata.io.rows import read_rows
@@ -25,6 +25,7 @@ __all__ = [
     "check_output",
     "check_writable",
     "find_parts",
+    "is_input",
     "is_there",
     "local_path",
     "read_records",

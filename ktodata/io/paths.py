@@ -20,3 +20,21 @@ def is_there(text: str) -> bool:
         return local_path(text).exists()
     except OSError:
         return False
+
+
+def is_input(place: str, source: str) -> bool:
+    """Whether writing to `place` would change what SOURCE holds: its file, or one in its folder that is there.
+
+    Links and other spellings of a path do not matter, nor on which side they are. A new file in a folder is no input.
+    """
+    try:
+        written, read = local_path(place).resolve(), local_path(source).resolve()
+        if written == read:
+            return True
+        if not written.exists() or not read.exists():
+            return False
+        if written.samefile(read) or (read.is_dir() and read in written.parents):
+            return True
+        return read.is_dir() and any(path.resolve() == written for path in read.rglob("*") if path.is_symlink())
+    except (OSError, RuntimeError):  # too long a name, no permission to look, links in a circle: nothing is read there
+        return False
