@@ -2,8 +2,9 @@
 
     python -m benchmarks.leakage FILE [--limit N] [--seed N] [--intensity 0.3] [OPERATIONS ...]
 
-FILE holds rows, or hh-rlhf pairs (`chosen`: the text after the last "\\n\\nAssistant:" is the completion). For each
-operation alone, and for the default, a table line: rows, the AUC of a logistic regression on character 1-4-grams of
+FILE holds rows (such as `ktodata unpair` writes), or hh-rlhf pairs (`chosen`: the text after the last
+"\\n\\nAssistant:" is the completion); any format that `ktodata` reads. For each operation alone, and for the default
+(its name is `default`), a table line: rows, the AUC of a logistic regression on character 1-4-grams of
 the completions alone (5 folds, all completions of a prompt in one), that of their length, and how different two seeds
 are. AUC .5 is chance. What a classifier can see, the policy can learn instead of what was meant.
 """
@@ -11,38 +12,40 @@ are. AUC .5 is chance. What a classifier can see, the policy can learn instead o
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import math
+import sys
 import time
-from pathlib import Path
-from typing import Any
 
-from ktodata.negatives.choose import use
+from ktodata.errors import KtodataError, SourceError
+from ktodata.io import read_records, read_rows
+from ktodata.negatives.choose import Use, use
 from ktodata.negatives.corrupt import CORRUPT, OPERATIONS
 from ktodata.negatives.synthesize import synthesize
-from ktodata.schema import Row, make_row, normalise, parse_row, plain
+from ktodata.schema import Row, make_row, normalise, plain
+from ktodata.sources.contract import string
 
 FEWEST = 100
 MARK = "\n\nAssistant:"
 
 
-def desirable_rows(path: Path, limit: int) -> list[Row]:
-    """The first `limit` desirable rows of a file of rows or of hh-rlhf pairs."""
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    rows: list[Row] = []
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            record = json.loads(line)
-            if "chosen" in record:
-                prompt, mark, completion = record["chosen"].rpartition(MARK)
-                if completion.strip():
-                    rows.append(make_row(prompt + mark, completion, True, source=path.name, origin="pair"))
-            else:
-                row = parse_row(record, where=f"{path}:{number}", source=path.name)
-                rows += [row] if row.label else []
+def desirable_rows(source: str, limit: int) -> list[Row]:
+    """The first `limit` desirable rows of a file of rows or of hh-rlhf pairs.
+
+    Raises:
+        SourceError: it cannot be read, or has no such row.
+    """
+    if any("chosen" in raw.values() for raw in read_records(source, limit=1)):
+        rows = []
+        for raw in read_records(source):
+            prompt, mark, completion = string(raw.values(), "chosen", raw.where).rpartition(MARK)
+            if completion.strip():
+                rows.append(make_row(prompt + mark, completion, True, source=raw.source, origin="pair"))
             if len(rows) == limit:
                 break
+    else:
+        rows = [row for row in read_rows(source) if row.label][:limit]
+    if not rows:
+        raise SourceError("no desirable rows", where=source, do="Negatives are made of desirable ones")
     return rows
 
 
@@ -74,9 +77,8 @@ def auc_of(rows: list[Row]) -> tuple[float, float]:
     return float(roc_auc_score(labels, scores)), float(max(by_length, 1 - by_length))
 
 
-def measure(rows: list[Row], operations: tuple[str, ...], intensity: float, seed: int) -> dict[str, float]:
+def measure(rows: list[Row], chosen: Use, seed: int) -> dict[str, float]:
     """One line of the table. `agree` is the share of rows of eight words or more that two seeds corrupt alike."""
-    chosen = use("corrupt", operations=operations, intensity=intensity)
     start = time.process_time()
     first = synthesize(rows, [chosen], seed=seed).negatives
     seconds = time.process_time() - start
@@ -95,23 +97,43 @@ def _text(row: Row) -> str:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, or one line that says what is wrong: exit code 1 for the data, 2 for the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file")
     parser.add_argument(
-        "operations", nargs="*", help="such as delete or delete,sentences; left out: all and the default"
+        "operations",
+        nargs="*",
+        default=[],  # without one, argparse asks for an operation where options and arguments are mixed
+        help="such as delete or delete,sentences or default; left out: all and the default",
     )
     parser.add_argument("--limit", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--intensity", type=float, default=CORRUPT.options["intensity"].default)
     options = parser.parse_intermixed_args()
-    rows = desirable_rows(options.file, options.limit)
+    try:
+        print_table(options.file, options.operations, options.limit, options.intensity, options.seed)
+    except KtodataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def print_table(source: str, operations: list[str], limit: int, intensity: float, seed: int) -> None:
+    """A line for each of `operations`, or for all and the default. Their names are checked before anything is read.
+
+    Raises:
+        UsageError: an operation that does not exist, or an intensity that is not allowed.
+        SourceError: the rows cannot be read.
+    """
     default = ",".join(CORRUPT.options["operations"].default)
-    print(f"{len(rows)} desirable rows, intensity {options.intensity}; `{default}` is the default")
+    names = [default if name == "default" else name for name in operations] or [default, *OPERATIONS]
+    uses = {name: use("corrupt", operations=tuple(name.split(",")), intensity=intensity) for name in names}
+    rows = desirable_rows(source, limit)
+    print(f"{len(rows)} desirable rows, intensity {intensity}; `{default}` is the default")
     print(f"{'operations':<28}{'made':>6}{'AUC':>7}{'length':>8}{'seeds agree':>13}{'rows/s':>8}")
-    measure(rows[:50], ("delete", "spelling", "split"), 0.3, options.seed)  # loads nlpaug, outside the clock
-    for name in options.operations or [default, *OPERATIONS]:
-        line = measure(rows, tuple(name.split(",")), options.intensity, options.seed)
+    # Loads nlpaug, outside the clock.
+    measure(rows[:50], use("corrupt", operations=("delete", "spelling", "split"), intensity=0.3), seed)
+    for name, chosen in uses.items():
+        line = measure(rows, chosen, seed)
         numbers = (
             f"{line['made']:>6.0f}{line['auc']:>7.3f}{line['length']:>8.3f}{line['agree']:>13.1%}{line['rate']:>8.0f}"
         )
