@@ -8,8 +8,8 @@ from typing import NamedTuple
 import click
 
 from ktodata import __version__
-from ktodata.cli_common import Command, example
-from ktodata.errors import nearest
+from ktodata.cli_common import Command, example, say
+from ktodata.errors import UsageError, nearest, sentences
 
 
 class Lazy(NamedTuple):
@@ -45,13 +45,20 @@ class LazyGroup(Command, click.Group):
             raise TypeError(f"{COMMANDS[cmd_name].target} is not a click command")
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without arguments, the help on stderr, which is no error message."""
+        if not args:
+            say(ctx.get_help())
+            ctx.exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; a misspelt one names the nearest."""
         name = args[0] if args else ""
         if name not in COMMANDS and not name.startswith("-"):
-            raise click.UsageError(f"no command {name!r}. {nearest(name, COMMANDS)}", ctx)
+            raise click.UsageError(sentences(f"no command {name!r}", nearest(name, COMMANDS)), ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -62,6 +69,7 @@ class LazyGroup(Command, click.Group):
 
 @click.group(
     cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog=example(
         "ktodata unpair hh-rlhf -o hh.parquet",
         "ktodata unpair pairs.jsonl | ktodata negatives --strategy corrupt > train.jsonl",

@@ -31,7 +31,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from ktodata.errors import KtodataError, UsageError
+from ktodata.errors import KtodataError, UsageError, sentences
 from ktodata.io.paths import is_input, local_path
 from ktodata.io.write import STDOUT, check_output
 
@@ -177,7 +177,7 @@ def run(call: Callable[[], Any]) -> NoReturn:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "ktodata"
-        say(f"error: {error.format_message().rstrip('.')}. See `{path} --help`")
+        say(f"error: {sentences(error.format_message(), f'See `{path} --help`')}")
         sys.exit(error.exit_code)
     except click.ClickException as error:
         say(f"error: {error.format_message()}")

@@ -24,7 +24,7 @@ class KtodataError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}. {self.do}" if self.do else head
+        return sentences(head, self.do)
 
 
 class SourceError(KtodataError):
@@ -47,6 +47,12 @@ class UsageError(KtodataError):
     """The command line asks for something that does not exist."""
 
     exit_code = 2
+
+
+def sentences(*parts: str) -> str:
+    """The parts that are not empty, each but the last with a full stop unless it ends in a mark of its own."""
+    *before, last = [part for part in parts if part] or [""]
+    return " ".join([*(part if part.endswith((".", "?", "!", "…")) else f"{part}." for part in before), last])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -54,6 +54,28 @@ def test_every_command_of_the_table_is_there_with_an_example() -> None:
         assert f"ktodata {name}" in result.output.partition("Example")[2], f"{name} --help has no example"
 
 
+def test_the_bare_command_prints_its_help() -> None:
+    bare, asked = CliRunner().invoke(main, []), CliRunner().invoke(main, ["-h"])
+    assert bare.exit_code == 2
+    assert bare.stderr == asked.stdout
+    assert bare.stderr.startswith("Usage: ")
+    assert asked.exit_code == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_h_is_short_for_help(name: str) -> None:
+    short, long = (CliRunner().invoke(main, [name, option]) for option in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.stdout == long.stdout
+
+
+def test_a_question_has_no_full_stop_after_it() -> None:
+    assert str(UsageError("what?", do="Do")) == "what? Do"
+    assert str(UsageError("cut off…", where="a:1", do="Do")) == "a:1: cut off… Do"
+    assert str(UsageError("what", do="Do")) == "what. Do"
+    assert "Did you mean 'unpair'? See `" in CliRunner().invoke(main, ["unpiar"]).stderr
+
+
 def test_version_and_unknown_names() -> None:
     assert CliRunner().invoke(main, ["--version"]).output == f"ktodata {__version__}\n"
     result = CliRunner().invoke(main, ["unpiar"])
