@@ -45,7 +45,7 @@ def test_mixes() -> None:
     [
         (["corupt"], [], "no strategy 'corupt'. Did you mean 'corrupt'? Known: corrupt, other"),
         (["paraphrase"], [], "no strategy 'paraphrase'. Known: corrupt, other"),
-        ([], [], "no strategy. Known: corrupt, other"),
+        ([], [], "no strategy. Name one: --strategy corrupt or --strategy other"),
         (["corrupt", "corrupt=2"], [], "strategy 'corrupt' is named twice"),
         (["corrupt=2", "other"], [], "strategy 'other' has no weight and others have"),
         (["corrupt=0"], [], "the weight of strategy 'corrupt' is '0'. It must be a number above 0"),

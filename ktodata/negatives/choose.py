@@ -54,7 +54,7 @@ def parse_uses(
             raise UsageError(f"strategy {name!r} is named twice", do="Use --per-row for more negatives from it")
         weights[name] = _weight(name, text) if equals else None
     if not weights:
-        raise UsageError("no strategy", do=f"Known: {', '.join(sorted(known))}")
+        raise UsageError("no strategy", do=f"Name one: {' or '.join(f'--strategy {name}' for name in sorted(known))}")
     unweighted = [name for name, weight in weights.items() if weight is None]
     if 0 < len(unweighted) < len(weights):
         raise UsageError(
