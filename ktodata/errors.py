@@ -55,6 +55,25 @@ def sentences(*parts: str) -> str:
     return " ".join([*(part if part.endswith((".", "?", "!", "…")) else f"{part}." for part in before), last])
 
 
+def misspelt(seen: Iterable[object], needed: Iterable[str]) -> str:
+    """Columns that are nearly called as needed: `Column 'lable': did you mean 'label'?`
+
+    "" unless every needed column is there, or there under another name that is close and not needed itself.
+    """
+    wanted = list(needed)
+    names = {str(name).strip().lower(): str(name) for name in seen}
+    free = {key: name for key, name in names.items() if name not in wanted}
+    meant = {}
+    for column in wanted:
+        if column in names.values():
+            continue
+        close = difflib.get_close_matches(column, free, n=1, cutoff=0.7)
+        if not close:
+            return ""
+        meant[column] = free.pop(close[0])
+    return " ".join(f"Column {name!r}: did you mean {column!r}?" for column, name in meant.items())
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest known name, else the list of all of them."""
     names = sorted(known)

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
-from ktodata.errors import RowError
+from ktodata.errors import RowError, misspelt
 
 
 class Message(TypedDict):
@@ -143,17 +143,12 @@ def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:
         raise RowError(
             f"no column {missing[0]!r} (columns seen: {seen})",
             where=where,
-            do="A row has prompt, completion and label; `ktodata unpair` makes rows of pairs and other layouts",
+            do=misspelt(record, ("prompt", "completion", "label"))
+            or "A row has prompt, completion and label; `ktodata unpair` makes rows of pairs and other layouts",
         )
     if record.get("system"):
         raise RowError("a system prompt in a column of its own", where=where, do="`ktodata unpair` makes a turn of it")
-    label = record["label"]
-    if not isinstance(label, bool):
-        raise RowError(
-            f"label is {label!r}, not true or false",
-            where=where,
-            do="Write JSON true for a desirable completion and false for an undesirable one",
-        )
+    label = parse_label(record["label"], name="label", where=where)
     prompt = parse_text(record["prompt"], name="prompt", where=where)
     completion = parse_text(record["completion"], name="completion", where=where)
     if kind_of(prompt) != kind_of(completion):
@@ -173,6 +168,23 @@ def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:
         origin=cast(Origin, origin),
         strategy=_scalar(record, "strategy", where),
         parent_id=_scalar(record, "parent_id", where),
+    )
+
+
+def parse_label(value: object, *, name: str, where: str) -> bool:
+    """A label, which has to be true or false: "false" and 2 are true in Python.
+
+    Raises:
+        RowError: it is anything else. The advice holds for csv and JSON alike.
+    """
+    if isinstance(value, bool):
+        return value
+    quoted = isinstance(value, str) and value.strip().lower() in ("true", "false")
+    raise RowError(
+        f"{name} is {value!r}, not true or false",
+        where=where,
+        do="Write true for a desirable completion and false for an undesirable one"
+        + (", without quotes or spaces around it" if quoted else ""),
     )
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ktodata import clean, hub
 from ktodata.clean import Item, Kept, OnConflict, meaning_of
-from ktodata.errors import KtodataError, RowError, SourceError, UsageError, nearest
+from ktodata.errors import KtodataError, RowError, SourceError, UsageError, misspelt, nearest
 from ktodata.io import Part, Quarantine, Raw, chain_parts, find_parts, is_there
 from ktodata.order import training_order
 from ktodata.schema import Kind, Row, hash_prompt, make_row, to_record
@@ -222,7 +222,8 @@ def _fitting(layout: Source, record: Record, *, where: str) -> Source:
     raise SourceError(
         f"columns {', '.join(map(str, record)) or 'none'}: the preset {layout.name!r} needs {needed}",
         where=where,
-        do="Leave --preset out to have the layout found from the columns",
+        do=next(filter(None, (misspelt(record, columns) for columns in layout.columns)), "")
+        or "Leave --preset out to have the layout found from the columns",
     )
 
 

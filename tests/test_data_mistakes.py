@@ -198,3 +198,48 @@ def test_new_lines_of_a_recipe_end_like_the_others(tmp_path: Path) -> None:
     assert run("balance", source, "--write", str(recipe)).exit_code == 0
     written = b"[loss]\r\nbeta = 0.1 # b\r\ndesirable_weight = 1.0\r\nundesirable_weight = 2.0\r\n"
     assert recipe.read_bytes() == written
+
+
+CSV: dict[str, tuple[str, str]] = {
+    "a word as label": (
+        "prompt,completion,label\np,a,good\n",
+        "label is 'good', not true or false. Write true for a desirable completion and false for an undesirable one\n",
+    ),
+    "a number as label": ("prompt,completion,label\np,a,1\n", "label is '1', not true or false. Write true for a"),
+    "a misspelt column": (
+        "prompt,completion,lable\np,a,true\n",
+        "columns prompt, completion, lable: no layout that can be read. Column 'lable': did you mean 'label'?\n",
+    ),
+    "capitals": (
+        "prompt,Chosen,Rejected\np,a,b\n",
+        "Column 'Chosen': did you mean 'chosen'? Column 'Rejected': did you mean 'rejected'?\n",
+    ),
+    "nothing close": ("a,b,c\np,a,b\n", "These can: chosen + rejected"),
+    "semicolons": (
+        "prompt;completion;label\np;a;true\n",
+        "separated by ';'. The separator of a csv file must be a comma\n",
+    ),
+    "tabs": ("prompt\tcompletion\tlabel\np\ta\ttrue\n", "The separator of a csv file must be a comma\n"),
+    "quoted semicolons": ('"prompt";"completion"\n"p";"a"\n', "The separator of a csv file must be a comma\n"),
+}
+
+
+@pytest.mark.parametrize("case", CSV)
+def test_slips_in_csv_get_advice_that_fits(tmp_path: Path, case: str) -> None:
+    text, message = CSV[case]
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    result = run("unpair", str(tmp_path / "a.csv"), "-o", str(tmp_path / "o.jsonl"))
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert message in result.stderr
+    assert "JSON" not in result.stderr
+
+
+def test_a_misspelt_column_is_named_wherever_rows_or_a_layout_are_asked_for(tmp_path: Path) -> None:
+    rows = save(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "a", "lable": True}])
+    for arguments in (["balance", rows], ["unpair", rows, "--preset", "rows", "-o", str(tmp_path / "o.jsonl")]):
+        assert "Column 'lable': did you mean 'label'?" in run(*arguments).stderr
+
+
+def test_a_label_in_quotes_is_told_so(tmp_path: Path) -> None:
+    rows = save(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "a", "label": "true"}])
+    assert "undesirable one, without quotes" in run("balance", rows).stderr

@@ -91,6 +91,7 @@ def _broken(value: object, text: str) -> bool:
 
 BROKEN_EMOJI = "half of a surrogate pair (a broken emoji) in the text"
 UTF8_ADVICE = "Convert the file to UTF-8 first"
+COMMA_ADVICE = "The separator of a csv file must be a comma"
 AGAIN_ADVICE = "Fetch or write the file again"
 
 
@@ -213,6 +214,9 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
                 if not cells:
                     continue
                 header = cells
+                if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), "")):
+                    what = f"the header is one column, {header[0]!r}, as its cells are separated by {mark!r}"
+                    raise SourceError(what, where=where, do=COMMA_ADVICE)
                 if len(set(header)) < len(header):
                     raise SourceError(f"a column is named twice ({', '.join(header)})", where=where)
             elif len(cells) != len(header):
@@ -228,7 +232,9 @@ def _csv_rows(reader: Any, name: str) -> Iterator[list[str]]:
     try:
         yield from reader
     except csv.Error as error:
-        raise SourceError(f"not csv: {error}", where=f"{name}:{reader.line_num}") from error
+        # A header of quoted names and semicolons ends here. Further down it is a stray quote.
+        do = COMMA_ADVICE if reader.line_num == 1 and "expected after" in str(error) else ""
+        raise SourceError(f"not csv: {error}", where=f"{name}:{reader.line_num}", do=do) from error
 
 
 def _cell(column: str, text: str) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ktodata.errors import SourceError, UsageError, nearest
+from ktodata.errors import SourceError, UsageError, misspelt, nearest
 from ktodata.sources.contract import Example, Record, Skip, Source
 from ktodata.sources.hh_rlhf import HH_RLHF
 from ktodata.sources.llama_factory import DPO, KTO
@@ -51,10 +51,16 @@ def detect(record: Record, *, where: str) -> Source:
     ]
     if fitting:
         return max(fitting, key=lambda item: item[:2])[2]
+    close = [
+        (len(set(columns) & set(record)), advice)
+        for source in SOURCES.values()
+        for columns in source.columns
+        if (advice := misspelt(record, columns))
+    ]
     raise SourceError(
         f"columns {', '.join(map(str, record)) or 'none'}: no layout that can be read",
         where=where,
-        do=f"These can: {layouts()}",
+        do=max(close)[1] if close else f"These can: {layouts()}",
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from ktodata.errors import RowError
-from ktodata.schema import Kind, Origin, Text, named, plain
+from ktodata.schema import Kind, Origin, Text, named, parse_label, plain
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -95,15 +95,8 @@ def string(record: Record, name: str, where: str) -> str:
 
 
 def boolean(record: Record, name: str, where: str) -> bool:
-    """A label, which has to be true or false: "false" and 2 are true in Python. Raises RowError."""
-    value = column(record, name, where)
-    if not isinstance(value, bool):
-        raise RowError(
-            f"{name} is {value!r}, not true or false",
-            where=where,
-            do="Write JSON true for a desirable completion and false for an undesirable one",
-        )
-    return value
+    """A label, which has to be true or false. Raises RowError if it is not."""
+    return parse_label(column(record, name, where), name=name, where=where)
 
 
 def is_empty(text: Text) -> bool:
