@@ -55,13 +55,17 @@ class Chunk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Unpaired:
-    """What `unpair` makes: the rows in training order, and the account of what was read."""
+    """What `unpair` makes: the rows in training order, and the account of what was read.
+
+    `problem` is the first unreadable record's place and what is wrong with it, "" if there is none.
+    """
 
     rows: list[Row]
     layout: Source
     read: int
     completions: int
     skipped: Counter[str]
+    problem: str = ""
 
 
 def unpair(
@@ -117,7 +121,7 @@ def unpair(
     if one_per_prompt:
         items = account.keep(clean.one_per_prompt(items, seed=seed), "one per prompt")
     rows = training_order([item.row for item in items], seed=seed)
-    return Unpaired(rows, layout, account.read, account.completions, account.skipped)
+    return Unpaired(rows, layout, account.read, account.completions, account.skipped, account.problem)
 
 
 class _Account:
@@ -127,9 +131,12 @@ class _Account:
         self.quarantine = quarantine
         self.read = self.completions = 0
         self.skipped: Counter[str] = Counter()
+        self.problem = ""
 
     def reject(self, refused: Rejected) -> None:
         self.skipped[refused.reason] += refused.completions
+        if refused.reason == UNREADABLE and not self.problem:
+            self.problem = f"{refused.where}: {refused.detail}"
         if self.quarantine is not None:
             self.quarantine.add(
                 refused.reason,

@@ -243,3 +243,19 @@ def test_a_misspelt_column_is_named_wherever_rows_or_a_layout_are_asked_for(tmp_
 def test_a_label_in_quotes_is_told_so(tmp_path: Path) -> None:
     rows = save(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "a", "label": "true"}])
     assert "undesirable one, without quotes" in run("balance", rows).stderr
+
+
+def test_where_nothing_can_be_read_the_first_reason_and_the_quarantine_file_are_named(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    rows = save(tmp_path / "a.jsonl", [{"prompt": "p", "completion": f"c{n}", "label": "good"} for n in range(60)])
+    result = run("unpair", rows, "-o", str(tmp_path / "o.jsonl"), "--quarantine", str(bad))
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "nothing to write: 60 completions read, 60 unreadable; the first unreadable: " in result.stderr
+    assert "a.jsonl:1: label is 'good', not true or false. All of them are in " in result.stderr
+    assert str(bad) in result.stderr
+    assert len(bad.read_text(encoding="utf-8").splitlines()) == 60
+
+
+def test_help_says_which_kind_a_model_needs() -> None:
+    text = " ".join(run("unpair", "--help").stdout.split())
+    assert "chat is what a chat (instruction-tuned) model needs, text a base model" in text

@@ -41,7 +41,13 @@ from ktodata.unpair import unpair as make_rows
     help="What to do with a completion that carries both labels for one prompt: drop it wherever it stands, keep "
     "the label that more pairs give it (a tie drops it), keep all, or stop.",
 )
-@click.option("--as", "kind", type=click.Choice(["text", "chat"]), help="The kind of rows; left out, SOURCE's own.")
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["text", "chat"]),
+    help="The kind of rows: chat is what a chat (instruction-tuned) model needs, text a base model. "
+    "Left out: SOURCE's own.",
+)
 @common.limit_option
 @common.seed_option
 @common.workers_option
@@ -92,7 +98,12 @@ def unpair(
             write_rows(made.rows, output)
     if not made.rows:
         reasons = ", ".join(f"{count} {reason}" for reason, count in made.skipped.most_common())
-        raise SourceError(f"nothing to write: {made.completions} completions read, {reasons}", where=source)
+        first = f"; the first unreadable: {made.problem}" if made.problem else ""
+        raise SourceError(
+            f"nothing to write: {made.completions} completions read, {reasons}{first}",
+            where=source,
+            do=f"All of them are in {quarantine}, with the reasons" if quarantine else "",
+        )
     _summarise(made, output, quarantine)
 
 
