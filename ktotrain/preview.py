@@ -10,6 +10,7 @@ from ktotrain.errors import ModelError
 from ktotrain.log import holds_a_run
 from ktotrain.memory import MemoryEstimate, estimate, shape_of
 from ktotrain.model import add_lora, load_config, quiet, trained_parameters
+from ktotrain.packing import Layout
 from ktotrain.prepare import RunData
 from ktotrain.probe import LayoutChoice
 from ktotrain.recipe import Recipe
@@ -38,7 +39,7 @@ class Preview:
         return 1 - self.tokens / self.positions
 
 
-def preview(run: RunData, recipe: Recipe, choice: LayoutChoice) -> Preview:
+def preview(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) -> Preview:
     """Pack every step of the plan and count."""
     packing = Packing(recipe.data.max_length, recipe.train.pack_tokens, choice.layout, follow=choice.follows)
     graded = mismatched = mixed = row_tokens = tokens = positions = largest = scored = 0
@@ -55,9 +56,9 @@ def preview(run: RunData, recipe: Recipe, choice: LayoutChoice) -> Preview:
     return Preview(graded, mismatched, mixed, row_tokens, tokens, positions, largest, scored)
 
 
-def plan_lines(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) -> list[tuple[str, str]]:
+def plan_lines(run: RunData, seen: Preview, layout: Layout = EXPECTED.layout) -> list[tuple[str, str]]:
     """The plan as lines of name and value."""
-    seen, train, steps = preview(run, recipe, choice), run.train, len(run.steps)
+    train, steps = run.train, len(run.steps)
     sizes = Counter(len(step.rows) for step in run.steps)
     lines = [
         ("rows", f"{len(train.rows):,}: {train.desirable:,} desirable, {train.undesirable:,} undesirable"),
@@ -65,7 +66,7 @@ def plan_lines(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) ->
         ("steps", f"{steps:,}: " + ", ".join(f"{count:,} of {size} rows" for size, count in sizes.most_common())),
         ("class mix", f"{seen.mixed_steps:,} of {steps:,} steps hold both classes"),
         ("weights", f"desirable {run.objective.desirable_weight:g}, undesirable {run.objective.undesirable_weight:g}"),
-        ("packs", f"{seen.graded_packs:,} graded, {seen.mismatched_packs:,} mismatched, {choice.layout} layout"),
+        ("packs", f"{seen.graded_packs:,} graded, {seen.mismatched_packs:,} mismatched, {layout} layout"),
         (
             "tokens",
             f"{seen.row_tokens:,} in the rows; {seen.tokens:,} fed to the policy, mismatched pairs included; "
@@ -109,7 +110,7 @@ def notices(run: RunData, recipe: Recipe) -> list[str]:
     return found
 
 
-def memory_estimate(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) -> MemoryEstimate:
+def memory_estimate(recipe: Recipe, seen: Preview) -> MemoryEstimate:
     """Peak memory of a step, from the model's config alone: no weights are loaded."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -133,7 +134,6 @@ def memory_estimate(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTE
             )
     assert trained_parameters(model)
     copied = settings.reference != "initial" or adapter is None
-    seen = preview(run, recipe, choice)
     return estimate(
         shape_of(model),
         pack_tokens=seen.largest,

@@ -124,18 +124,18 @@ def build_packs(
         known: the reference's scores, if all are.
     """
 
-    def packs_of(branches: list[Branch]) -> list[PackedBatch]:
+    def packs_of(branches: list[Branch], tokens: int) -> list[PackedBatch]:
+        return pack(branches, pack_tokens=tokens, layout=packing.layout, pad_id=packing.pad_id)
+
+    def share_of(branches: list[Branch]) -> list[PackedBatch]:
         tokens = packing.pack_tokens
         if packing.processes > 1:
             tokens = min(tokens, even_share(branches, packing.processes))
-        return pack(branches, pack_tokens=tokens, layout=packing.layout, pad_id=packing.pad_id)
-
-    def share(batches: list[PackedBatch]) -> list[PackedBatch]:
-        return batches[packing.process :: packing.processes]
+        return packs_of(branches, tokens)[packing.process :: packing.processes]
 
     own = graded_branches(step, rows, max_length=packing.max_length)
     lent = mismatched_branches(step, rows, max_length=packing.max_length) if loss.estimates_z_ref else []
-    graded = share(packs_of(own))
+    graded = share_of(own)
     # A process estimates from the pairs of the rows that it grades, so that they can follow those rows' prompts.
     mine = {row for batch in graded for row in batch.rows}
     lent_here = [branch for branch in lent if branch.row in mine]
@@ -150,12 +150,10 @@ def build_packs(
         known_2n = torch.zeros(2 * len(own), dtype=torch.float32)
         known_2n[[branch.row for branch in own + shifted]] = torch.tensor([known[branch] for branch in own + lent])
     return StepPacks(
-        reference=share(packs_of(own + shifted)) if known is None else [],
+        reference=share_of(own + shifted) if known is None else [],
         known_2n=known_2n,
         graded=graded,
-        mismatched=pack(lent_here, pack_tokens=packing.pack_tokens, layout=packing.layout, pad_id=packing.pad_id)
-        if lent_here and following is None
-        else [],
+        mismatched=packs_of(lent_here if following is None else [], packing.pack_tokens),
         following=following,
         labels_n=torch.tensor([rows[row].label for row in step.rows]),
         pairs=len(lent),

@@ -30,7 +30,7 @@ from ktotrain.outputs import finish, sample
 from ktotrain.plan import Step
 from ktotrain.precompute import missing_sequences, precompute
 from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refuse_what_is_missing
-from ktotrain.preview import memory_estimate, notices, plan_lines
+from ktotrain.preview import memory_estimate, notices, plan_lines, preview
 from ktotrain.progress import Progress
 from ktotrain.recipe import Recipe, recipe_to_dict
 from ktotrain.reference import FrozenCopy
@@ -322,20 +322,22 @@ def _announce(bar: Progress, recipe: Recipe, run_data: RunData, policy: Policy) 
         f"{recipe.model.path}: {trained:,} of {whole:,} parameters trained, precision {recipe.train.precision} on "
         f"{policy.base.device}; layout {policy.choice.layout} ({policy.choice.reason})"
     )
-    for name, value in plan_lines(run_data, recipe, policy.choice):
+    seen = preview(run_data, recipe, policy.choice)
+    for name, value in plan_lines(run_data, seen, policy.choice.layout):
         bar.say(f"{name}: {value}")
     for notice in notices(run_data, recipe):
         bar.say(f"note: {notice}")
 
 
 def _show_plan(recipe: Recipe, run_data: RunData) -> None:
-    lines = plan_lines(run_data, recipe)
+    seen = preview(run_data, recipe)
+    lines = plan_lines(run_data, seen)
     width = max(len(name) for name, _ in lines)
     click.echo("plan")
     for name, value in lines:
         click.echo(f"  {name:<{width}}  {value}")
     click.echo("memory, estimated")
-    click.echo(memory_estimate(run_data, recipe).table(available_bytes()))
+    click.echo(memory_estimate(recipe, seen).table(available_bytes()))
     for notice in notices(run_data, recipe):
         click.echo(f"note: {notice}", err=True)
 
