@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ktodata.negatives.contract import Pool, Skip
+from ktodata.negatives.contract import Skip
 from ktodata.negatives.corrupt import CORRUPT, OPERATIONS, corrupt
 from ktodata.negatives.corruption import augmenters
 from ktodata.negatives.corruption.layout import EMOJI, hide, lay_out, protected_spans, sentences, unhide
@@ -54,7 +54,7 @@ TEXTS = [
 def worse(text: str, *operations: str, seed: int = 0, **options: Any) -> str | Skip:
     row = make_row("q", text, True, source="s", origin="feedback")
     named = {"operations": operations} if operations else {}
-    return corrupt(row, pool=Pool(), rng=random.Random(seed), **{**DEFAULTS, **named, **options})
+    return corrupt(row, pool=None, rng=random.Random(seed), **{**DEFAULTS, **named, **options})
 
 
 def each_result(intensities: tuple[float, ...] = (0.2, 0.5, 1.0)) -> list[tuple[str, str, str]]:
@@ -183,7 +183,7 @@ def test_chat_rows_without_a_reply_are_skipped() -> None:
     row = make_row(
         [{"role": "user", "content": "q"}], [{"role": "tool", "content": "a"}], True, source="", origin="pair"
     )
-    assert corrupt(row, pool=Pool(), rng=random.Random(0), **DEFAULTS) == Skip("no assistant message")
+    assert corrupt(row, pool=None, rng=random.Random(0), **DEFAULTS) == Skip("no assistant message")
 
 
 def test_several_operations_all_apply() -> None:

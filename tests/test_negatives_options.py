@@ -19,6 +19,11 @@ KNOWN = {
             "count": Option(kind="int", default=3, low=1, help="How many."),
             "share": Option(kind="float", default=0.5, low=0, high=1, help="How much."),
             "model": Option(kind="text", default="", help="Which."),
+            "names": Option(kind="list", default=("x",), help="Any."),
+            "most": Option(kind="int", default=None, optional=True, low=1, help="At most."),
+            "shares": Option(kind="table", default=(), choices=("a", "b"), low=0, high=1, help="Each."),
+            "pack": Option(kind="file", default="", help="A file."),
+            "key": Option(kind="choice", default="x", choices=("x",), secret=True, help="A key."),
         },
     ),
 }
@@ -37,7 +42,47 @@ def test_defaults_and_settings() -> None:
 def test_mixes() -> None:
     uses = parse_uses(["corrupt=3", "other=0.5"], ["other.count=7", "other.model=a=b.c"], known=KNOWN)
     assert [(one.strategy.name, one.weight) for one in uses] == [("corrupt", 3.0), ("other", 0.5)]
-    assert uses[1].options == {"count": 7, "share": 0.5, "model": "a=b.c"}
+    assert {name: uses[1].options[name] for name in ("count", "share", "model")} == {
+        "count": 7,
+        "share": 0.5,
+        "model": "a=b.c",
+    }
+
+
+@pytest.mark.parametrize("names", [["corrupt=0.4 other=0.6"], ["corrupt=0.4,other=0.6"], ["corrupt=0.4", "other=0.6"]])
+def test_a_mix_in_one_word_or_several(names: list[str]) -> None:
+    assert [(one.strategy.name, one.weight) for one in parse_uses(names, known=KNOWN)] == [
+        ("corrupt", 0.4),
+        ("other", 0.6),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("names=a, b c", ("a", "b c")),
+        ("most=3", 3),
+        ("most=none", None),
+        ("most=", None),
+        ("shares=a:0.5,b:1", (("a", 0.5), ("b", 1.0))),
+        ("shares.b=0.25", (("b", 0.25),)),
+        ("shares=", ()),
+        ("model= x", " x"),
+        (f"pack={__file__}", __file__),
+    ],
+)
+def test_every_kind_of_option(setting: str, value: object) -> None:
+    (other,) = parse_uses(["other"], [f"other.{setting}"], known=KNOWN)
+    key = setting.partition("=")[0].partition(".")[0]
+    assert other.options[key] == value
+    option = KNOWN["other"].options[key]
+    assert option.parse(option.spell(value), name=key) == value
+
+
+def test_entries_of_a_table_add_up() -> None:
+    (other,) = parse_uses(["other"], ["other.shares.b=1", "other.shares.a=0"], known=KNOWN)
+    assert other.options["shares"] == (("b", 1.0), ("a", 0.0))
+    assert use("other", known=KNOWN, shares={"a": 1}).options["shares"] == (("a", 1),)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +124,19 @@ def test_mixes() -> None:
         (["other"], ["other.count=1.5"], "other.count is '1.5'. It must be a whole number of at least 1"),
         (["other"], ["other.count=0"], "other.count is '0'. It must be a whole number of at least 1"),
         (["other"], ["other.share=2"], "other.share is '2'. It must be a number in [0, 1]"),
+        (["other"], ["other.names=a,,b"], "other.names is 'a,,b'. It must be one or more texts"),
+        (["other"], ["other.most=0"], "other.most is '0'. It must be a whole number of at least 1, or none"),
+        (
+            ["other"],
+            ["other.shares=a:2"],
+            "other.shares is 'a:2'. It must be NAME:NUMBER, with commas",
+        ),
+        (["other"], ["other.shares=a"], "other.shares is 'a'. It must be NAME:NUMBER"),
+        (["other"], ["other.shares.c=1"], "other.shares.c is 'c:1'. It must be NAME:NUMBER"),
+        (["other"], ["other.shares.a=1", "other.shares.a=0"], "--set other.shares.a is given twice"),
+        (["other"], ["other.count.a=1"], "--set other.count.a: other.count has no entries. It is a whole number"),
+        (["other"], ["other.pack=/no/such"], "other.pack is '/no/such'. It must be a file that is there"),
+        (["other"], ["other.key=sk-123"], "other.key is not allowed. It must be one of x"),
     ],
 )
 def test_errors_say_what_is_allowed(names: list[str], settings: list[str], says: str) -> None:

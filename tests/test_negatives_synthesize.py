@@ -1,17 +1,18 @@
 """The caller of strategies: what it adds, refuses, retries and counts, and what its results depend on."""
 
+import dataclasses
 import os
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from ktodata.errors import KtodataError
 from ktodata.negatives.choose import Use, use
-from ktodata.negatives.contract import Option, Pool, Skip, Strategy, reply_of
+from ktodata.negatives.contract import Ask, Option, Run, Skip, Strategy, reply_of
 from ktodata.negatives.synthesize import REPEATED, synthesize
 from ktodata.schema import Row, make_row, normalise, plain
 
@@ -49,13 +50,17 @@ def made(one: Any = None, *, many: Any = None, name: str = "made", weight: float
     return Use(Strategy(name=name, summary="", options={}, one=one, many=many, **more), {}, weight)
 
 
-def shout(row: Row, /, *, pool: Pool, rng: random.Random) -> str | Skip:
+def shout(row: Row, /, *, pool: Any, rng: random.Random) -> str | Skip:
     return f"{plain(row.completion)} {rng.randrange(10**6)}"
 
 
-def borrow(row: Row, /, *, pool: Pool, rng: random.Random) -> str | Skip:
-    other = pool.draw(row, rng=rng)
-    return reply_of(other) if other else Skip("no other prompt")
+def borrow(row: Row, /, *, pool: Any, rng: random.Random) -> str | Skip:
+    others = [other for other in pool if other.prompt_id != row.prompt_id]
+    return reply_of(rng.choice(others)) if others else Skip("no other prompt")
+
+
+def others(run: Run) -> list[Row]:
+    return [row for row in run.rows if row.label]
 
 
 def test_provenance() -> None:
@@ -85,7 +90,7 @@ def test_chat_rows_lose_only_the_last_assistant_message() -> None:
         assert differing == [2]
 
 
-@pytest.mark.parametrize("uses", [[use("corrupt")], [made(borrow, name="borrow", needs_pool=True), use("corrupt")]])
+@pytest.mark.parametrize("uses", [[use("corrupt")], [made(borrow, name="borrow", prepare=others), use("corrupt")]])
 def test_the_order_of_rows_does_not_matter(uses: list[Use]) -> None:
     rows = rows_of()
     shuffled = random.Random(1).sample(rows, len(rows))
@@ -107,7 +112,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 def test_workers_do_not_matter() -> None:
     # More prompts than a process gets at a time, and a strategy that needs the other rows there.
     rows = rows_of(450)
-    uses = [made(borrow, name="borrow", needs_pool=True), use("corrupt")]
+    uses = [made(borrow, name="borrow", prepare=others), use("corrupt")]
     counted: list[int] = []
     one = synthesize(rows, uses)
     two = synthesize(rows, uses, workers=2, advance=counted.append)
@@ -116,7 +121,7 @@ def test_workers_do_not_matter() -> None:
     assert len(counted) > 2
 
 
-def die(row: Row, /, *, pool: Pool, rng: random.Random) -> str:
+def die(row: Row, /, *, pool: Any, rng: random.Random) -> str:
     os._exit(1)
 
 
@@ -143,7 +148,7 @@ def test_rows_that_differ_in_their_source_alone_get_the_same_whatever_the_order(
 def test_each_negative_has_a_generator_of_its_own() -> None:
     first: list[float] = []
 
-    def draw(row: Row, /, *, pool: Pool, rng: random.Random) -> str:
+    def draw(row: Row, /, *, pool: Any, rng: random.Random) -> str:
         first.append(rng.random())
         return f"{first[-1]}"
 
@@ -179,7 +184,7 @@ def test_it_tries_again_before_it_skips() -> None:
 
 
 def test_skips_are_counted_by_reason_and_add_up() -> None:
-    def picky(row: Row, /, *, pool: Pool, rng: random.Random) -> str | Skip:
+    def picky(row: Row, /, *, pool: Any, rng: random.Random) -> str | Skip:
         return {0: Skip("too short"), 1: Skip("too odd"), 2: "  "}.get(rng.randrange(4), "bad")  # type: ignore[return-value]
 
     rows = [make_row(f"p{index}", "yes", True, source="", origin="pair") for index in range(100)]
@@ -206,23 +211,69 @@ def test_with_weights_they_are_a_mix() -> None:
 
 def test_models_get_full_batches_and_second_chances() -> None:
     sizes: list[int] = []
+    keys: set[str] = set()
 
-    def model(rows: Sequence[Row], /, *, pool: Pool, rngs: Sequence[random.Random]) -> list[str | Skip]:
-        sizes.append(len(rows))
-        # Half of the first drafts are what is there already.
-        return [
-            plain(row.completion) if rng.random() < 0.5 else f"made {rng.random()}"
-            for row, rng in zip(rows, rngs, strict=True)
-        ]
+    def model(asks: Sequence[Ask], /, *, pool: Any) -> Iterator[tuple[int, str | Skip]]:
+        sizes.append(len(asks))
+        keys.update(ask.key for ask in asks)
+        # Half of the first drafts are what is there already; the longest is finished last.
+        for place in sorted(range(len(asks)), key=lambda place: len(plain(asks[place].row.completion))):
+            draw = asks[place].rng.random()
+            yield place, plain(asks[place].row.completion) if draw < 0.5 else f"made {draw}"
 
     rows = rows_of(60)
     counted: list[int] = []
-    done = synthesize(rows, [made(many=model, batch=16)], advance=counted.append)
-    assert sizes[:5] == [16] * 5
-    assert sum(counted) == done.desirable
-    assert done.made["made"] > 0.9 * done.desirable
-    assert done.made["made"] + sum(done.skipped.values()) == done.desirable
-    assert done == synthesize(rows[::-1], [made(many=model, batch=16)])
+    done = synthesize(rows, [made(many=model)], per_row=2, advance=counted.append)
+    assert sizes[0] == len(counted) - sum(sizes[1:]) == 2 * done.desirable
+    assert 0.4 < sizes[1] / sizes[0] < 0.6
+    assert len(keys) == sum(sizes)
+    assert sum(counted) == 2 * done.desirable
+    assert done.made["made"] > 0.9 * 2 * done.desirable
+    assert done.made["made"] + sum(done.skipped.values()) == 2 * done.desirable
+    assert done == synthesize(rows[::-1], [made(many=model)], per_row=2)
+
+
+def test_of_two_equal_drafts_the_first_job_keeps_its_own_whatever_finishes_first() -> None:
+    def model(asks: Sequence[Ask], /, *, pool: Any, backwards: bool) -> list[tuple[int, str | Skip]]:
+        found: list[tuple[int, str | Skip]] = [(place, "same") for place in range(len(asks))]
+        return found[::-1] if backwards else found
+
+    rows = [row for row in rows_of(6) if row.label]
+    there, back = (
+        synthesize(rows, [dataclasses.replace(made(many=model), options={"backwards": backwards})])
+        for backwards in (False, True)
+    )
+    assert there == back
+    assert there.made["made"] == 6
+    assert there.skipped == {f"made: {REPEATED}": len(rows) - 6}
+
+
+def test_what_a_strategy_leaves_out_is_counted() -> None:
+    done = synthesize(rows_of(3), [made(many=lambda asks, **_: [(0, "one")])])
+    assert sum(done.made.values()) == 1
+    assert done.skipped == {"made: no result": done.desirable - 1}
+
+
+def test_a_strategy_is_prepared_once_and_told_when_the_rows_are_written() -> None:
+    seen: list[Any] = []
+
+    def prepare(run: Run) -> str:
+        seen.append((len(run.rows), run.seed, run.output))
+        return "pool"
+
+    use = made(
+        lambda row, *, pool, rng: f"{pool} {rng.random()}",
+        prepare=prepare,
+        facts=lambda pool: {"model": pool},
+        finish=seen.append,
+    )
+    rows = rows_of(4)
+    done = synthesize(rows, [use], seed=3, output="out.jsonl")
+    assert seen == [(len(rows), 3, "out.jsonl")]
+    assert done.facts == {"made": {"model": "pool"}}
+    assert all(plain(row.completion).startswith("pool ") for row in done.negatives)
+    done.finish()
+    assert seen[1:] == ["pool"]
 
 
 def test_a_strategy_is_one_of_two_kinds() -> None:
@@ -232,11 +283,11 @@ def test_a_strategy_is_one_of_two_kinds() -> None:
 
 def test_the_pool_is_of_other_prompts() -> None:
     rows = rows_of(20)
-    done = synthesize(rows, [made(borrow, needs_pool=True)])
+    done = synthesize(rows, [made(borrow, prepare=others)])
     assert len(done.negatives) == done.desirable
     for row in done.negatives:
         assert plain(row.completion) in {plain(other.completion) for other in rows if other.prompt_id != row.prompt_id}
-    one = synthesize(rows[:1], [made(borrow, needs_pool=True)])
+    one = synthesize(rows[:1], [made(borrow, prepare=others)])
     assert one.skipped == {"made: no other prompt": 1}
 
 

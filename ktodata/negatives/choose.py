@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ktodata.errors import UsageError, nearest
-from ktodata.negatives.contract import Strategy
+from ktodata.negatives.contract import Option, Strategy
 from ktodata.negatives.registry import STRATEGIES
 
 
@@ -31,7 +32,7 @@ def use(name: str, *, weight: float | None = None, known: Mapping[str, Strategy]
     for key in options:
         _option(strategy, key)
     values = {
-        key: option.check(options.get(key, option.default), name=f"{name}.{key}")
+        key: option.check(options[key], name=f"{name}.{key}") if key in options else option.default
         for key, option in strategy.options.items()
     }
     return Use(strategy, values, weight)
@@ -47,7 +48,8 @@ def parse_uses(
             a strategy named twice, weights for some only, a setting for a strategy that is not used.
     """
     weights: dict[str, float | None] = {}
-    for item in names:
+    # Also several in one: --strategy "corrupt=0.4 template=0.6".
+    for item in (item for text in names for item in re.split(r"[\s,]+", text.strip())):
         name, equals, text = item.partition("=")
         _known(name, known)
         if name in weights:
@@ -75,10 +77,16 @@ def _set(setting: str, options: dict[str, dict[str, Any]], known: Mapping[str, S
     strategy = _known(name, known)
     if name not in options:
         raise UsageError(f"--set {name}.{key} is for a strategy that is not used", do=f"Add --strategy {name}")
+    key, dot, entry = key.partition(".")
     option = _option(strategy, key)
-    if key in options[name]:
-        raise UsageError(f"--set {name}.{key} is given twice", do="Lists are written with commas: a,b")
-    options[name][key] = option.parse(text, name=f"{name}.{key}")
+    if dot and option.kind != "table":
+        raise UsageError(f"--set {path.strip()}: {name}.{key} has no entries", do=f"It is {option.allowed()}")
+    # An entry of a table: --set corrupt.intensities.keyboard=0.1
+    before = options[name].get(key, ()) if dot else ()
+    if (key in options[name] and not dot) or any(entry == there for there, _ in before):
+        raise UsageError(f"--set {path.strip()} is given twice", do="Lists are written with commas: a,b")
+    value = option.parse(f"{entry}:{text}" if dot else text, name=path.strip())
+    options[name][key] = option.check((*before, *value), name=f"{name}.{key}") if dot else value
 
 
 def _known(name: str, known: Mapping[str, Strategy]) -> Strategy:
@@ -89,7 +97,7 @@ def _known(name: str, known: Mapping[str, Strategy]) -> Strategy:
     return known[name]
 
 
-def _option(strategy: Strategy, key: str) -> Any:
+def _option(strategy: Strategy, key: str) -> Option:
     if key not in strategy.options:
         raise UsageError(f"strategy {strategy.name!r} has no option {key!r}", do=nearest(key, strategy.options))
     return strategy.options[key]

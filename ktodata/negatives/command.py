@@ -112,7 +112,7 @@ def strategies(as_json: bool) -> None:
     for name, entry in STRATEGIES.items():
         click.echo(f"{name}: {entry.summary}")
         for key, option in entry.options.items():
-            click.echo(f"  --set {name}.{key}={_spelled(option.default)}")
+            click.echo(f"  --set {name}.{key}={option.spell(option.default)}")
             click.echo(f"      {option.help} It is {option.allowed()}.")
 
 
@@ -122,10 +122,3 @@ def _described(entry: Strategy) -> dict[str, object]:
         for key, option in entry.options.items()
     }
     return {"summary": entry.summary, "options": options}
-
-
-def _spelled(value: object) -> str:
-    """A default as the command line would say it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

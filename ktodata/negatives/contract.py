@@ -2,17 +2,18 @@
 
 A strategy makes one undesirable completion for one desirable row, or says why it cannot. Everything else is the
 caller's (`ktodata.negatives.synthesize`): labels, provenance, retries, duplicates, processes, counts. A strategy that
-asks a model is a function of many rows at once instead, so that the model gets full batches.
+asks a model is a function of many rows at once instead, so that the model is kept busy.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from ktodata.errors import UsageError
+from ktodata.io.paths import local_path
 from ktodata.schema import Row
 
 
@@ -23,61 +24,95 @@ class Skip:
     reason: str
 
 
-class Pool:
-    """The other rows of the file, for strategies that borrow from them.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """What is about to be done, for `Strategy.prepare`: all `rows` of the file, undesirable ones too.
 
-    Kept sorted by row id, so that what a generator draws does not depend on the order of the file.
+    `output` is the file that will be written, "" for stdout or none: what has to outlive a killed run lies beside it.
     """
 
-    def __init__(self, rows: Sequence[Row] = ()) -> None:
-        self.rows: tuple[Row, ...] = tuple(sorted(rows, key=lambda row: row.id))
-        self.desirable: tuple[Row, ...] = tuple(row for row in self.rows if row.label)
+    rows: Sequence[Row]
+    seed: int = 0
+    output: str = ""
 
-    def draw(self, row: Row, *, rng: random.Random, tries: int = 16) -> Row | None:
-        """A desirable row of another prompt, or None when `tries` draws find none."""
-        for _ in range(tries if self.desirable else 0):
-            other = rng.choice(self.desirable)
-            if other.prompt_id != row.prompt_id:
-                return other
-        return None
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ask:
+    """One draft that a strategy of `many` is asked for.
+
+    `rng` is its own, and the only source of chance that may be used. `key` names it among all drafts of the run, and
+    is the same whenever the seed and the rows are: journals go by it.
+    """
+
+    row: Row
+    rng: random.Random
+    key: str
 
 
 One: TypeAlias = Callable[..., str | Skip]
 """`one(row, *, pool, rng, **options)`: the reply that takes the place of `reply_of(row)`, or why there is none.
 
-`rng` is a `random.Random` of the row's own, and the only source of chance that may be used.
+`pool` is what the strategy draws from, as its `prepare` gave it (None without). `rng` is a `random.Random` of the
+row's own, and the only source of chance that may be used.
 """
 
-Many: TypeAlias = Callable[..., Sequence[str | Skip]]
-"""`many(rows, *, pool, rngs, **options)`: the same for many rows at once, in their order; `rngs[i]` is of `rows[i]`."""
+Many: TypeAlias = Callable[..., Iterable[tuple[int, str | Skip]]]
+"""`many(asks, *, pool, **options)`: the same for all rows at once. Yields the place of an ask and its result, each
+ask once, in whatever order they finish. Called anew with the asks whose drafts were refused, five times at most."""
+
+Prepare: TypeAlias = Callable[..., Any]
+"""`prepare(run, **options)`: what all calls share, such as files read, an index, a client: their `pool`.
+
+Called once, before any work, in the process that runs `synthesize`; says there what is wrong with the options or the
+rows, as a KtodataError. For a strategy of `one` what it returns is sent to worker processes, so it must pickle; what
+does not (a compiled template) is made there at first use.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """One option of a strategy: its type, default, range, and a sentence for `ktodata strategies`.
 
-    `choices` limits `choice` (one of them) and `list` (one or more of them, comma-separated on the command line).
-    `low` is excluded from the range when `open_low` is set.
+    | kind | value | on the command line |
+    |---|---|---|
+    | `int`, `float`, `bool` | a number from `low` to `high`; true or false | `3`, `0.5`, `true` |
+    | `text` | any string, verbatim | anything |
+    | `choice` | one of `choices` | its name |
+    | `list` | a tuple of strings, one or more, of `choices` if there are any | `a,b` |
+    | `table` | a tuple of pairs (name, number): names of `choices`, numbers from `low` to `high` | `a:0.1,b:1` |
+    | `file` | the path of a file that is there | a path |
+
+    `low` is excluded from the range when `open_low` is set. An `optional` one may be None, written `none` or left
+    empty. A `secret` one is shown nowhere, and kept out of cards.
     """
 
-    kind: Literal["int", "float", "bool", "text", "choice", "list"]
+    kind: Literal["int", "float", "bool", "text", "choice", "list", "table", "file"]
     default: Any
     help: str
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
     open_low: bool = False
+    optional: bool = False
+    secret: bool = False
 
     def allowed(self) -> str:
         """What a value may be, for errors and lists: `a number in (0, 1]`."""
-        if self.kind == "bool":
-            return "true or false"
-        if self.kind == "choice":
-            return "one of " + ", ".join(self.choices)
-        if self.kind == "list":
-            return "one or more of " + ", ".join(self.choices)
-        if self.kind == "text":
-            return "text"
+        return self._kind_allowed() + (", or none" if self.optional else "")
+
+    def _kind_allowed(self) -> str:
+        names = ", ".join(self.choices)
+        fixed = {
+            "bool": "true or false",
+            "choice": f"one of {names}",
+            "list": f"one or more of {names}" if names else "one or more texts, with commas between them",
+            "table": f"NAME:NUMBER, with commas between them, of {names or 'any names'} and {self._range_allowed()}",
+            "text": "text",
+            "file": "a file that is there",
+        }
+        return fixed.get(self.kind) or self._range_allowed()
+
+    def _range_allowed(self) -> str:
         noun = "a whole number" if self.kind == "int" else "a number"
         if self.low is not None and self.high is not None:
             return f"{noun} in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
@@ -91,48 +126,90 @@ class Option:
         Raises:
             UsageError: it spells none, or one out of range; says what is allowed.
         """
+        if self.optional and text.strip().lower() in ("", "none"):
+            return None
         try:
-            return self.check(_READ[self.kind](text.strip()), name=name)
+            return self.check(_READ[self.kind](text), name=name)
         except (ValueError, UsageError):
-            raise self._refused(repr(text), name) from None
+            raise self._refused(text, name) from None
+
+    def spell(self, value: Any) -> str:
+        """A value as the command line would say it; `parse` undoes it."""
+        if value is None:
+            return "none"
+        if self.kind == "table":
+            return ",".join(f"{key}:{number:g}" for key, number in value)
+        if self.kind == "list":
+            return ",".join(value)
+        return str(value).lower() if isinstance(value, bool) else str(value)
 
     def check(self, value: Any, *, name: str) -> Any:
-        """The value itself, if it is allowed (lists become tuples).
+        """The value itself, if it is allowed (lists and tables become tuples).
 
         Raises:
             UsageError: it is not; says what is.
         """
-        if self.kind == "list":
+        if value is None and self.optional:
+            return None
+        if self.kind == "table":
+            value = tuple(value.items()) if isinstance(value, Mapping) else value
+        if self.kind in ("list", "table"):
             value = tuple(value) if isinstance(value, list | tuple) else value
-            good = isinstance(value, tuple) and bool(value) and all(item in self.choices for item in value)
-            good = good and len(set(value)) == len(value)
-        elif self.kind == "choice":
-            good = value in self.choices
-        elif self.kind in ("bool", "text"):
-            good = isinstance(value, bool if self.kind == "bool" else str)
-        else:
-            good = isinstance(value, int if self.kind == "int" else int | float) and not isinstance(value, bool)
-            good = good and self._in_range(value)
-        if not good:
-            raise self._refused(repr(value), name)
+        if not self._good(value):
+            raise self._refused(value, name)
         return value
 
-    def _in_range(self, value: float) -> bool:
-        # Written so that NaN, for which every comparison is false, is out of any range.
+    def _good(self, value: Any) -> bool:
+        if self.kind == "list":
+            return isinstance(value, tuple) and bool(value) and self._names(value)
+        if self.kind == "table":
+            return (
+                isinstance(value, tuple)
+                and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
+                and self._names(tuple(pair[0] for pair in value))
+                and all(self._number(pair[1]) for pair in value)
+            )
+        if self.kind == "choice":
+            return value in self.choices
+        if self.kind in ("bool", "text"):
+            return isinstance(value, bool if self.kind == "bool" else str)
+        if self.kind == "file":
+            return isinstance(value, str) and _is_file(value)
+        return self._number(value)
+
+    def _names(self, names: tuple[Any, ...]) -> bool:
+        """Different strings, of the choices if there are any."""
+        good = all(isinstance(name, str) and name and (not self.choices or name in self.choices) for name in names)
+        return good and len(set(names)) == len(names)
+
+    def _number(self, value: Any) -> bool:
+        """A number in the range. Written so that NaN, for which every comparison is false, is out of any range."""
+        if isinstance(value, bool) or not isinstance(value, int if self.kind == "int" else int | float):
+            return False
         if self.low is not None and not (value > self.low if self.open_low else value >= self.low):
             return False
         return value == value and (self.high is None or value <= self.high)
 
-    def _refused(self, shown: str, name: str) -> UsageError:
+    def _refused(self, value: Any, name: str) -> UsageError:
+        shown = "not allowed" if self.secret else repr(value.strip() if isinstance(value, str) else value)
         return UsageError(f"{name} is {shown}", do=f"It must be {self.allowed()}")
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return local_path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
     """An entry of `STRATEGIES`: exactly one of `one` and `many`, a sentence, and the options that they take.
 
-    `needs_pool` is set by strategies that look at other rows; the rest get an empty pool, which need not be sent to
-    worker processes. `batch` is how many rows a call of `many` gets.
+    `prepare` is optional, see `Prepare`. `finish(pool)` is called when the rows are safely written: a journal may go.
+    `facts(pool)` says what a card should hold beside the options: the model and its revision, what it was served by.
+    `needs` names what has to be given before it can run, such as `base.model or base.url`; the others run at their
+    defaults, and `ktodata strategies` shows an example of them.
     """
 
     name: str
@@ -140,8 +217,10 @@ class Strategy:
     options: Mapping[str, Option]
     one: One | None = None
     many: Many | None = None
-    needs_pool: bool = False
-    batch: int = 64
+    prepare: Prepare | None = None
+    finish: Callable[[Any], None] | None = None
+    facts: Callable[[Any], Mapping[str, Any]] | None = None
+    needs: str = ""
 
     def __post_init__(self) -> None:
         if (self.one is None) == (self.many is None):
@@ -159,16 +238,27 @@ def reply_of(row: Row) -> str | Skip:
 
 
 def _read_bool(text: str) -> bool:
-    if text not in ("true", "false"):
+    if text.strip() not in ("true", "false"):
         raise ValueError(text)
-    return text == "true"
+    return text.strip() == "true"
 
 
-_READ: Mapping[str, Any] = {
+def _read_list(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(","))
+
+
+def _read_table(text: str) -> tuple[tuple[str, float], ...]:
+    pairs = [item.partition(":") for item in text.split(",") if item.strip()]
+    return tuple((name.strip(), float(number)) for name, _, number in pairs)
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
     "bool": _read_bool,
     "text": str,
-    "choice": str,
-    "list": lambda text: tuple(item.strip() for item in text.split(",")),
+    "choice": str.strip,
+    "list": _read_list,
+    "table": _read_table,
+    "file": str.strip,
 }

@@ -9,7 +9,7 @@ import functools
 import random
 from collections.abc import Callable, Mapping
 
-from ktodata.negatives.contract import Option, Pool, Skip, Strategy, reply_of
+from ktodata.negatives.contract import Option, Skip, Strategy, reply_of
 from ktodata.negatives.corruption import sentences, tone, words
 from ktodata.negatives.corruption.layout import edges, lay_out
 from ktodata.schema import Row, normalise
@@ -39,7 +39,7 @@ def corrupt(
     row: Row,
     /,
     *,
-    pool: Pool,
+    pool: object,
     rng: random.Random,
     operations: tuple[str, ...],
     intensity: float,

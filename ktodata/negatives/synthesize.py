@@ -14,14 +14,14 @@ import itertools
 import multiprocessing
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ktodata.errors import KtodataError
 from ktodata.negatives.choose import Use
-from ktodata.negatives.contract import Pool, Skip, Strategy
+from ktodata.negatives.contract import Ask, Run, Skip, Strategy
 from ktodata.schema import Message, Row, Text, make_row, normalise
 
 TRIES = 5  # drafts of one negative that may equal something present before the job is counted as skipped
@@ -38,13 +38,16 @@ class Synthesis:
     """What `synthesize` made: the negatives, in an order that does not depend on that of the input, and the counts.
 
     `desirable` rows were asked for negatives; `made` counts negatives by strategy, `skipped` jobs by
-    `strategy: reason`. Jobs made and skipped add up to all jobs.
+    `strategy: reason`. Jobs made and skipped add up to all jobs. `facts` is what strategies have to say for a card.
     """
 
     negatives: list[Row]
     desirable: int
     made: dict[str, int]
     skipped: dict[str, int]
+    facts: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    finish: Callable[[], None] = dataclasses.field(default=lambda: None, compare=False, repr=False)
+    """To be called when the negatives are safely written: what was kept in case of a crash may go."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,28 +72,31 @@ def synthesize(
     per_row: int = 1,
     seed: int = 0,
     workers: int = 1,
+    output: str = "",
     advance: Callable[[int], None] = lambda count: None,
 ) -> Synthesis:
     """`per_row` negatives for each desirable row: from each of the `uses`, or, if they have weights, from one of
     them that the row's own generator draws by weight.
 
-    A negative equals, after normalising, no completion that its prompt has, and no other negative. `advance` is
+    A negative equals, after normalising, no completion that its prompt has, and no other negative. `output` is the
+    file that the caller will write, "" for none: what a killed run leaves for the next lies beside it. `advance` is
     called with the number of jobs done.
 
     Raises:
-        KtodataError: there is no desirable row.
+        KtodataError: there is no desirable row, or a strategy cannot work with these rows and options.
     """
-    groups = _grouped(rows, uses, per_row, seed)
+    rows = sorted(rows, key=_place)
     desirable = sum(row.label for row in rows)
     if not desirable:
         raise KtodataError(f"none of {len(rows)} rows is desirable", do="Negatives are made from desirable rows")
-    pool = Pool(rows if any(use.strategy.needs_pool for use in uses) else ())
+    pools = _prepared(uses, Run(rows, seed, output))
+    groups = _grouped(rows, uses, per_row, seed)
     found: list[tuple[_Job, Result]] = []
-    with _runner(workers, uses, pool, seed) as run:
-        for part in run(list(chunk) for chunk in _chunks(groups)):
+    with _runner(workers, uses, pools, seed) as run:
+        for part in run(_chunks(groups, uses)):
             found += part
             advance(len(part))
-    # What those made is taken for the models, which run here, in full batches over all prompts.
+    # What those made is taken for the models, which run here, over all prompts.
     taken = {group.jobs[0].row.prompt_id: group.taken for group in groups if group.jobs}
     for job, result in found:
         if isinstance(result, Row):
@@ -98,15 +104,23 @@ def synthesize(
     for index, use in enumerate(uses):
         if use.strategy.many is not None:
             jobs = [job for group in groups for job in group.jobs if job.use == index]
-            found += _in_batches(jobs, use, pool, seed, taken, advance)
-    return _summed(found, uses, desirable)
+            found += _together(jobs, use, pools[index], seed, taken, advance)
+    return _summed(found, uses, desirable, pools)
+
+
+def _prepared(uses: Sequence[Use], run: Run) -> list[Any]:
+    return [use.strategy.prepare(run, **use.options) if use.strategy.prepare else None for use in uses]
+
+
+def _place(row: Row) -> tuple[str, ...]:
+    """Where a row comes, whatever the order of the file: the provenance tells rows apart that are equal but for it."""
+    return row.prompt_id, row.id, row.source, row.origin, row.strategy, row.parent_id
 
 
 def _grouped(rows: Sequence[Row], uses: Sequence[Use], per_row: int, seed: int) -> list[_Group]:
-    """The jobs by prompt, both in an order that the content decides."""
+    """The jobs by prompt, in the order of the rows."""
     groups: dict[str, _Group] = {}
-    # The provenance too, for rows that are equal but for that.
-    for row in sorted(rows, key=lambda row: (row.prompt_id, row.source, row.origin, row.strategy, row.parent_id)):
+    for row in rows:
         group = groups.setdefault(row.prompt_id, _Group([], set()))
         group.taken.add(_same(row.completion))
         if row.label:
@@ -128,54 +142,66 @@ def _jobs(row: Row, uses: Sequence[Use], per_row: int, seed: int) -> Iterator[_J
             yield _Job(row, rng.choices(order, [weights[index] or 0.0 for index in order])[0], k)
 
 
-def generator(seed: int, strategy: str, row_id: str, k: int) -> random.Random:
-    """The generator of one job. Nothing else decides what it draws."""
-    digest = hashlib.sha256(f"{seed}\n{strategy}\n{row_id}\n{k}".encode()).digest()
+def generator(seed: int, strategy: str, row_id: str, *numbers: int) -> random.Random:
+    """The generator of one job, or of one draft of it. Nothing else decides what it draws."""
+    digest = hashlib.sha256("\n".join(map(str, (seed, strategy, row_id, *numbers))).encode()).digest()
     return random.Random(int.from_bytes(digest[:16]))
 
 
-def _local(group: _Group, uses: Sequence[Use], pool: Pool, seed: int) -> list[tuple[_Job, Result]]:
+def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) -> list[tuple[_Job, Result]]:
     """The jobs of one prompt whose strategies work row by row."""
     taken, done = set(group.taken), []
     for job in group.jobs:
-        one = uses[job.use].strategy.one
-        if one is None:
+        strategy, options, pool = uses[job.use].strategy, uses[job.use].options, pools[job.use]
+        if strategy.one is None:
             continue
-        strategy = uses[job.use].strategy
         rng = generator(seed, strategy.name, job.row.id, job.k)
         result: Result = Skip(REPEATED)
         for _ in range(TRIES):
-            result = _accepted(one(job.row, pool=pool, rng=rng, **uses[job.use].options), job.row, strategy, taken)
+            result = _accepted(strategy.one(job.row, pool=pool, rng=rng, **options), job.row, strategy, taken)
             if not (isinstance(result, Skip) and result.reason == REPEATED):
                 break
         done.append((job, result))
     return done
 
 
-def _in_batches(
+def _together(
     jobs: list[_Job],
     use: Use,
-    pool: Pool,
+    pool: Any,
     seed: int,
     taken: dict[str, set[_Same]],
     advance: Callable[[int], None],
 ) -> list[tuple[_Job, Result]]:
     """Jobs of a strategy that works on many rows at once; those whose drafts are refused go round again."""
-    many = use.strategy.many
+    many, name = use.strategy.many, use.strategy.name
     assert many is not None
-    rngs = {id(job): generator(seed, use.strategy.name, job.row.id, job.k) for job in jobs}
-    done: dict[int, Result] = {}
-    waiting = jobs
-    for _ in range(TRIES):
-        for start in range(0, len(waiting), use.strategy.batch):
-            batch = waiting[start : start + use.strategy.batch]
-            replies = many([job.row for job in batch], pool=pool, rngs=[rngs[id(job)] for job in batch], **use.options)
-            before = len(done)
-            for job, reply in zip(batch, replies, strict=True):
-                done[id(job)] = _accepted(reply, job.row, use.strategy, taken[job.row.prompt_id])
-            advance(len(done) - before)
-        waiting = [job for job in waiting if done[id(job)] == Skip(REPEATED)]
-    return [(job, done[id(job)]) for job in jobs]
+    done: list[Result] = [Skip("no result")] * len(jobs)
+    waiting = list(range(len(jobs)))
+    for draft in range(TRIES):
+        if not waiting:
+            break
+        asks = [_ask(jobs[place], name, seed, draft) for place in waiting]
+        replies: dict[int, str | Skip] = {}
+        for index, reply in many(asks, pool=pool, **use.options):
+            replies[index] = reply
+            advance(int(draft == 0))
+        # In the order of the jobs, not that in which they finished: of two equal drafts the first is taken.
+        refused = []
+        for index, place in enumerate(waiting):
+            job = jobs[place]
+            reply = replies.get(index, Skip("no result"))
+            done[place] = _accepted(reply, job.row, use.strategy, taken[job.row.prompt_id])
+            if done[place] == Skip(REPEATED):
+                refused.append(place)
+        waiting = refused
+    return list(zip(jobs, done, strict=True))
+
+
+def _ask(job: _Job, name: str, seed: int, draft: int) -> Ask:
+    """A draft with a generator of its own, so that one that is found in a journal moves no other's."""
+    key = f"{seed}/{name}/{job.row.id}/{job.k}/{draft}"
+    return Ask(job.row, generator(seed, name, job.row.id, job.k, draft), key)
 
 
 def _accepted(reply: str | Skip, row: Row, strategy: Strategy, taken: set[_Same]) -> Result:
@@ -197,6 +223,7 @@ def _accepted(reply: str | Skip, row: Row, strategy: Strategy, taken: set[_Same]
         origin="synthetic",
         strategy=strategy.name,
         parent_id=row.id,
+        prompt_id=row.prompt_id,
     )
 
 
@@ -216,7 +243,9 @@ def _same(completion: Text) -> _Same:
     return tuple((message["role"], normalise(message["content"])) for message in completion)
 
 
-def _summed(found: Iterable[tuple[_Job, Result]], uses: Sequence[Use], desirable: int) -> Synthesis:
+def _summed(
+    found: Iterable[tuple[_Job, Result]], uses: Sequence[Use], desirable: int, pools: Sequence[Any]
+) -> Synthesis:
     names = [use.strategy.name for use in uses]
     negatives: list[Row] = []
     made: Counter[str] = Counter(dict.fromkeys(names, 0))
@@ -232,36 +261,50 @@ def _summed(found: Iterable[tuple[_Job, Result]], uses: Sequence[Use], desirable
             made[names[job.use]] += 1
         else:
             skipped[f"{names[job.use]}: {result.reason}"] += 1
-    return Synthesis(negatives, desirable, dict(made), dict(skipped))
+    each = list(zip(names, uses, pools, strict=True))
+    facts = {name: use.strategy.facts(pool) for name, use, pool in each if use.strategy.facts}
+
+    def finish() -> None:
+        for _, use, pool in each:
+            if use.strategy.finish:
+                use.strategy.finish(pool)
+
+    return Synthesis(negatives, desirable, dict(made), dict(skipped), facts, finish)
 
 
-def _chunks(groups: list[_Group]) -> Iterator[list[_Group]]:
-    """Groups in portions of about equal work."""
-    busy = [group for group in groups if group.jobs]
+def _chunks(groups: list[_Group], uses: Sequence[Use]) -> Iterator[list[_Group]]:
+    """The groups that have something to do row by row, in portions."""
+    local = {index for index, use in enumerate(uses) if use.strategy.one is not None}
+    busy = [group for group in groups if any(job.use in local for job in group.jobs)]
     return (busy[start : start + _CHUNK] for start in range(0, len(busy), _CHUNK))
 
 
 Chunks = Iterable[list[_Group]]
 Runner = Callable[[Chunks], Iterable[list[tuple[_Job, Result]]]]
-_context: tuple[Sequence[Use], Pool, int] | None = None
+_Context: TypeAlias = tuple[Sequence[Use], Sequence[Any], int]
+_context: _Context | None = None
 
 
 @contextlib.contextmanager
-def _runner(workers: int, uses: Sequence[Use], pool: Pool, seed: int) -> Iterator[Runner]:
+def _runner(workers: int, uses: Sequence[Use], pools: Sequence[Any], seed: int) -> Iterator[Runner]:
     """Runs chunks here or in `workers` processes; results come in the order of the chunks.
 
     Raises:
         KtodataError: a process died, which Python itself never does for an error of ours.
     """
-    if workers == 1:
-        yield lambda chunks: (_run(chunk, (uses, pool, seed)) for chunk in chunks)
+    if workers == 1 or not any(use.strategy.one for use in uses):
+        yield lambda chunks: (_run(chunk, (uses, pools, seed)) for chunk in chunks)
         return
+    # Models stay in this process, and need not pickle.
+    pools = [pool if use.strategy.one else None for use, pool in zip(uses, pools, strict=True)]
+    bare: dict[str, Any] = {"options": {}, "prepare": None, "finish": None, "facts": None}
+    uses = [dataclasses.replace(use, strategy=dataclasses.replace(use.strategy, **bare)) for use in uses]
     # `spawn` is the start method that every platform has and that threads cannot break.
     executor = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_prepare,
-        initargs=(uses, pool, seed),
+        initargs=(uses, pools, seed),
     )
     try:
         yield lambda chunks: executor.map(_run, chunks)
@@ -271,11 +314,12 @@ def _runner(workers: int, uses: Sequence[Use], pool: Pool, seed: int) -> Iterato
         executor.shutdown(cancel_futures=True)
 
 
-def _prepare(uses: Sequence[Use], pool: Pool, seed: int) -> None:
+def _prepare(*context: Any) -> None:
+    """What a worker process keeps for all of its chunks."""
     global _context
-    _context = (uses, pool, seed)
+    _context = context
 
 
-def _run(chunk: list[_Group], context: tuple[Sequence[Use], Pool, int] | None = None) -> list[tuple[_Job, Result]]:
-    uses, pool, seed = context or _context or ((), Pool(), 0)
-    return list(itertools.chain.from_iterable(_local(group, uses, pool, seed) for group in chunk))
+def _run(chunk: list[_Group], context: _Context | None = None) -> list[tuple[_Job, Result]]:
+    uses, pools, seed = context or _context or ((), (), 0)
+    return list(itertools.chain.from_iterable(_local(group, uses, pools, seed) for group in chunk))
