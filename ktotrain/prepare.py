@@ -29,6 +29,7 @@ from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy, Reference,
 from ktotrain.samples import Prompt
 from ktotrain.scorer import Scorer
 from ktotrain.step import Objective
+from ktotrain.token_cache import open_cache
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class RunData:
     chat: bool
     prompts: Sequence[Prompt]
     """The prompts that samples are picked from: those of the evaluation rows if there are any."""
+    token_notes: Sequence[str] = ()
+    """What is to be said of the token cache."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +92,8 @@ def prepare_data(recipe: Recipe) -> RunData:
         recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
     )
     rows = data.read(recipe.data.train)
-    train = data.tokenize(rows, tokenizer, max_length=recipe.data.max_length)
+    cache, trouble = open_cache(tokenizer)
+    train = data.tokenize(rows, tokenizer, max_length=recipe.data.max_length, cache=cache)
     where = ", ".join(recipe.data.train)
     if not train.rows:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in train.dropped.items())
@@ -102,7 +106,9 @@ def prepare_data(recipe: Recipe) -> RunData:
             where=", ".join(recipe.data.eval),
             do="Make them one kind with `ktodata unpair FILE --as text` or `--as chat`",
         )
-    evaluation = data.tokenize(eval_rows, tokenizer, max_length=recipe.data.max_length) if eval_rows else None
+    evaluation = None
+    if eval_rows:
+        evaluation = data.tokenize(eval_rows, tokenizer, max_length=recipe.data.max_length, cache=cache)
     steps = plan_run(
         [row.group for row in train.rows],
         [row.label for row in train.rows],
@@ -125,6 +131,7 @@ def prepare_data(recipe: Recipe) -> RunData:
         objective=_objective(recipe, train),
         chat=rows[0].kind == "chat",
         prompts=prompts,
+        token_notes=[trouble] if trouble else list(cache.trouble.values()) if cache else [],
     )
     _require_pack_tokens(run, recipe)
     return run

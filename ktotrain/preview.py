@@ -63,6 +63,7 @@ def plan_lines(run: RunData, seen: Preview, layout: Layout = EXPECTED.layout) ->
     lines = [
         ("rows", f"{len(train.rows):,}: {train.desirable:,} desirable, {train.undesirable:,} undesirable"),
         ("prompts", f"{len({row.group for row in train.rows}):,} distinct"),
+        ("texts", f"{train.encoded:,} tokenized, {train.recalled:,} known from an earlier run"),
         ("steps", f"{steps:,}: " + ", ".join(f"{count:,} of {size} rows" for size, count in sizes.most_common())),
         ("class mix", f"{seen.mixed_steps:,} of {steps:,} steps hold both classes"),
         ("weights", f"desirable {run.objective.desirable_weight:g}, undesirable {run.objective.undesirable_weight:g}"),
@@ -86,7 +87,7 @@ def plan_lines(run: RunData, seen: Preview, layout: Layout = EXPECTED.layout) ->
 def notices(run: RunData, recipe: Recipe) -> list[str]:
     """What is allowed and yet probably not meant, one sentence each."""
     train, objective = run.train, run.objective
-    found = []
+    found = list(run.token_notes)
     if not run.chat and run.tokenizer.chat_template:
         found.append(
             "the rows are plain text and this model has a chat template: for a model to chat with, make them chats "

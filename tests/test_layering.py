@@ -24,7 +24,7 @@ LAYERS = {
         ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
         ["batch", "losses", "logps", "pairing", "mixing"],
         ["plan", "packing", "attention", "metrics", "scorer", "probe"],
-        ["data", "model", "reference", "cache", "step", "precompute", "checkpoint", "evaluate"],
+        ["token_cache", "data", "model", "reference", "cache", "step", "precompute", "checkpoint", "evaluate"],
         ["samples", "plots", "card", "memory", "progress"],
         ["log", "prepare", "preview", "outputs", "update"],
         ["trainer"],
