@@ -12,21 +12,21 @@ import itertools
 import logging
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ktodata import clean, hub
 from ktodata.clean import Item, Kept, OnConflict, meaning_of
 from ktodata.errors import KtodataError, RowError, SourceError, UsageError, misspelt, nearest
 from ktodata.io import Part, Quarantine, Raw, chain_parts, find_parts, is_there
 from ktodata.order import training_order
-from ktodata.schema import Kind, Row, hash_prompt, make_row, to_record
-from ktodata.sources import SOURCES, Example, Record, Skip, Source, detect, get_source, of_hub_id
+from ktodata.schema import Kind, Origin, Row, hash_prompt, make_row, to_record
+from ktodata.sources import SOURCES, Example, Piece, Record, Skip, Source, detect, get_source, of_hub_id
 from ktodata.sources.transcript import convert
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,15 @@ class Rejected(NamedTuple):
     detail: str = ""
 
 
+class Held(NamedTuple):
+    """A record whose part waits for others of the same key; see `ktodata.sources.contract`."""
+
+    piece: Piece
+    where: str
+    source: str
+    record: Record
+
+
 class Chunk(NamedTuple):
     """What becomes of some records. `renamed` has the ids of rows whose conversion gave them new ones."""
 
@@ -51,6 +60,7 @@ class Chunk(NamedTuple):
     items: list[Item]
     rejected: list[Rejected]
     renamed: dict[str, str]
+    held: list[Held]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +82,8 @@ def unpair(
     source: str,
     *,
     preset: str = "",
-    split: str = "train",
+    split: str = "",
+    options: Mapping[str, object] | None = None,
     one_per_prompt: bool = False,
     on_conflict: OnConflict = "drop",
     as_kind: Kind | None = None,
@@ -87,7 +98,8 @@ def unpair(
     Args:
         source: a preset's name, a Hub id (`owner/name` or `owner/name:config`), a file, a folder, or "-" for JSONL.
         preset: how to read it; "" finds that out from the columns of the first record.
-        split: which split of a folder or Hub dataset.
+        split: which split of a folder or Hub dataset; "" is the preset's own on the Hub, else train.
+        options: thresholds and choices of the preset, such as `{"min_margin": 1.0}`; see `ktodata.sources.options`.
         one_per_prompt: keep one completion per prompt; see `ktodata.clean.one_per_prompt`.
         on_conflict: what to do with completions that carry both labels; see `ktodata.clean.resolve_conflicts`.
         as_kind: text or chat; None leaves the records' own kind.
@@ -99,20 +111,54 @@ def unpair(
 
     Raises:
         SourceError: the source cannot be read; RowError (one of its kind) if it is a record.
-        UsageError: no such preset.
+        UsageError: no such preset, or it has no such option.
     """
     layout, raws = _open(source, preset, split, limit, strict=quarantine is None)
-    transform = partial(_transform, name=layout.name, as_kind=as_kind, strict=quarantine is None)
+    return unpair_records(
+        layout.configured(options or {}),
+        raws,
+        one_per_prompt=one_per_prompt,
+        on_conflict=on_conflict,
+        as_kind=as_kind,
+        seed=seed,
+        workers=workers,
+        quarantine=quarantine,
+        advance=advance,
+    )
+
+
+def unpair_records(
+    layout: Source,
+    raws: Iterator[Raw],
+    *,
+    one_per_prompt: bool = False,
+    on_conflict: OnConflict = "drop",
+    as_kind: Kind | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    quarantine: Quarantine | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Unpaired:
+    """The rows of records that are there already, read as `layout` says; the rest is as with `unpair`.
+
+    With several workers, `layout.read` has to be something that can be pickled.
+    """
+    strict = quarantine is None
+    reading = _Reading(layout.read, layout.completions, layout.origin, as_kind, strict)
     account = _Account(quarantine)
     items: list[Item] = []
     renamed: dict[str, str] = {}
-    for chunk in _each_chunk(raws, transform, workers):
+    held: dict[str, list[Held]] = {}
+    chunks = _each_chunk(raws, partial(_transform, reading=reading), workers)
+    for chunk in itertools.chain(chunks, _joined(layout, held, reading)):
         account.read += chunk.records
         account.completions += len(chunk.items) + sum(refused.completions for refused in chunk.rejected)
         for refused in chunk.rejected:
             account.reject(refused)
         items += _of_one_kind(chunk.items, items[0] if items else None, account)
         renamed |= chunk.renamed
+        for part in chunk.held:
+            held.setdefault(part.piece.key, []).append(part)
         advance(chunk.records)
     if renamed:
         items = [item._replace(row=_follow(item.row, renamed)) for item in items]
@@ -164,9 +210,13 @@ def _open(source: str, preset: str, split: str, limit: int | None, *, strict: bo
             )
         if is_there(source):
             log.warning("%s is read from the Hub; for the local one, write ./%s", source, source)
-        layout, source = layout or named, f"{named.hub_id}:{config}" if config else named.hub_id
+        layout = layout or of_hub_id(named.hub_id, config) if config else layout or named
+        source, split = f"{named.hub_id}:{config}" if config else named.hub_id, split or named.split
     elif layout is None and (hub_id := hub.parse_id(source)) and not is_there(source):
-        layout = of_hub_id(hub_id.repo)
+        layout = of_hub_id(*hub_id)
+        if layout and layout.hub_id.lower() == hub_id.repo.lower():
+            split = split or layout.split
+    split = split or "train"
     folders = layout.folders if layout else ()
     parts = _find(source, split=split, limit=limit, folders=folders)
     raws: Iterator[Raw] = itertools.islice(chain_parts(parts), limit)
@@ -266,45 +316,81 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _transform(raws: list[Raw], *, name: str, as_kind: Kind | None, strict: bool) -> Chunk:
-    """Parse records and make rows of them. Runs in a worker, which knows the layout by name."""
-    layout = SOURCES[name]
-    chunk = Chunk(len(raws), [], [], {})
+class _Reading(NamedTuple):
+    """What a worker has to know to read records: of the layout, and of the options."""
+
+    read: Callable[..., Iterable[Example | Skip | Piece]]
+    completions: int
+    origin: Origin
+    as_kind: Kind | None
+    strict: bool
+
+
+def _transform(raws: list[Raw], *, reading: _Reading) -> Chunk:
+    """Parse records and make rows of them. Runs in a worker."""
+    chunk = Chunk(len(raws), [], [], {}, [])
     for raw in raws:
         try:
             values = raw.values()
-            found = list(layout.read(values, raw.where))
-            if as_kind is not None:
-                found = [_converted(one, as_kind, raw.where) for one in found]
+            found = list(reading.read(values, raw.where))
+            if reading.as_kind is not None:
+                found = [_converted(one, reading.as_kind, raw.where) for one in found]
         except RowError as error:
-            if strict:
+            if reading.strict:
                 raise
-            chunk.rejected.append(Rejected(UNREADABLE, raw.where, layout.completions, raw.shown(), error.what))
+            chunk.rejected.append(Rejected(UNREADABLE, raw.where, reading.completions, raw.shown(), error.what))
             continue
         prompt_id = ""
         for one in found:
-            if isinstance(one, Skip):
+            if isinstance(one, Piece):
+                chunk.held.append(Held(one, raw.where, raw.source, values))
+            elif isinstance(one, Skip):
                 chunk.rejected.append(Rejected(one.reason, raw.where, one.completions, values, one.which))
-                continue
-            prompt_id = prompt_id or hash_prompt(one.prompt)  # all examples of a record continue one prompt
-            row = make_row(
-                one.prompt,
-                one.completion,
-                one.label,
-                source=one.source or raw.source,
-                origin=one.origin or layout.origin,
-                strategy=one.strategy,
-                parent_id=one.parent_id,
-                prompt_id=prompt_id,
-            )
-            chunk.items.append(Item(row, raw.where, meaning_of(row)))
-            if one.id not in ("", row.id):
-                chunk.renamed[one.id] = row.id
+            else:
+                prompt_id = prompt_id or hash_prompt(one.prompt)  # all examples of a record continue one prompt
+                row = _row(one, raw.source, reading.origin, prompt_id)
+                chunk.items.append(Item(row, raw.where, meaning_of(row)))
+                if one.id not in ("", row.id):
+                    chunk.renamed[one.id] = row.id
     return chunk
 
 
-def _converted(one: Example | Skip, kind: Kind, where: str) -> Example | Skip:
-    if isinstance(one, Skip):
+def _joined(layout: Source, held: Mapping[str, list[Held]], reading: _Reading) -> Iterator[Chunk]:
+    """What becomes of the records that waited for each other, key by key; see `ktodata.sources.contract`."""
+    for family in held.values() if layout.join else ():
+        chunk = Chunk(0, [], [], {}, [])
+        for place, found in layout.join([one.piece.value for one in family]) if layout.join else ():
+            record = family[place]
+            try:
+                one: Any = found if reading.as_kind is None else _converted(found, reading.as_kind, record.where)
+            except RowError as error:
+                if reading.strict:
+                    raise
+                chunk.rejected.append(Rejected(UNREADABLE, record.where, 1, record.record, error.what))
+                continue
+            if isinstance(one, Skip):
+                chunk.rejected.append(Rejected(one.reason, record.where, one.completions, record.record, one.which))
+            else:
+                row = _row(one, record.source, reading.origin, "")
+                chunk.items.append(Item(row, record.where, meaning_of(row)))
+        yield chunk
+
+
+def _row(one: Example, source: str, origin: Origin, prompt_id: str) -> Row:
+    return make_row(
+        one.prompt,
+        one.completion,
+        one.label,
+        source=one.source or source,
+        origin=one.origin or origin,
+        strategy=one.strategy,
+        parent_id=one.parent_id,
+        prompt_id=prompt_id,
+    )
+
+
+def _converted(one: Example | Skip | Piece, kind: Kind, where: str) -> Example | Skip | Piece:
+    if not isinstance(one, Example):
         return one
     prompt, completion = convert(one.prompt, one.completion, kind, where=where)
     return dataclasses.replace(one, prompt=prompt, completion=completion)

@@ -89,7 +89,8 @@ def test_presets_lists_them_all() -> None:
 
     output = CliRunner().invoke(main, ["presets"]).output
     assert all(f"{name}\n" in output and source.about in output for name, source in SOURCES.items())
-    assert "Anthropic/hh-rlhf (MIT)" in output
+    assert "Anthropic/hh-rlhf, split train" in output
+    assert "licence: MIT" in output
 
 
 def test_a_command_alone_ends_like_the_group() -> None:

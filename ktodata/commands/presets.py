@@ -2,19 +2,69 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import click
 
 from ktodata import cli_common as common
-from ktodata.sources import SOURCES
+from ktodata.sources import OPTIONS, SOURCES, Source
 
 
-@click.command(cls=common.Command, epilog=common.example("ktodata presets"))
-def presets() -> None:
-    """List the datasets and layouts that `ktodata unpair` can read."""
-    for source in SOURCES.values():
-        click.echo(f"{source.name}\n    {source.about}")
-        click.echo(f"    columns: {' | '.join(' + '.join(columns) for columns in source.columns)}")
-        click.echo(f"    rows: {source.kind or 'text or chat, as they come'}")
-        if source.hub_id:
-            click.echo(f"    on the Hub: {source.hub_id} ({source.licence})")
-            click.echo(f"    folders: {', '.join(source.folders)}")
+@click.command(
+    cls=common.Command,
+    epilog=common.example("ktodata presets", "ktodata presets --json | jq '.[] | select(.name == \"shp\")'"),
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for scripts.")
+def presets(as_json: bool) -> None:
+    """List the datasets and layouts that `ktodata unpair` can read.
+
+    A name is what `ktodata unpair NAME` reads from the Hub, and what --preset calls the layout of a file. Options are
+    shown with their defaults.
+    """
+    described = [describe(source) for source in SOURCES.values()]
+    if as_json:
+        click.echo(json.dumps(described, indent=1, ensure_ascii=False))
+        return
+    for one in described:
+        click.echo(f"{one['name']}\n    {one['about']}")
+        click.echo(f"    columns: {' | '.join(' + '.join(columns) for columns in one['columns'])}")
+        click.echo(f"    rows: {one['kind'] or 'text or chat, as they come'}")
+        if one["hub_id"]:
+            folders = f", folders {', '.join(one['folders'])}" if one["folders"] else ""
+            click.echo(f"    on the Hub: {one['hub_id']}, split {one['split']}{folders}")
+        if one["kin"]:
+            click.echo(f"    also: {', '.join(one['kin'])}")
+        if one["licence"]:
+            click.echo(f"    licence: {one['licence']}")
+        if one["options"]:
+            click.echo("    options:")
+        for flag, option in one["options"].items():
+            default = "" if option["default"] in ("", 0) else f" {option['default']}"
+            choices = f" ({', '.join(option['choices'])})" if option["choices"] else ""
+            click.echo(f"        {flag}{default}{choices}: {option['help']}")
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """A preset as plain data: `name`, `about`, `columns` (sets of which one is enough), `kind`, `origin`, `hub_id`,
+    `split`, `folders`, `kin`, `licence`, and `options` by flag, each with its default, choices and help."""
+    return {
+        "name": source.name,
+        "about": source.about,
+        "columns": [list(columns) for columns in source.columns],
+        "kind": source.kind,
+        "origin": source.origin,
+        "hub_id": source.hub_id,
+        "split": source.split if source.hub_id else "",
+        "folders": list(source.folders),
+        "kin": list(source.kin),
+        "licence": source.licence,
+        "options": {
+            setting.flag: {
+                "default": setting.value,
+                "choices": list(setting.choices),
+                "help": OPTIONS[setting.name].help,
+            }
+            for setting in source.settings.values()
+        },
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 
@@ -12,14 +13,25 @@ from ktodata.clean import ON_CONFLICT, OnConflict
 from ktodata.errors import RowError, SourceError, UsageError
 from ktodata.io import STDOUT, Quarantine, local_path, write_rows
 from ktodata.schema import Kind
+from ktodata.sources import OPTIONS
 from ktodata.unpair import Unpaired
 from ktodata.unpair import unpair as make_rows
+
+
+def preset_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that presets may have, in the order of their table."""
+    for name, option in reversed(OPTIONS.items()):
+        flag = f"--{name.replace('_', '-')}"
+        metavar = {int: "N", float: "X", str: "NAME"}[option.type]
+        command = click.option(flag, name, type=option.type, metavar=metavar, help=option.help)(command)
+    return command
 
 
 @click.command(
     cls=common.Command,
     epilog=common.example(
         "ktodata unpair hh-rlhf -o hh.parquet",
+        "ktodata unpair ultrafeedback -o uf.parquet --min-margin 1",
         "ktodata unpair pairs.jsonl -o rows.parquet --as chat --quarantine bad.jsonl",
         "ktodata unpair hh-rlhf | ktodata negatives --strategy corrupt > train.jsonl",
     ),
@@ -27,7 +39,9 @@ from ktodata.unpair import unpair as make_rows
 @common.source_argument
 @common.output_option
 @click.option("--preset", default="", metavar="NAME", help="How to read SOURCE; left out, its columns tell.")
-@click.option("--split", default="train", show_default=True, help="Which split of a folder or Hub dataset.")
+@click.option(
+    "--split", default="", metavar="NAME", help="Which split of a folder or Hub dataset; train, or the preset's own."
+)
 @click.option(
     "--one-per-prompt",
     is_flag=True,
@@ -48,6 +62,7 @@ from ktodata.unpair import unpair as make_rows
     help="The kind of rows: chat is what a chat (instruction-tuned) model needs, text a base model. "
     "Left out: SOURCE's own.",
 )
+@preset_options
 @common.limit_option
 @common.seed_option
 @common.workers_option
@@ -64,12 +79,15 @@ def unpair(
     seed: int,
     workers: int,
     quarantine: str | None,
+    **options: object,
 ) -> None:
     """Turn preference pairs into rows of prompt, completion and label.
 
     SOURCE is a preset (hh-rlhf), a Hub id (owner/name, or owner/name:config), a file (.jsonl .jsonl.gz .json .csv
     .parquet), a folder of such files or one written by `datasets`, or - for JSONL on stdin. A file of rows is
     passed on, checked.
+
+    Thresholds and choices (--min-margin to --lang) are those of some presets; `ktodata presets` lists which has which.
 
     Pairs whose prompts differ, empty or identical completions, contradictions and duplicates are skipped, and
     counted by reason: the completions read are the rows written plus those skipped. Unreadable records stop the
@@ -85,6 +103,7 @@ def unpair(
                 source,
                 preset=preset,
                 split=split,
+                options={name: value for name, value in options.items() if value is not None},
                 one_per_prompt=one_per_prompt,
                 on_conflict=on_conflict,
                 as_kind=kind,

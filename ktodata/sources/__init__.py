@@ -3,22 +3,65 @@
 from __future__ import annotations
 
 from ktodata.errors import SourceError, UsageError, misspelt, nearest
-from ktodata.sources.contract import Example, Record, Skip, Source
+from ktodata.sources.axolotl import AXOLOTL_DPO, AXOLOTL_KTO
+from ktodata.sources.contract import Example, Piece, Record, Skip, Source
+from ktodata.sources.helpsteer2 import HELPSTEER2
 from ktodata.sources.hh_rlhf import HH_RLHF
+from ktodata.sources.kto_mix import CAPYBARA_KTO, KTO_MIX
 from ktodata.sources.llama_factory import DPO, KTO
+from ktodata.sources.mixtures import DAHOAS, REVIEWER2, TULU_3
+from ktodata.sources.oasst import OASST, OASST_TREES
+from ktodata.sources.options import OPTIONS
+from ktodata.sources.orca import ORCA_PAIRS, ORCA_PAIRS_ARGILLA
 from ktodata.sources.pairs import PAIRS
+from ktodata.sources.pku_saferlhf import PKU_SAFERLHF
+from ktodata.sources.red_team import RED_TEAM
 from ktodata.sources.rows import ROWS
+from ktodata.sources.scores import SCORED_PAIRS, ULTRAFEEDBACK, ULTRAFEEDBACK_ARGILLA, ULTRAFEEDBACK_TRL
+from ktodata.sources.shp import SHP
 
 # Detection takes the source with the most columns found, and of equal ones the first.
-SOURCES: dict[str, Source] = {
-    "hh-rlhf": HH_RLHF,
-    "pairs": PAIRS,
-    "llama-factory-dpo": DPO,
-    "llama-factory-kto": KTO,
-    "rows": ROWS,
-}
+_ALL = (
+    HH_RLHF,
+    RED_TEAM,
+    SHP,
+    OASST,
+    OASST_TREES,
+    ULTRAFEEDBACK,
+    ULTRAFEEDBACK_ARGILLA,
+    ULTRAFEEDBACK_TRL,
+    KTO_MIX,
+    CAPYBARA_KTO,
+    ORCA_PAIRS,
+    ORCA_PAIRS_ARGILLA,
+    HELPSTEER2,
+    PKU_SAFERLHF,
+    TULU_3,
+    DAHOAS,
+    REVIEWER2,
+    PAIRS,
+    SCORED_PAIRS,
+    DPO,
+    KTO,
+    AXOLOTL_KTO,
+    AXOLOTL_DPO,
+    ROWS,
+)
+SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 
-__all__ = ["SOURCES", "Example", "Record", "Skip", "Source", "detect", "get_source", "of_hub_id"]
+__all__ = [
+    "OPTIONS",
+    "SOURCES",
+    "Example",
+    "Piece",
+    "Record",
+    "Skip",
+    "Source",
+    "detect",
+    "get_source",
+    "layouts",
+    "of_hub_id",
+]
 
 
 def get_source(name: str) -> Source:
@@ -32,9 +75,13 @@ def get_source(name: str) -> Source:
     return SOURCES[name]
 
 
-def of_hub_id(repo: str) -> Source | None:
-    """The preset whose dataset on the Hub this is, if one is."""
-    return next((source for source in SOURCES.values() if source.hub_id.lower() == repo.lower()), None)
+def of_hub_id(repo: str, config: str = "") -> Source | None:
+    """The preset whose dataset on the Hub this is, or which has its layout, if one does.
+
+    Of several in one repository, it is the one that has the folder `config`, and else the first.
+    """
+    found = [one for one in SOURCES.values() if repo.lower() in map(str.lower, (one.hub_id, *one.kin))]
+    return next((one for one in found if config in one.folders), found[0] if found else None)
 
 
 def detect(record: Record, *, where: str) -> Source:
@@ -65,6 +112,6 @@ def detect(record: Record, *, where: str) -> Source:
 
 
 def layouts() -> str:
-    """The layouts that can be read, in a sentence."""
-    found = {" + ".join(columns): None for source in SOURCES.values() for columns in source.columns}
-    return "; ".join(found)
+    """The layouts that can be read, in a sentence: those of anybody's files, not those of one dataset."""
+    found = {" + ".join(columns): None for source in (HH_RLHF, PAIRS, DPO, KTO, ROWS) for columns in source.columns}
+    return f"{'; '.join(found)}; and those of known datasets: see `ktodata presets`"

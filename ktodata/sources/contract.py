@@ -4,16 +4,29 @@ A family is one short file with a function `read(record, where)` and one or more
 table in `ktodata.sources`. `read` gets a record as parsed and the place it came from, and gives an `Example` for each
 completion in it, or a `Skip` with the reason for completions that cannot be used. What it cannot *read* (a column
 missing, a value of the wrong type) it raises as a `RowError`.
+
+**Thresholds** are the keyword-only arguments of `read` (and `join`), under the names in `ktodata.sources.options`: the
+defaults are the preset's, and the values of a `Literal` are the choices. `Source.configured` sets them.
+
+**Several records together.** Where one record does not tell (the messages of a tree, the pairs of one post), `read`
+gives a `Piece` for it instead: a key, and whatever is needed of the record. When all records have been read, `join`
+gets the values of the pieces of one key, in the order of the records, and gives examples and skips, each with the
+number of the piece that it belongs to, so that its place and record can be told. An engine may keep pieces wherever it
+likes (their values are plain and can be pickled), and join keys in any order and in any process: `join` sees one key at
+a time, and raises nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
-from ktodata.errors import RowError
+from ktodata.errors import RowError, UsageError
 from ktodata.schema import Kind, Origin, Text, named, parse_label, plain
+from ktodata.sources.options import Setting, check, settings_of
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -44,6 +57,13 @@ class Skip:
     which: str = ""
 
 
+class Piece(NamedTuple):
+    """A record that `join` is to see together with the others of the same key; `value` is what it needs of it."""
+
+    key: str
+    value: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A family of datasets with one layout.
@@ -52,18 +72,23 @@ class Source:
         name: the preset's name.
         about: one line for `ktodata presets`.
         columns: the sets of columns that a record may have for `read`; any one of them is enough.
-        read: a record and its place, to examples and skips.
+        read: a record and its place, to examples and skips, or to pieces where there is a `join`.
+        join: the values of all pieces of one key, to examples and skips with the number of their piece. Every
+            completion of a piece has to come out of it, as one or the other.
         detect: whether a record with these columns looks like this family; always, if left out.
         unit, completions: what a record is called, and how many completions one holds (unreadable ones count so).
         origin: how the labels came about.
         kind: the family's own kind; None if that depends on the record.
         hub_id, folders, licence: the dataset on the Hub, those of its folders that have this layout, its licence.
+        split: the split of it that is read if none is named.
+        kin: other datasets on the Hub that have this layout.
     """
 
     name: str
     about: str
     columns: tuple[tuple[str, ...], ...]
-    read: Callable[[Record, str], Iterable[Example | Skip]]
+    read: Callable[..., Iterable[Example | Skip | Piece]]
+    join: Callable[..., Iterable[tuple[int, Example | Skip]]] | None = None
     detect: Callable[[Record], bool] = lambda record: True
     unit: str = "pairs"
     completions: int = 2
@@ -72,6 +97,34 @@ class Source:
     hub_id: str = ""
     folders: tuple[str, ...] = ()
     licence: str = ""
+    split: str = "train"
+    kin: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """The thresholds and choices it has, by name, with their present values."""
+        return settings_of(self.read) | (settings_of(self.join) if self.join else {})
+
+    def configured(self, chosen: Mapping[str, object]) -> Source:
+        """The same source with these thresholds and choices instead of its defaults.
+
+        Raises:
+            UsageError: it has no such option, or the value is none that the option can have.
+        """
+        known = self.settings
+        for name, value in chosen.items():
+            if name not in known:
+                flags = ", ".join(setting.flag for setting in known.values())
+                flag = f"--{name.replace('_', '-')}"
+                has = f"It has {flags}" if flags else "It has no such options"
+                raise UsageError(f"the preset {self.name!r} has no {flag}", do=f"{has}; `ktodata presets` lists them")
+            check(known[name], value)
+        read, join = self.read, self.join
+        if mine := {name: value for name, value in chosen.items() if name in settings_of(read)}:
+            read = partial(read, **mine)
+        if join and (its := {name: value for name, value in chosen.items() if name in settings_of(join)}):
+            join = partial(join, **its)
+        return dataclasses.replace(self, read=read, join=join)
 
 
 def column(record: Record, name: str, where: str) -> Any:
@@ -92,6 +145,34 @@ def string(record: Record, name: str, where: str) -> str:
     if not isinstance(value, str):
         raise RowError(f"{name} is {named(value)}, not a string", where=where)
     return value
+
+
+def number(record: Record, name: str, where: str) -> float:
+    """A column that has to be a number; text that reads as one is, as csv files know text only.
+
+    Raises:
+        RowError: it is not, or not a finite one.
+    """
+    value = optional_number(record, name, where)
+    if value is None:
+        raise RowError(f"{name} is null, not a number", where=where)
+    return value
+
+
+def optional_number(record: Record, name: str, where: str) -> float | None:
+    """A number, or None for null (or NaN, as pandas writes nulls). Raises RowError for anything else."""
+    value = column(record, name, where)
+    if value is None or value == "":
+        return None
+    try:
+        found = math.inf if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
+    except (ValueError, OverflowError):
+        found = math.inf
+    if math.isnan(found):
+        return None
+    if math.isinf(found):
+        raise RowError(f"{name} is {named(value)}, not a number", where=where)
+    return found
 
 
 def boolean(record: Record, name: str, where: str) -> bool:

@@ -1,0 +1,50 @@
+"""Axolotl's shapes: rows with a system column, its other names for prompts and replies, and its pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ktodata.sources import rows
+from ktodata.sources.contract import Example, Record, Skip, Source, column
+from ktodata.sources.pairs import read_pair
+from ktodata.sources.system import after, system_turns
+
+
+def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
+    """A row, its prompt in `prompt`, `instruction` or `question`; a system prompt becomes a turn."""
+    for name in ("instruction", "question"):
+        if "prompt" not in record and name in record:
+            record = {"prompt": record[name], **{key: value for key, value in record.items() if key != name}}
+    return rows.read(record, where)
+
+
+def read_dpo(record: Record, where: str) -> Iterator[Example | Skip]:
+    """A pair, its prompt in `instruction` or `input`, its replies in `chosen` and `rejected` or with `_response`."""
+    name = "instruction" if "chosen_response" in record else "input"
+    if "chosen_response" in record:
+        both = {short: column(record, f"{short}_response", where) for short in ("chosen", "rejected")}
+        record = {**record, **both}
+    turns = system_turns(record, where)
+    found = read_pair(column(record, name, where), record, where)
+    return (after(turns, one, where=where) for one in found)
+
+
+AXOLOTL_KTO = Source(
+    name="axolotl-kto",
+    about="Axolotl's KTO files: user_defined with a system column, or instruction or question for the prompt",
+    columns=(
+        ("system", "prompt", "completion", "label"),
+        ("instruction", "completion", "label"),
+        ("question", "completion", "label"),
+    ),
+    read=read_kto,
+    unit="rows",
+    completions=1,
+    origin="feedback",
+)
+AXOLOTL_DPO = Source(
+    name="axolotl-dpo",
+    about="Axolotl's preference files: instruction with chosen_response and rejected_response, or input with pairs",
+    columns=(("instruction", "chosen_response", "rejected_response"), ("input", "chosen", "rejected")),
+    read=read_dpo,
+)

@@ -1,0 +1,63 @@
+"""Argilla's KTO files: the prompt as a string, the completion as a whole conversation, the prompt's turns included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ktodata.schema import Message
+from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, is_empty, string
+from ktodata.sources.messages import as_messages
+
+
+def read(record: Record, where: str) -> Iterator[Example | Skip]:
+    """A conversation: its last turn is the completion, those before it are the prompt."""
+    asked, label = string(record, "prompt", where), boolean(record, "label", where)
+    turns = as_messages(column(record, "completion", where), name="completion", where=where)
+    if not turns or turns[-1]["role"] != "assistant":
+        yield Skip("no reply at the end")
+        return
+    prompt: list[Message] = turns[:-1]
+    users = [turn["content"] for turn in prompt if turn["role"] == "user"]
+    if not users:
+        prompt = [*prompt, {"role": "user", "content": asked}]
+    if users and not any(user.strip() == asked.strip() or user.strip() in asked for user in users):
+        yield Skip("prompts differ")
+    elif not users and not asked.strip():
+        yield Skip("no prompt")
+    elif is_empty(turns[-1:]):
+        yield Skip("empty completion")
+    else:
+        yield Example(prompt, turns[-1:], label)
+
+
+def detect(record: Record) -> bool:
+    """Whether the prompt is a string and the completion a conversation."""
+    return isinstance(record["prompt"], str) and isinstance(record["completion"], list)
+
+
+KTO_MIX = Source(
+    name="kto-mix",
+    about="Argilla's KTO mix: the prompt, and a conversation that repeats it, with a label",
+    columns=(("prompt", "completion", "label", "dataset"), ("prompt", "completion", "label")),
+    read=read,
+    detect=detect,
+    unit="rows",
+    completions=1,
+    origin="rated",
+    kind="chat",
+    hub_id="argilla/kto-mix-15k",
+    licence="MIT",
+)
+CAPYBARA_KTO = Source(
+    name="capybara-kto",
+    about="Argilla's Capybara for KTO: the same, over several turns",
+    columns=(("prompt", "completion", "label", "rating", "model"),),
+    read=read,
+    detect=detect,
+    unit="rows",
+    completions=1,
+    origin="rated",
+    kind="chat",
+    hub_id="argilla/distilabel-capybara-kto-15k-binarized",
+    licence="Apache-2.0",
+)

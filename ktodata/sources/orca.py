@@ -1,0 +1,71 @@
+"""Intel's orca pairs, plain and as Argilla relabelled them: a question, and the replies of GPT-4 and of Llama 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ktodata.errors import RowError
+from ktodata.schema import named
+from ktodata.sources.contract import Example, Record, Skip, Source, boolean, number, optional_number, string
+from ktodata.sources.pairs import read_pair
+from ktodata.sources.scores import reason_to_skip
+from ktodata.sources.system import after, system_turns
+
+
+def read(record: Record, where: str) -> Iterator[Example | Skip]:
+    """A pair, its system prompt as a turn. The replies' style tells them apart: see `ktodata check`."""
+    name = "question" if "question" in record else "input"
+    turns = system_turns(record, where)
+    found = read_pair(string(record, name, where), record, where)
+    return (after(turns, one, where=where) for one in found)
+
+
+def read_argilla(
+    record: Record, where: str, *, min_margin: float = 0.0, min_score: float = 0.0
+) -> Iterator[Example | Skip]:
+    """A pair, unless its ratings are a tie or it is in GSM8K, which many evaluate with."""
+    found = list(read(record, where))
+    status = string(record, "status", where)
+    if status == "tie":
+        reason = "tie"
+    elif boolean(record, "in_gsm8k_train", where):
+        reason = "in GSM8K"
+    elif min_score and number(record, "chosen_score", where) < min_score:
+        reason = "score too small"
+    else:
+        reason = reason_to_skip(_margin(record, where), min_margin) if min_margin else ""
+    return iter([Skip(reason, 2, "both")] if reason else found)
+
+
+def _margin(record: Record, where: str) -> float:
+    """By how much the ratings differ. They are in the order in which a judge saw the replies, so the sign is lost."""
+    ratings = record.get("rating")
+    if not isinstance(ratings, list) or len(ratings) != 2:
+        raise RowError(f"rating is {named(ratings)}, not two numbers, which --min-margin needs", where=where)
+    both: Mapping[str, Any] = {"rating[0]": ratings[0], "rating[1]": ratings[1]}
+    numbers = [optional_number(both, name, where) for name in both]
+    return abs(numbers[0] - numbers[1]) if numbers[0] is not None and numbers[1] is not None else 0.0
+
+
+ORCA_PAIRS = Source(
+    name="orca-pairs",
+    about="Intel's orca pairs: system, question, and a reply of GPT-4 over one of Llama 2",
+    columns=(("system", "question", "chosen", "rejected"),),
+    read=read,
+    kind="chat",
+    hub_id="Intel/orca_dpo_pairs",
+    licence="Apache-2.0",
+)
+ORCA_PAIRS_ARGILLA = Source(
+    name="orca-pairs-argilla",
+    about="the same, judged anew by Argilla; ties and what is in GSM8K are left out",
+    columns=(
+        ("system", "input", "chosen", "rejected", "status", "in_gsm8k_train"),
+        ("system", "question", "chosen", "rejected", "status", "in_gsm8k_train"),
+    ),
+    read=read_argilla,
+    kind="chat",
+    hub_id="argilla/distilabel-intel-orca-dpo-pairs",
+    licence="Apache-2.0",
+)

@@ -1,0 +1,83 @@
+"""Pairs with a score for each reply: UltraFeedback in its variants, and any others of that layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ktodata.sources import pairs
+from ktodata.sources.contract import Example, Record, Skip, Source, number
+
+# How the scores of the chosen and the rejected reply are called.
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
+    ("rating_chosen", "rating_rejected"),
+    ("chosen_score", "rejected_score"),
+)
+
+
+def read(record: Record, where: str, *, min_margin: float = 0.0) -> Iterator[Example | Skip]:
+    """A pair, unless its scores are equal, say the opposite, or differ too little."""
+    for chosen, rejected in SCORES:
+        if chosen in record and rejected in record:
+            margin = number(record, chosen, where) - number(record, rejected, where)
+            break
+    else:
+        margin = number(record, SCORES[0][0], where)  # says what is missing
+    found = pairs.read(record, where)  # what cannot be read is said first
+    reason = reason_to_skip(margin, min_margin)
+    return iter([Skip(reason, 2, "both")]) if reason else found
+
+
+def reason_to_skip(margin: float, min_margin: float) -> str:
+    """Why a pair with this difference of scores, chosen less rejected, is left out; "" if it is not."""
+    if margin == 0:
+        return "tie"
+    if margin < 0:
+        return "rejected scored higher"
+    return "margin too small" if margin < min_margin else ""
+
+
+def _in_messages(record: Record) -> bool:
+    return isinstance(record["chosen"], list | dict)
+
+
+ULTRAFEEDBACK = Source(
+    name="ultrafeedback",
+    about="UltraFeedback, binarized by HuggingFace H4: messages with the prompt's turn, and scores",
+    columns=(("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),),
+    read=read,
+    detect=_in_messages,
+    kind="chat",
+    hub_id="HuggingFaceH4/ultrafeedback_binarized",
+    licence="MIT",
+    split="train_prefs",
+)
+ULTRAFEEDBACK_ARGILLA = Source(
+    name="ultrafeedback-argilla",
+    about="UltraFeedback, cleaned by Argilla: the same, with the scores in chosen-rating and rejected-rating",
+    columns=(("prompt", "chosen", "rejected", "chosen-rating", "rejected-rating"),),
+    read=read,
+    detect=_in_messages,
+    kind="chat",
+    hub_id="argilla/ultrafeedback-binarized-preferences-cleaned",
+    licence="MIT",
+)
+ULTRAFEEDBACK_TRL = Source(
+    name="ultrafeedback-trl",
+    about="UltraFeedback as TRL has it: whole conversations with scores, and no prompt column",
+    columns=(("chosen", "rejected", "score_chosen", "score_rejected"),),
+    read=read,
+    detect=_in_messages,
+    kind="chat",
+    hub_id="trl-lib/ultrafeedback_binarized",
+    licence="MIT",
+)
+SCORED_PAIRS = Source(
+    name="scored-pairs",
+    about="any pairs with a score or rating for each reply",
+    columns=tuple(("chosen", "rejected", *scores) for scores in SCORES),
+    read=read,
+    kin=("argilla/dpo-mix-7k", "argilla/distilabel-capybara-dpo-7k-binarized"),
+)
