@@ -1,7 +1,8 @@
 """Log-probabilities of completions from hidden states, without ever holding all logits.
 
 Shapes: N scored tokens, H hidden size, V vocabulary, R branches. The LM head sees scored positions only, in chunks
-of tokens, so peak memory does not grow with N x V. Sums are float32 whatever the precision.
+of tokens, so peak memory does not grow with N x V. Sums are float32 whatever the precision: of log-probabilities, of
+softmax, and of the weight's gradient over chunks.
 
 The gradient of a token's log-probability by its logits is `onehot(target) - softmax`, so the backward is in closed
 form. Three cases, by what it would need:
@@ -136,8 +137,10 @@ class _TokenLogps(torch.autograd.Function):
         hidden, weight, bias, target, lses = ctx.saved_tensors
         compute = ctx.compute
         by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        by_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        by_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        # Sums over chunks are float32, also where the weights are not; a single chunk is no sum.
+        sums = torch.float32 if len(hidden) > ctx.chunk else weight.dtype
+        by_weight = torch.zeros_like(weight, dtype=sums) if ctx.needs_input_grad[1] else None
+        by_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
         with torch.autocast(hidden.device.type, enabled=False):
             head, head_bias = weight.to(compute), None if bias is None else bias.to(compute)
             for index, start in enumerate(range(0, len(hidden), ctx.chunk)):
@@ -158,5 +161,9 @@ class _TokenLogps(torch.autograd.Function):
                 elif by_weight is not None:
                     by_weight += cast_gradient.T @ inputs
                 if by_bias is not None:
-                    by_bias += by_logits.sum(0).to(by_bias.dtype)
+                    by_bias += by_logits.sum(0)
+        if by_weight is not None:
+            by_weight = by_weight.to(weight.dtype)
+        if by_bias is not None:
+            by_bias = by_bias.to(bias.dtype)
         return (by_hidden, by_weight, by_bias, *nothing)

@@ -5,15 +5,17 @@ Shapes as in `ktotrain.batch`: N scored tokens, R branches.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ktotrain.attention import Following, Memory, Ragged
 from ktotrain.batch import Continuation, PackedBatch
-from ktotrain.logps import Head, branch_logps, token_logps
+from ktotrain.logps import CHUNK_ELEMENTS, Head, branch_logps, token_logps
 
 
 class Scorer:
@@ -21,13 +23,15 @@ class Scorer:
 
     Args:
         model: a `PreTrainedModel` with an LM head, not wrapped.
-        head: its LM head as plain tensors, or None to let the model compute the logits itself.
+        head: its LM head as plain tensors, or None to let the model's own head compute the logits.
     """
 
     def __init__(self, model: Any, head: Head | None) -> None:
         self.model = model
         self.decoder = find_decoder(model)
         self.head = head
+        # Whether the model's own head can be fed hidden states; found out when it is first used.
+        self.own_head: bool | None = None
         # Padded rows need no position ids (they count from 0), and not every model takes them.
         taken = inspect.signature(self.decoder.forward).parameters
         self.takes_positions = "position_ids" in taken
@@ -39,7 +43,7 @@ class Scorer:
         """
         inputs = self._inputs(batch, ragged)
         if self.head is None:
-            scores_N = self._by_logits(batch, inputs)
+            scores_N = self._by_own_head(batch, inputs)
         else:
             hidden = self.decoder(**inputs).last_hidden_state.flatten(0, 1)
             if ragged is not None and ragged.memory is not None:
@@ -73,15 +77,71 @@ class Scorer:
         assert batch.mask_BL is not None, "a batch is either ragged or padded"
         return inputs | {"attention_mask": batch.mask_BL.long()}
 
-    def _by_logits(self, batch: PackedBatch, inputs: dict[str, Any]) -> Tensor:
-        """For heads that are more than a matrix, a scale and a cap: the model's own logits, all at once."""
+    def _by_own_head(self, batch: PackedBatch, inputs: dict[str, Any]) -> Tensor:
+        """For heads that are more than a matrix, a scale and a cap: the model's own, in chunks of tokens.
+
+        Logits are computed again in the backward pass, chunk by chunk, so peak memory does not grow with N x V.
+        """
+        if self.own_head is None:
+            self.own_head = self._own_head_is_separable(batch)
+        if not self.own_head:
+            return _from_logits(self._whole_logits(batch, inputs, batch.source_N), batch.target_N)
+        output = self.decoder(**inputs)
+        hidden_NH = output.last_hidden_state.flatten(0, 1)[batch.source_N]
+
+        def scores(hidden: Tensor, target: Tensor) -> Tensor:
+            return _from_logits(self._own_logits(hidden, output), target)
+
+        chunk = max(1, CHUNK_ELEMENTS // self.model.get_input_embeddings().num_embeddings)
+        parts = zip(torch.split(hidden_NH, chunk), torch.split(batch.target_N, chunk), strict=True)
+        if torch.is_grad_enabled():
+            # A head draws nothing at random.
+            return torch.cat(
+                [checkpoint(scores, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+            )
+        return torch.cat([scores(*part) for part in parts])
+
+    def _whole_logits(self, batch: PackedBatch, inputs: dict[str, Any], source_N: Tensor) -> Tensor:
+        """The model's own logits at some flat positions, by a forward pass of the whole model."""
         if len(batch.input_ids_BL) == 1:
-            logits_NV = self.model(**inputs, logits_to_keep=batch.source_N).logits[0]
+            logits: Tensor = self.model(**inputs, logits_to_keep=source_N).logits[0]
         else:
-            logits_NV = self.model(**inputs).logits.flatten(0, 1)[batch.source_N]
-        logits_NV = logits_NV.float()
-        scores_N: Tensor = logits_NV.gather(1, batch.target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
-        return scores_N
+            logits = self.model(**inputs).logits.flatten(0, 1)[source_N]
+        return logits
+
+    def _own_logits(self, hidden_NH: Tensor, output: Any) -> Tensor:
+        """What the model makes of some hidden states: its forward pass, with a decoder that returns just those."""
+        given = copy.copy(output)
+        given.last_hidden_state = hidden_NH[None]
+        ids = torch.zeros(1, len(hidden_NH), dtype=torch.int64, device=hidden_NH.device)
+        # An instance's own `forward` goes before its class's.
+        self.decoder.forward = lambda *_, **__: given
+        try:
+            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
+        finally:
+            del self.decoder.forward
+        return logits[0]
+
+    def _own_head_is_separable(self, batch: PackedBatch) -> bool:
+        """Whether the model's head gives the same logits when it is fed hidden states: tried on a few tokens."""
+        if self.decoder is self.model or "forward" in vars(self.decoder):
+            return False
+        source, inputs = batch.source_N[:8], self._inputs(batch, None)
+        with torch.no_grad():
+            output = self.decoder(**inputs)
+            try:
+                ours = self._own_logits(output.last_hidden_state.flatten(0, 1)[source], output)
+            except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError):
+                return False
+            theirs = self._whole_logits(batch, inputs, source)
+        rounding = 1e-4 if theirs.dtype == torch.float32 else 2e-2
+        return ours.shape == theirs.shape and bool((ours - theirs).abs().max() <= rounding * theirs.float().std())
+
+
+def _from_logits(logits_NV: Tensor, target_N: Tensor) -> Tensor:
+    """Log-probabilities of the targets, by whole logits: float32 of shape N."""
+    logits_NV = logits_NV.float()
+    return logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
 
 
 def find_decoder(model: Any) -> Any:

@@ -91,3 +91,34 @@ def test_autocast_computes_in_its_type_and_gives_gradients_in_the_weights() -> N
 def test_sums_by_branch() -> None:
     sums = branch_logps(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 2, 2]), 4)
     assert sums.tolist() == [1, 0, 6, 0]
+
+
+def test_the_weights_gradient_is_summed_in_float32_over_chunks() -> None:
+    """Half-precision sums lose what each further chunk adds: against float32 throughout, no worse than one rounding."""
+    generator = torch.Generator().manual_seed(1)
+    count, chunks = 4096, 256
+    hidden = torch.randn(count, H, generator=generator).abs().bfloat16()
+    weight = torch.randn(V, H, generator=generator).bfloat16()
+    target = torch.zeros(count, dtype=torch.int64)  # one row of the gradient grows with every chunk
+    exact = weight.float().requires_grad_()
+    whole(hidden.float(), Head(exact), target).sum().backward()
+    weight.requires_grad_()
+    token_logps(hidden, target, Head(weight), chunk_elements=count // chunks * V, keep_elements=0).sum().backward()
+    assert weight.grad is not None
+    assert exact.grad is not None
+    assert weight.grad.dtype == torch.bfloat16
+    error = (weight.grad[0].float() - exact.grad[0]).abs() / exact.grad[0].abs()
+    assert error.max() < 1e-2
+
+
+def test_memory_does_not_grow_with_the_tokens() -> None:
+    """The largest tensor that autograd keeps is a hidden state's size, however many tokens are scored."""
+    for count in (64, 512):
+        hidden = torch.randn(count, H).requires_grad_()
+        weight = torch.randn(V, H).requires_grad_()
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            token_logps(
+                hidden, torch.zeros(count, dtype=torch.int64), Head(weight), chunk_elements=8 * V, keep_elements=0
+            ).sum().backward()
+        assert max(sizes) <= max(count * H, V * H)
