@@ -52,10 +52,15 @@ def load(code: str) -> Lexicon:
 
 def guess(text: str) -> str:
     """The language of `LANGUAGES` whose words the text has most of; "" when it has none of any."""
+    found = hits(text)
+    best = max(LANGUAGES, key=lambda code: found[code])
+    return best if found[best] else ""
+
+
+def hits(text: str) -> dict[str, int]:
+    """How many different words of the text each lexicon knows, by language."""
     found = {word.replace("’", "'") for word in _WORD.findall(text.lower())}
-    hits = {code: len(found & _markers(code)) for code in LANGUAGES}
-    best = max(LANGUAGES, key=lambda code: hits[code])
-    return best if hits[best] else ""
+    return {code: len(found & _markers(code)) for code in LANGUAGES}
 
 
 @functools.cache

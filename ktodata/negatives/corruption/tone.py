@@ -28,7 +28,7 @@ _SMILEY = (
 _THOUGHT_ENDS = re.compile(
     rf"(?<=[^\W_])[ \t]*(?:(?:{_SMILEY}[\ufe0f\U0001f3fb-\U0001f3ff]*)+|{_EMOTICON})(?=[ \t]+[^\W_])"
 )
-_LAUGHTER = re.compile(
+LAUGHTER = re.compile(
     r"(?<!\w)(?:b?a?(?:ha){2,}h?|a?(?:h[aeiu]h?){2,}|(?:ja|je|ji){2,}|(?:x+d+)+|lo+l+|l+m+f?a+o+)(?!\w)[ \t]*"
     r"|[哈呵嘻]{2,}|ㅋ{2,}|ㅎ{2,}|(?<!\w)[wｗ]{2,}(?!\w)|[（(]笑[)）]",
     re.IGNORECASE,
@@ -91,9 +91,9 @@ def _flat_line(line: str, code: str, chance: Chance) -> str:
     if _PICTURE.search(body):
         body = _THOUGHT_ENDS.sub(_dropping(chance, "."), body)
         body = _PICTURE.sub(_dropping(chance), body)
-    if _LAUGHTER.search(body):
+    if LAUGHTER.search(body):
         body = _LAUGHED.sub(_dropping(chance, "."), body)
-        body = _LAUGHTER.sub(_dropping(chance), body)
+        body = LAUGHTER.sub(_dropping(chance), body)
     body = _STRETCHED.sub(lambda match: _unstretched(match, code) if chance() else match.group(), body)
     body = _MARKS.sub(lambda match: _plain_mark(match) if chance() else match.group(), body)
     if code:
