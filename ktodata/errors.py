@@ -4,6 +4,7 @@ KtodataError               exit 1: the data, a file or the Hub says no
 ├── SourceError            a file, folder or Hub dataset cannot be read as what it claims to be
 │   └── RowError           one row in it is unreadable (`where` names the line)
 ├── WriteError             the output cannot be written
+├── ModelError             a model, or the server that has it, cannot be used
 └── UsageError             exit 2: the command line asks for something that does not exist
 """
 
@@ -41,6 +42,10 @@ class RowError(SourceError):
 
 class WriteError(KtodataError):
     """The output cannot be written; what was there before is still there."""
+
+
+class ModelError(KtodataError):
+    """A model, or the server that has it, cannot be used."""
 
 
 class UsageError(KtodataError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ktodata.negatives.base import BASE
 from ktodata.negatives.contract import Strategy
 from ktodata.negatives.corrupt import CORRUPT
 
 STRATEGIES: dict[str, Strategy] = {
+    "base": BASE,
     "corrupt": CORRUPT,
 }
