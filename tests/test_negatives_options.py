@@ -10,7 +10,7 @@ from ktodata.negatives.contract import Option, Strategy
 from ktodata.negatives.registry import STRATEGIES
 
 KNOWN = {
-    **STRATEGIES,
+    "corrupt": STRATEGIES["corrupt"],
     "other": Strategy(
         name="other",
         summary="Something else.",

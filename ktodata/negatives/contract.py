@@ -52,7 +52,8 @@ class Ask:
 One: TypeAlias = Callable[..., str | Skip]
 """`one(row, *, pool, rng, **options)`: the reply that takes the place of `reply_of(row)`, or why there is none.
 
-`pool` is what the strategy draws from, as its `prepare` gave it (None without). `rng` is a `random.Random` of the
+`pool` is what the strategy draws from, as its `prepare` gave it (None without); it takes the place of an option of that
+name. `rng` is a `random.Random` of the
 row's own, and the only source of chance that may be used.
 """
 

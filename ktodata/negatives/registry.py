@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from ktodata.negatives.base import BASE
+from ktodata.negatives.contaminate import CONTAMINATE
 from ktodata.negatives.contract import Strategy
 from ktodata.negatives.corrupt import CORRUPT
+from ktodata.negatives.template import TEMPLATE
 
 STRATEGIES: dict[str, Strategy] = {
     "base": BASE,
     "corrupt": CORRUPT,
+    "contaminate": CONTAMINATE,
+    "template": TEMPLATE,
 }

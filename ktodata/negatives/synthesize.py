@@ -152,13 +152,14 @@ def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) 
     """The jobs of one prompt whose strategies work row by row."""
     taken, done = set(group.taken), []
     for job in group.jobs:
-        strategy, options, pool = uses[job.use].strategy, uses[job.use].options, pools[job.use]
+        strategy = uses[job.use].strategy
         if strategy.one is None:
             continue
+        options = {**uses[job.use].options, "pool": pools[job.use]}
         rng = generator(seed, strategy.name, job.row.id, job.k)
         result: Result = Skip(REPEATED)
         for _ in range(TRIES):
-            result = _accepted(strategy.one(job.row, pool=pool, rng=rng, **options), job.row, strategy, taken)
+            result = _accepted(strategy.one(job.row, rng=rng, **options), job.row, strategy, taken)
             if not (isinstance(result, Skip) and result.reason == REPEATED):
                 break
         done.append((job, result))
@@ -183,7 +184,7 @@ def _together(
             break
         asks = [_ask(jobs[place], name, seed, draft) for place in waiting]
         replies: dict[int, str | Skip] = {}
-        for index, reply in many(asks, pool=pool, **use.options):
+        for index, reply in many(asks, **{**use.options, "pool": pool}):
             replies[index] = reply
             advance(int(draft == 0))
         # In the order of the jobs, not that in which they finished: of two equal drafts the first is taken.

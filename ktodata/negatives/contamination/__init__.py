@@ -1,0 +1,1 @@
+"""What `contaminate` is made of: whose replies there are, and which are right elsewhere too."""

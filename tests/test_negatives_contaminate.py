@@ -1,0 +1,243 @@
+"""`contaminate`: replies of other prompts, never one that may be right here, and no personal data."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktodata.errors import KtodataError, SourceError, UsageError
+from ktodata.io import write_rows
+from ktodata.negatives.choose import Use, use
+from ktodata.negatives.contaminate import NEARLY_SAME, NONE, NONE_NEAR
+from ktodata.negatives.contamination.prompts import Prompts, last_said
+from ktodata.negatives.contamination.replies import alike, is_generic, sentence_keys, triples, words
+from ktodata.negatives.synthesize import Synthesis, synthesize
+from ktodata.schema import Row, make_row, normalise, plain
+
+THINGS = [
+    "a red bicycle",
+    "the old piano",
+    "two concert tickets",
+    "my garden shed",
+    "the broken lamp",
+    "some cherry jam",
+]
+DEEDS = ["sell", "paint", "borrow", "repair", "photograph", "give away"]
+
+
+def row_of(prompt: str, reply: str, label: bool = True, *, chat: bool = False) -> Row:
+    if chat:
+        return make_row(
+            [{"role": "user", "content": prompt}],
+            [{"role": "assistant", "content": reply}],
+            label,
+            source="s",
+            origin="feedback",
+        )
+    return make_row(prompt, reply, label, source="s", origin="feedback")
+
+
+def rows_of(*, chat: bool = False) -> list[Row]:
+    """36 prompts that have at most half of their words in common."""
+    return [
+        row_of(
+            f"how should i {deed} {thing} number {a}{b}?",
+            f"just ask {deed[:3]} number {a * 7 + b} about {thing}",
+            chat=chat,
+        )
+        for a, thing in enumerate(THINGS)
+        for b, deed in enumerate(DEEDS)
+    ]
+
+
+def lent(rows: list[Row], **options: Any) -> Synthesis:
+    return synthesize(rows, [borrow(**options)])
+
+
+def borrow(**options: Any) -> Use:
+    return use("contaminate", **options)
+
+
+@pytest.mark.parametrize("source", ["random", "similar"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_replies_of_other_prompts(source: str, chat: bool) -> None:
+    rows = rows_of(chat=chat)
+    done = lent(rows, **{"from": source})
+    assert done.made["contaminate"] + sum(done.skipped.values()) == len(rows)
+    assert done.made["contaminate"] >= 0.8 * len(rows)
+    theirs = {plain(row.completion): row.prompt_id for row in rows}
+    for row in done.negatives:
+        assert theirs[plain(row.completion)] != row.prompt_id
+
+
+@pytest.mark.parametrize("source", ["random", "similar"])
+def test_the_order_of_rows_and_workers_do_not_matter(source: str) -> None:
+    rows = rows_of()
+    there = lent(rows, **{"from": source})
+    assert there == lent(random.Random(1).sample(rows, len(rows)), **{"from": source})
+    assert there == synthesize(rows, [borrow(**{"from": source})], workers=2)
+
+
+def test_similar_is_nearer_than_random_and_never_nearly_the_same() -> None:
+    rows = rows_of()
+    said = [plain(row.prompt) for row in rows]
+    prompts = Prompts(said)
+    theirs = {plain(row.completion): said.index(plain(row.prompt)) for row in rows}
+    mean = {}
+    for source in ("random", "similar"):
+        cosines = [
+            prompts.cosine(said.index(plain(row.prompt)), theirs[plain(row.completion)])
+            for row in lent(rows, **{"from": source, "neighbours": 2}).negatives
+        ]
+        assert max(cosines) < NEARLY_SAME
+        mean[source] = sum(cosines) / len(cosines)
+    assert mean["similar"] > mean["random"] + 0.1
+
+
+GENERIC = [
+    "You're welcome!",
+    "ok thanks 😊",
+    "👍",
+    "Figurati, grazie mille!",
+    "de nada",
+    "Merci beaucoup !",
+    "Kein Problem :)",
+]
+
+
+@pytest.mark.parametrize("source", ["random", "similar"])
+def test_what_may_be_right_here_is_never_lent(source: str) -> None:
+    rows = rows_of()
+    right = "just put it on the market on sunday and see what happens"
+    asked = "how should i sell the green armchair?"
+    rows += [
+        row_of(asked, right),
+        row_of("HOW should I  sell the green armchair?", "say goodbye to it first, then take a picture"),
+        # Nearly the same question, and nearly the same reply to another one.
+        row_of("how should i sell the green armchair now?", "a charity shop will come and fetch it for free"),
+        row_of("what to do about six kittens?", "just put it on the market on sunday, and see what happens!!"),
+        # The same reply for many.
+        *(row_of(f"what about {n} of {thing}?", "let us talk it over tomorrow") for n, thing in enumerate(THINGS)),
+        *(row_of(f"where is number {n} of them?", text) for n, text in enumerate(GENERIC)),
+    ]
+    wrong = {
+        right,
+        "say goodbye to it first, then take a picture",
+        "a charity shop will come and fetch it for free",
+        "just put it on the market on sunday, and see what happens!!",
+        *GENERIC,
+        "let us talk it over tomorrow",
+    }
+    lent_here = 0
+    for seed in range(40):
+        done = synthesize(rows, [borrow(**{"from": source})], seed=seed)
+        for row in done.negatives:
+            assert plain(row.completion) not in GENERIC
+            if normalise(plain(row.prompt)) == asked:
+                lent_here += 1
+                assert plain(row.completion) not in wrong
+    assert lent_here >= 60
+
+
+def test_no_negative_equals_a_desirable_reply_to_its_prompt() -> None:
+    rng = random.Random(0)
+    rows = [
+        row_of(f"prompt about {rng.choice(THINGS)}", f"{rng.choice(DEEDS)} {rng.choice(THINGS)} please")
+        for _ in range(300)
+    ]
+    right = {(row.prompt_id, normalise(plain(row.completion))) for row in rows}
+    for row in synthesize(rows, [borrow()], per_row=3).negatives:
+        assert (row.prompt_id, normalise(plain(row.completion))) not in right
+
+
+def test_white_space_at_the_ends_is_the_rows_own() -> None:
+    rows = [row_of(f"{deed} {thing}?", f" {deed} it with {thing}\n") for deed, thing in zip(DEEDS, THINGS, strict=True)]
+    for row in lent(rows).negatives:
+        assert plain(row.completion).startswith(" ")
+        assert plain(row.completion).endswith("\n")
+        assert plain(row.completion).strip() == plain(row.completion)[1:-1]
+
+
+def test_personal_data_is_masked_unless_asked() -> None:
+    rows = [
+        row_of("who fixes lamps?", "ask Tom at tom.smith@lamps.org or 347 123 4567 then"),
+        row_of("cherry jam?", "boil it"),
+    ]
+    (masked,) = (row for row in lent(rows).negatives if plain(row.prompt) == "cherry jam?")
+    assert "lamps.org" not in plain(masked.completion)
+    assert "347 123 4567" not in plain(masked.completion)
+    assert plain(masked.completion).startswith("ask Tom at ")
+    (bare,) = (row for row in lent(rows, mask=False).negatives if plain(row.prompt) == "cherry jam?")
+    assert plain(bare.completion) == "ask Tom at tom.smith@lamps.org or 347 123 4567 then"
+
+
+def test_the_language_is_this_ones() -> None:
+    english = ["you have to sell it with the rest", "just paint what is left of that", "not before we have been there"]
+    italian = ["allora anche questo è per te", "non vedo perché, cosa ti serve?", "domani sto con i bimbi, ci sono"]
+    rows = [row_of(f"{n} or {n}{n}?", text) for n, text in enumerate([*english, *italian])]
+    done = lent(rows)
+    assert done.made["contaminate"] == 6
+    own = {row.id: plain(row.completion) for row in rows}
+    for row in done.negatives:
+        assert (plain(row.completion) in italian) == (own[row.parent_id] in italian)
+    mixed = lent(rows, same_language=False).negatives
+    assert any((plain(row.completion) in italian) != (own[row.parent_id] in italian) for row in mixed)
+
+
+def test_a_pool_of_its_own_of_any_kind(tmp_path: Path) -> None:
+    rows = rows_of()
+    write_rows(rows_of(chat=True)[::7], str(tmp_path / "chat.parquet"))
+    done = lent(rows, pool=str(tmp_path / "chat.parquet"))
+    assert {plain(row.completion) for row in done.negatives} <= {plain(row.completion) for row in rows[::7]}
+    assert done.made["contaminate"] == len(rows)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "why?", "chosen": "one good long reply", "rejected": "bad"}) + "\n", "utf-8")
+    assert {row.completion for row in lent(rows, pool=str(pairs)).negatives} == {"one good long reply"}
+
+
+def test_pools_that_have_nothing(tmp_path: Path) -> None:
+    rows = rows_of()
+    only = row_of("why?", "because the moon is full tonight")
+    assert lent([only]).skipped == {f"contaminate: {NONE}": 1}
+    assert lent([only], **{"from": "similar"}).skipped == {f"contaminate: {NONE_NEAR}": 1}
+    assert lent([row_of("a?", "ok"), row_of("b?", " ")]).skipped == {f"contaminate: {NONE}": 1, "contaminate: empty": 1}
+    pool = tmp_path / "pool.jsonl"
+    write_rows([row_of("q", "thanks!"), row_of("r", "ok")], str(pool))
+    with pytest.raises(SourceError, match="none of 2 desirable rows has a reply that could be wrong anywhere"):
+        lent(rows, pool=str(pool))
+    write_rows([row_of("q", "a longer bad reply", False)], str(pool))
+    with pytest.raises(SourceError, match="no desirable rows"):
+        lent(rows, pool=str(pool))
+    pool.write_text("", encoding="utf-8")
+    with pytest.raises(KtodataError, match="pool"):
+        lent(rows, pool=str(pool))
+    with pytest.raises(KtodataError, match="no such file"):
+        lent(rows, pool=str(tmp_path / "none.jsonl"))
+    with pytest.raises(UsageError, match="stdin"):
+        lent(rows, pool="-")
+
+
+def test_the_pool_is_not_written_over(tmp_path: Path) -> None:
+    write_rows(rows_of(), str(tmp_path / "pool.jsonl"))
+    with pytest.raises(UsageError, match="would be overwritten"):
+        synthesize(rows_of(), [borrow(pool=str(tmp_path / "pool.jsonl"))], output=str(tmp_path / "pool.jsonl"))
+
+
+def test_what_a_reply_answers() -> None:
+    assert last_said("\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant:").strip() == "three"
+    turns = [("system", "s"), ("user", "one"), ("assistant", "two"), ("user", "three")]
+    assert last_said([{"role": role, "content": text} for role, text in turns]) == "three"
+    assert last_said([{"role": "system", "content": "s"}]) == "s"
+    assert last_said([]) == ""
+
+
+def test_replies_are_compared_by_their_words() -> None:
+    assert all(is_generic(words(text)) for text in GENERIC)
+    assert not is_generic(words("ok, see you at the lake"))
+    assert alike(triples(words("See you at 8!! 😊")), triples(words("see u at 8")))
+    assert not alike(triples(words("see you at the lake")), triples(words("bring some bread along")))
+    assert sentence_keys("no worries, it was nothing lol! ok") & sentence_keys("It was nothing. Bye now then")
+    assert words("我很高兴") == ["我", "很", "高", "兴"]
+    assert [len(Prompts(["", "!"]).vector(n)) for n in (0, 1)] == [0, 0]
