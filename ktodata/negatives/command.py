@@ -20,6 +20,7 @@ from ktodata.cli_common import (
     workers_option,
 )
 from ktodata.io import read_rows, write_rows
+from ktodata.io.write import STDOUT
 from ktodata.negatives.choose import parse_uses
 from ktodata.negatives.contract import Strategy
 from ktodata.negatives.registry import STRATEGIES
@@ -87,9 +88,18 @@ def negatives(
     rows = read_rows(source)
     jobs = sum(row.label for row in rows) * per_row * (1 if uses[0].weight is not None else len(uses))
     with progress("making negatives", jobs) as advance:
-        done = synthesize(rows, uses, per_row=per_row, seed=seed, workers=workers, advance=advance)
+        done = synthesize(
+            rows,
+            uses,
+            per_row=per_row,
+            seed=seed,
+            workers=workers,
+            output="" if output == STDOUT else output,
+            advance=advance,
+        )
     written = training_order(done.negatives if only else [*rows, *done.negatives], seed=seed)
     write_rows(written, output)
+    done.finish()
     _report(rows, done, written, output)
 
 
