@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from ktodata.cli import main
 from ktodata.io import read_rows, write_rows
+from ktodata.negatives.contract import Option, Strategy
 from ktodata.negatives.registry import STRATEGIES
 from ktodata.schema import Row, make_row, plain
 
@@ -173,3 +174,142 @@ def test_no_torch_in_a_real_process(source: str, tmp_path: Path) -> None:
     )
     assert done.stdout == "[]\n"
     assert len(rows_in(out)) == 40
+
+
+def test_try_shows_what_each_does_and_writes_nothing(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    trial = ["--try", "are you coming?", "yeah sure, gonna be there at 9 lol"]
+    result = run(*trial)
+    assert result.exit_code == 0, result.output
+    shown = result.stdout.splitlines()
+    assert [line.split()[0] for line in shown[:2]] == ["prompt", "reply"]
+    assert {line.split()[0] for line in shown[2:]} == {name for name, one in STRATEGIES.items() if not one.needs}
+    assert any(line.startswith("contaminate  (none: no reply of another prompt") for line in shown)
+    pool = [make_row(f"q{n}", text, True, source="s", origin="pair") for n, text in enumerate(CASUAL)]
+    write_rows(pool, str(tmp_path / "pool.jsonl"))
+    before = sorted(tmp_path.iterdir())
+    result = run(tmp_path / "pool.jsonl", *trial, "--strategy", "contaminate", "--per-row", 2, "--seed", 3)
+    lent = [line.partition(" ")[2].strip() for line in result.stdout.splitlines()[2:]]
+    assert len(lent) == 2
+    assert set(lent) <= {text.strip() for text in CASUAL}
+    result = run(*trial, "--strategy", "corrupt", "--set", "corrupt.operations=tone", "--set", "corrupt.intensity=1")
+    assert result.stdout.splitlines()[2] == "corrupt      Yes, sure, I am going to be there at 9."
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_try_indents_lines_and_takes_chats(tmp_path: Path) -> None:
+    chat = make_row(
+        [{"role": "user", "content": "q"}], [{"role": "assistant", "content": "a"}], True, source="s", origin="pair"
+    )
+    write_rows([chat], str(tmp_path / "chat.jsonl"))
+    result = run(tmp_path / "chat.jsonl", "--try", "p", "one two\nthree four", "--strategy", "corrupt=1")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[1:3] == ["reply        one two", " " * 13 + "three four"]
+    assert run("--try", "only one").exit_code == 2
+    assert "no strategy 'zzz'" in run("--try", "p", "r", "--strategy", "zzz").stderr
+
+
+def card_of(out: Path) -> dict[str, Any]:
+    text = Path(f"{out}.card.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text.partition("```json\n")[2].partition("\n```")[0])
+    return found
+
+
+def test_the_card_tells_how_it_was_made(source: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    mix = ["--strategy", "corrupt=0.75 contaminate=0.25", "--set", "corrupt.intensity=0.5"]
+    result = run(source, "-o", out, *mix, "--seed", 7, "--per-row", 2)
+    assert result.exit_code == 0, result.output
+    assert f"card    {out}.card.md" in result.stderr
+    card = card_of(out)
+    assert (card["seed"], card["per_row"], card["rows_read"]) == (7, 2, 20)
+    assert card["rows"] == len(rows_in(out))
+    corrupt, contaminate = card["strategies"]["corrupt"], card["strategies"]["contaminate"]
+    assert corrupt["options"]["intensity"] == 0.5
+    assert corrupt["weight"] == 0.75
+    assert contaminate["options"]["mask"] is True
+    made = [row.strategy for row in rows_in(out)]
+    assert (corrupt["made"], contaminate["made"]) == (made.count("corrupt"), made.count("contaminate"))
+    assert corrupt["made"] + contaminate["made"] + sum(contaminate["skipped"].values()) == 40
+    first = Path(f"{out}.card.md").read_bytes()
+    assert run(source, "-o", out, *mix, "--seed", 7, "--per-row", 2, "--workers", 2).exit_code == 0
+    assert Path(f"{out}.card.md").read_bytes() == first
+
+
+def test_no_card_for_stdout_and_no_secrets_in_one(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    assert run(source, "-o", "-", "--strategy", "corrupt").exit_code == 0
+    assert set(tmp_path.iterdir()) == before
+
+    def shout(row: Row, /, *, pool: Any, rng: Any, **options: str) -> str:
+        return f"{plain(row.completion)} {rng.random()}"
+
+    options = {
+        "url": Option(kind="text", default="https://me:pw@host.org/v1?key=abc#x", help="Where."),
+        "key": Option(kind="text", default="sk-secret", secret=True, help="A key."),
+    }
+    strategy = Strategy(name="shout", summary="Louder.", one=shout, options=options, facts=lambda pool: {"model": "m7"})
+    monkeypatch.setitem(STRATEGIES, "shout", strategy)
+    result = run(source, "-o", tmp_path / "out.jsonl", "--strategy", "shout", "--set", "shout.key=sk-other")
+    assert result.exit_code == 0, result.output
+    entry = card_of(tmp_path / "out.jsonl")["strategies"]["shout"]
+    assert entry["options"] == {"url": "https://host.org/v1"}
+    assert entry["facts"] == {"model": "m7"}
+    assert "| m7 |" in (tmp_path / "out.jsonl.card.md").read_text(encoding="utf-8")
+
+
+def test_leakage_is_told(source: str, tmp_path: Path) -> None:
+    result = run(source, "-o", tmp_path / "out.jsonl", "--strategy", "corrupt")
+    assert "leakage corrupt: too few rows to say (20)" in result.stderr
+    assert card_of(tmp_path / "out.jsonl")["strategies"]["corrupt"]["leakage"] is None
+    result = run(source, "-o", tmp_path / "out.jsonl", "--strategy", "corrupt", "--no-leakage")
+    assert "leakage corrupt" not in result.stderr
+    words = [f"word{n}" for n in range(30)]
+    rows = [
+        make_row(f"p{n}", " ".join(words[n % 7 : n % 7 + 12]) + f" {n}", True, source="s", origin="pair")
+        for n in range(60)
+    ]
+    write_rows(rows, str(tmp_path / "more.jsonl"))
+    settings = ["--set", "corrupt.operations=ocr", "--set", "corrupt.intensity=1"]
+    result = run(tmp_path / "more.jsonl", "-o", tmp_path / "out.jsonl", "--strategy", "corrupt", *settings)
+    assert "over .95, they give themselves away" in result.stderr
+    assert card_of(tmp_path / "out.jsonl")["strategies"]["corrupt"]["leakage"] > 0.95
+
+
+def test_quarantine_limit_and_split(tmp_path: Path) -> None:
+    good = [json.dumps({"prompt": f"p{n}", "completion": "we all go home now", "label": True}) for n in range(3)]
+    short = json.dumps({"prompt": "q", "completion": "ok", "label": True})
+    (tmp_path / "train.jsonl").write_text("\n".join([*good, short, "{"]), encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.jsonl").write_text(good[0], encoding="utf-8")
+    out, bad = tmp_path / "made" / "out.jsonl", tmp_path / "made" / "bad.jsonl"
+    result = run(tmp_path / "train.jsonl", "-o", out, "--strategy", "corrupt", "--quarantine", bad)
+    assert result.exit_code == 0, result.output
+    assert "skipped 2: 1 corrupt: too short, 1 unreadable" in result.stderr
+    kept = [json.loads(line) for line in bad.read_text(encoding="utf-8").splitlines()]
+    assert [line["reason"] for line in kept][1:] == ["corrupt: too short"]
+    assert kept[1]["record"]["prompt"] == "q"
+    assert run(tmp_path / "train.jsonl", "-o", out, "--strategy", "corrupt").exit_code == 1
+    assert run(tmp_path / "train.jsonl", "-o", out, "--strategy", "corrupt", "--limit", 2).exit_code == 0
+    assert len(rows_in(out)) == 4
+    assert run(tmp_path / "data", "-o", out, "--strategy", "corrupt", "--split", "test").exit_code == 0
+    assert len(rows_in(out)) == 2
+    for name in ("", "-", out, tmp_path / "train.jsonl"):
+        refused = run(tmp_path / "train.jsonl", "-o", out, "--strategy", "corrupt", "--quarantine", name)
+        assert refused.exit_code == 2, name
+    (tmp_path / "worse.jsonl").write_text("{\n[", encoding="utf-8")
+    result = run(tmp_path / "worse.jsonl", "-o", out, "--strategy", "corrupt", "--quarantine", bad)
+    assert result.exit_code == 1
+    assert "2 records read, all unreadable" in result.stderr
+
+
+def test_examples_are_what_the_strategies_do() -> None:
+    listed = json.loads(CliRunner().invoke(main, ["strategies", "--json"]).stdout)
+    shown = CliRunner().invoke(main, ["strategies"]).stdout
+    for name, strategy in STRATEGIES.items():
+        assert bool(listed[name]["example"]) != bool(strategy.needs), name
+        assert f"example: {listed[name]['example'] or 'needs ' + strategy.needs}" in shown

@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from collections.abc import Sequence
+from functools import partial
 
 import click
 
-from ktodata.cli_common import (
-    Command,
-    Summary,
-    example,
-    output_option,
-    progress,
-    resolve_output,
-    resolve_source,
-    say,
-    seed_option,
-    source_argument,
-    workers_option,
-)
-from ktodata.io import read_rows, write_rows
-from ktodata.io.write import STDOUT
-from ktodata.negatives.choose import parse_uses
-from ktodata.negatives.contract import Strategy
+from ktodata import cli_common as common
+from ktodata.cli_common import say
+from ktodata.errors import SourceError, UsageError
+from ktodata.io import STDOUT, Quarantine, check_writable, local_path, read_rows, write_rows
+from ktodata.leakage import Leakage, leakage_of
+from ktodata.negatives.card import Made, card_path, write_card
+from ktodata.negatives.choose import Use, parse_uses
+from ktodata.negatives.contract import Option, Strategy
+from ktodata.negatives.examples import EXAMPLES, example_of, row_of, shown
 from ktodata.negatives.registry import STRATEGIES
-from ktodata.negatives.synthesize import Synthesis, synthesize
+from ktodata.negatives.synthesize import synthesize
 from ktodata.order import training_order
-from ktodata.schema import Row
+from ktodata.schema import Row, to_record
 
 
 @click.command(
-    cls=Command,
-    epilog=example(
+    cls=common.Command,
+    epilog=common.example(
         "ktodata negatives rows.jsonl -o train.parquet --strategy corrupt",
         "ktodata negatives chats.jsonl -o train.jsonl --strategy corrupt --set corrupt.operations=tone "
         "--set corrupt.intensity=1",
+        "ktodata negatives chats.jsonl -o train.jsonl --strategy corrupt=0.4 --strategy contaminate=0.6",
         "ktodata unpair hh-rlhf | ktodata negatives --strategy corrupt --per-row 2 --only > negatives.jsonl",
+        'ktodata negatives --try "are you coming?" "yeah sure, gonna be there at 8 lol"',
     ),
 )
-@source_argument
-@output_option
+@common.source_argument
+@common.output_option
 @click.option(
     "--strategy",
     "strategies",
@@ -64,8 +61,21 @@ from ktodata.schema import Row
     help="An option of a strategy, such as corrupt.intensity=0.5. Lists are written a,b.",
 )
 @click.option("--only", is_flag=True, help="Write only the negatives, not the rows that were read.")
-@workers_option
-@seed_option
+@click.option(
+    "--try",
+    "trial",
+    nargs=2,
+    type=str,
+    metavar="PROMPT REPLY",
+    help="Write nothing: show what each strategy (all that need no model, if none is named) does to this one row. "
+    "SOURCE, if given, is what contaminate draws from.",
+)
+@click.option("--leakage/--no-leakage", default=True, help="Measure how easily negatives are told from real replies.")
+@click.option("--split", default="train", show_default=True, help="Which split of a folder or Hub dataset.")
+@common.limit_option
+@common.workers_option
+@common.seed_option
+@common.quarantine_option
 def negatives(
     source: str | None,
     output: str | None,
@@ -73,57 +83,150 @@ def negatives(
     per_row: int,
     settings: tuple[str, ...],
     only: bool,
+    trial: tuple[str, str] | None,
+    leakage: bool,
+    split: str,
+    limit: int | None,
     workers: int,
     seed: int,
+    quarantine: str | None,
 ) -> None:
     """Add synthetic undesirable rows to the rows of SOURCE.
 
     Each desirable row gets K undesirable completions to its own prompt. None equals, after normalising, a completion
     that the prompt already has. What is made depends on the seed and the rows alone, not on their order or on the
-    number of workers.
+    number of workers. How it was made is told by a card beside the output, OUT.card.md.
     """
+    if trial is not None:
+        read = partial(read_rows, split=split, limit=limit)
+        _try(trial, _trial_uses(strategies, settings), read(source) if source else [], per_row=per_row, seed=seed)
+        return
     uses = parse_uses(strategies, settings)
-    source = resolve_source(source)
-    output = resolve_output(output, source)
-    rows = read_rows(source)
-    jobs = sum(row.label for row in rows) * per_row * (1 if uses[0].weight is not None else len(uses))
-    with progress("making negatives", jobs) as advance:
-        done = synthesize(
-            rows,
-            uses,
-            per_row=per_row,
-            seed=seed,
-            workers=workers,
-            output="" if output == STDOUT else output,
-            advance=advance,
-        )
-    written = training_order(done.negatives if only else [*rows, *done.negatives], seed=seed)
-    write_rows(written, output)
+    source = common.resolve_source(source)
+    output = common.resolve_output(output, source)
+    _check_side_files(source, output, quarantine)
+    with Quarantine(quarantine) as refused:
+        rows = read_rows(source, split=split, limit=limit, quarantine=refused if quarantine else None)
+        unreadable = refused.count
+        if not rows:
+            raise SourceError(
+                f"nothing to work on: {unreadable} records read, all unreadable",
+                where=source,
+                do=f"They are in {quarantine}, with the reasons",
+            )
+        jobs = sum(row.label for row in rows) * per_row * (1 if uses[0].weight is not None else len(uses))
+        with common.progress("making negatives", jobs) as advance:
+            done = synthesize(
+                rows,
+                uses,
+                per_row=per_row,
+                seed=seed,
+                workers=workers,
+                output="" if output == STDOUT else output,
+                advance=advance,
+            )
+        for row, reason in done.refused:
+            refused.add(reason, where=row.source, record=to_record(row))
+        written = training_order(done.negatives if only else [*rows, *done.negatives], seed=seed)
+        write_rows(written, output)
+    made = Made(
+        output=output,
+        rows=written,
+        read=len(rows) + unreadable,
+        uses=uses,
+        per_row=per_row,
+        only=only,
+        seed=seed,
+        done=done,
+        leakage=_measured(done.negatives, rows, uses) if leakage else {},
+    )
+    if output != STDOUT:
+        write_card(made)
     done.finish()
-    _report(rows, done, written, output)
+    _report(made, unreadable, quarantine)
 
 
-def _report(rows: list[Row], done: Synthesis, written: list[Row], output: str) -> None:
-    summary = Summary(read=len(rows), unit="rows", written=len(written), skipped=done.skipped)
-    summary.show(output, desirable=sum(row.label for row in written), note=f"{done.desirable} desirable")
-    for name, count in done.made.items():
+def _check_side_files(source: str, output: str, quarantine: str | None) -> None:
+    """Refuse a card or a quarantine file that cannot be made, or that would take the place of something else."""
+    places = {} if output == STDOUT else {local_path(output).resolve(): output}
+    if quarantine is not None:
+        if quarantine in ("", STDOUT):
+            raise UsageError(f"--quarantine is {quarantine!r}", do="Name a file")
+        if local_path(quarantine).resolve() in places:
+            raise UsageError(f"{quarantine} is both the output and the quarantine file", do="Name two files")
+        common.refuse_input(quarantine, source)
+    if output != STDOUT:
+        check_writable(local_path(card_path(output)))
+        common.refuse_input(card_path(output), source)
+
+
+def _measured(negatives: Sequence[Row], rows: Sequence[Row], uses: Sequence[Use]) -> dict[str, Leakage]:
+    desirable = [row for row in rows if row.label]
+    names = [use.strategy.name for use in uses]
+    return {name: leakage_of([row for row in negatives if row.strategy == name], desirable) for name in names}
+
+
+def _report(made: Made, unreadable: int, quarantine: str | None) -> None:
+    skipped = made.done.skipped | ({"unreadable": unreadable} if unreadable else {})
+    summary = common.Summary(read=made.read, unit="rows", written=len(made.rows), skipped=skipped)
+    summary.show(made.output, desirable=sum(row.label for row in made.rows), note=f"{made.done.desirable} desirable")
+    for name, count in made.done.made.items():
         say(f"made    {count} by {name}")
-    if not done.negatives:
+    for name, leakage in made.leakage.items():
+        say(f"leakage {name}: {leakage}")
+    if made.output != STDOUT:
+        say(f"card    {card_path(made.output)}")
+    if quarantine:
+        say(f"skipped ones are in {quarantine}")
+    if not made.done.negatives:
         say("warning: no negatives were made; the reasons are above")
 
 
-@click.command(cls=Command, epilog=example("ktodata strategies", "ktodata strategies --json"))
+def _trial_uses(names: Sequence[str], settings: Sequence[str]) -> list[Use]:
+    """The strategies named, or all that can be run as they are."""
+    if names:
+        return parse_uses(names, settings)
+    # A setting of one that needs a model is what makes it able to run.
+    set_for = {setting.partition(".")[0] for setting in settings}
+    return parse_uses([name for name, entry in STRATEGIES.items() if not entry.needs or name in set_for], settings)
+
+
+def _try(trial: tuple[str, str], uses: Sequence[Use], others: list[Row], *, per_row: int, seed: int) -> None:
+    row = row_of(*trial, kind=others[0].kind if others else "text")
+    _say_block("prompt", trial[0])
+    _say_block("reply", trial[1])
+    for made in shown(row, uses, others=others, per_row=per_row, seed=seed):
+        for reply in made.replies:
+            _say_block(made.name, reply)
+        for reason in made.skipped:
+            _say_block(made.name, f"(none: {reason})")
+
+
+def _say_block(name: str, text: str) -> None:
+    """A name, and a text beside it that may have several lines."""
+    lines = textwrap.indent(text.strip("\n"), " " * 13, lambda line: True)
+    click.echo(f"{name:<12} {lines[13:]}")
+
+
+@click.command(cls=common.Command, epilog=common.example("ktodata strategies", "ktodata strategies --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def strategies(as_json: bool) -> None:
-    """List the ways of making negatives, with their options and defaults."""
+    """List the ways of making negatives: an example of each, its options and defaults."""
     if as_json:
         click.echo(json.dumps({name: _described(entry) for name, entry in STRATEGIES.items()}, indent=2))
         return
+    prompt, reply = EXAMPLES[0]
+    click.echo(f"The examples are of this row, at the defaults:\n  {prompt}\n  {reply}")
     for name, entry in STRATEGIES.items():
-        click.echo(f"{name}: {entry.summary}")
+        click.echo(f"\n{name}: {entry.summary}")
+        click.echo(f"  example: {example_of(entry) or f'needs {entry.needs}'}")
         for key, option in entry.options.items():
-            click.echo(f"  --set {name}.{key}={option.spell(option.default)}")
+            click.echo(f"  --set {name}.{key}={_default(option)}")
             click.echo(f"      {option.help} It is {option.allowed()}.")
+
+
+def _default(option: Option) -> str:
+    return "" if option.secret else option.spell(option.default)
 
 
 def _described(entry: Strategy) -> dict[str, object]:
@@ -131,4 +234,4 @@ def _described(entry: Strategy) -> dict[str, object]:
         key: {"default": option.default, "help": option.help, "allowed": option.allowed()}
         for key, option in entry.options.items()
     }
-    return {"summary": entry.summary, "options": options}
+    return {"summary": entry.summary, "needs": entry.needs, "example": example_of(entry), "options": options}

@@ -14,7 +14,7 @@ import itertools
 import multiprocessing
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeAlias
@@ -38,13 +38,15 @@ class Synthesis:
     """What `synthesize` made: the negatives, in an order that does not depend on that of the input, and the counts.
 
     `desirable` rows were asked for negatives; `made` counts negatives by strategy, `skipped` jobs by
-    `strategy: reason`. Jobs made and skipped add up to all jobs. `facts` is what strategies have to say for a card.
+    `strategy: reason`. Jobs made and skipped add up to all jobs; `refused` has the rows of those skipped, with the
+    same words. `facts` is what strategies have to say for a card.
     """
 
     negatives: list[Row]
     desirable: int
     made: dict[str, int]
     skipped: dict[str, int]
+    refused: list[tuple[Row, str]] = dataclasses.field(default_factory=list)
     facts: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     finish: Callable[[], None] = dataclasses.field(default=lambda: None, compare=False, repr=False)
     """To be called when the negatives are safely written: what was kept in case of a crash may go."""
@@ -73,10 +75,11 @@ def synthesize(
     seed: int = 0,
     workers: int = 1,
     output: str = "",
+    only_of: Collection[str] | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Synthesis:
     """`per_row` negatives for each desirable row: from each of the `uses`, or, if they have weights, from one of
-    them that the row's own generator draws by weight.
+    them that the row's own generator draws by weight. With `only_of`, for the rows of these ids only.
 
     A negative equals, after normalising, no completion that its prompt has, and no other negative. `output` is the
     file that the caller will write, "" for none: what a killed run leaves for the next lies beside it. `advance` is
@@ -90,7 +93,7 @@ def synthesize(
     if not desirable:
         raise KtodataError(f"none of {len(rows)} rows is desirable", do="Negatives are made from desirable rows")
     pools = _prepared(uses, Run(rows, seed, output))
-    groups = _grouped(rows, uses, per_row, seed)
+    groups = _grouped(rows, uses, per_row, seed, only_of)
     found: list[tuple[_Job, Result]] = []
     with _runner(workers, uses, pools, seed) as run:
         for part in run(_chunks(groups, uses)):
@@ -117,13 +120,15 @@ def _place(row: Row) -> tuple[str, ...]:
     return row.prompt_id, row.id, row.source, row.origin, row.strategy, row.parent_id
 
 
-def _grouped(rows: Sequence[Row], uses: Sequence[Use], per_row: int, seed: int) -> list[_Group]:
+def _grouped(
+    rows: Sequence[Row], uses: Sequence[Use], per_row: int, seed: int, only_of: Collection[str] | None
+) -> list[_Group]:
     """The jobs by prompt, in the order of the rows."""
     groups: dict[str, _Group] = {}
     for row in rows:
         group = groups.setdefault(row.prompt_id, _Group([], set()))
         group.taken.add(_same(row.completion))
-        if row.label:
+        if row.label and (only_of is None or row.id in only_of):
             group.jobs += _jobs(row, uses, per_row, seed)
     for group in groups.values():
         group.jobs.sort(key=lambda job: (job.row.id, uses[job.use].strategy.name, job.k))
@@ -250,7 +255,7 @@ def _summed(
     names = [use.strategy.name for use in uses]
     negatives: list[Row] = []
     made: Counter[str] = Counter(dict.fromkeys(names, 0))
-    skipped: Counter[str] = Counter()
+    refused: list[tuple[Row, str]] = []
 
     def place(item: tuple[_Job, Result]) -> tuple[str, str, str, int]:
         job = item[0]
@@ -261,7 +266,7 @@ def _summed(
             negatives.append(result)
             made[names[job.use]] += 1
         else:
-            skipped[f"{names[job.use]}: {result.reason}"] += 1
+            refused.append((job.row, f"{names[job.use]}: {result.reason}"))
     each = list(zip(names, uses, pools, strict=True))
     facts = {name: use.strategy.facts(pool) for name, use, pool in each if use.strategy.facts}
 
@@ -270,7 +275,8 @@ def _summed(
             if use.strategy.finish:
                 use.strategy.finish(pool)
 
-    return Synthesis(negatives, desirable, dict(made), dict(skipped), facts, finish)
+    skipped = Counter(reason for _, reason in refused)
+    return Synthesis(negatives, desirable, dict(made), dict(skipped), refused, facts, finish)
 
 
 def _chunks(groups: list[_Group], uses: Sequence[Use]) -> Iterator[list[_Group]]:

@@ -1,0 +1,75 @@
+"""What each strategy does to one row: for `ktodata strategies`, and for `ktodata negatives --try`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ktodata.negatives.choose import Use, use
+from ktodata.negatives.contract import Strategy
+from ktodata.negatives.synthesize import synthesize
+from ktodata.schema import Kind, Row, make_row, plain
+
+# Each strategy is shown on the first; `contaminate` lends from the others.
+EXAMPLES = (
+    (
+        "hey, are you coming to the garden party on saturday?",
+        "yeah sure, gonna be there around 8 lol 😊 should I bring drinks?",
+    ),
+    ("my laptop won't start, any ideas?", "ugh, hold the power button for ten secs, then plug it in and try again!"),
+    ("what should i cook tonight?", "make a big pot of chili, it's super easy and you'll have leftovers"),
+    ("did you finish the book i lent you?", "almost!! two chapters left and I still can't guess who did it"),
+    ("how was the museum with the kids?", "so good, they loved the dinosaurs and cried when we had to leave haha"),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shown:
+    """A strategy's negatives of one row, and its reasons where it made none."""
+
+    name: str
+    replies: list[str]
+    skipped: list[str]
+
+
+def example_rows() -> list[Row]:
+    """The rows that strategies are shown on, the first of all."""
+    return [make_row(prompt, reply, True, source="examples", origin="feedback") for prompt, reply in EXAMPLES]
+
+
+def row_of(prompt: str, reply: str, kind: Kind = "text") -> Row:
+    """A desirable row as `--try` gives it; of a chat, with one message on either side."""
+    if kind == "text":
+        return make_row(prompt, reply, True, source="--try", origin="feedback")
+    asked, said = [{"role": "user", "content": prompt}], [{"role": "assistant", "content": reply}]
+    return make_row(asked, said, True, source="--try", origin="feedback")  # type: ignore[arg-type]  # plain dicts
+
+
+def shown(row: Row, uses: Sequence[Use], *, others: Sequence[Row] = (), per_row: int = 1, seed: int = 0) -> list[Shown]:
+    """What each of the `uses` makes of one row. `others` are the rest of its file.
+
+    Raises:
+        KtodataError: a strategy cannot work with its options.
+    """
+    found = []
+    for one in uses:
+        alone = dataclasses.replace(one, weight=None)
+        done = synthesize([row, *others], [alone], per_row=per_row, seed=seed, only_of={row.id})
+        replies = [_reply(made) for made in done.negatives]
+        name = one.strategy.name
+        found.append(Shown(name, replies, [reason.removeprefix(f"{name}: ") for reason in done.skipped]))
+        done.finish()
+    return found
+
+
+def _reply(row: Row) -> str:
+    return row.completion if isinstance(row.completion, str) else plain(row.completion[-1:])
+
+
+def example_of(strategy: Strategy) -> str:
+    """What a strategy makes of the first example at its defaults; "" where it needs something."""
+    if strategy.needs:
+        return ""
+    row, *others = example_rows()
+    (made,) = shown(row, [use(strategy.name, known={strategy.name: strategy})], others=others)
+    return made.replies[0] if made.replies else ""
