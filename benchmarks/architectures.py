@@ -144,13 +144,13 @@ def gradient(model: Any, scores: Tensor) -> Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def examine(name: str) -> tuple[str, str, float, float]:
+def examine(name: str, attention: str = "auto") -> tuple[str, str, float, float]:
     """Layout, reason, and both differences of one architecture."""
     branches = rows()
     model = tiny(name)
     expected = row_by_row(model, branches)
     expected_gradient = gradient(model, expected)
-    choice = choose_layout(model, attention="auto")
+    choice = choose_layout(model, attention=attention)
     scores = in_layout(model, branches, choice.layout, Scorer(model, choice.head))
     difference = float(((scores - expected).abs() / expected.abs()).detach().max())
     apart = float((gradient(model, scores) - expected_gradient).norm() / expected_gradient.norm())

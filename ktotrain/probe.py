@@ -4,10 +4,14 @@ The shared layout is exact only for models whose tokens meet in attention alone,
 whose attention can be replaced. A model that ignores the replacement gives wrong numbers without an error, so:
 the structure is looked at, the attention calls are counted, tokens of one completion are changed to see that no
 other completion's score moves, and where precision allows it the scores are compared with the padded layout's.
+
+A model that passes has its attention put on one of the kernels of `ktotrain.attention`: on a GPU the fastest as
+measured, after the same trials once more with that kernel in place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ktotrain.attention import RAGGED, Ragged, register
-from ktotrain.batch import Branch, PackedBatch
+from ktotrain.attention import IMPLEMENTATIONS, KERNELS, Kernel, Ragged, refusal, register
+from ktotrain.attention_choice import TYPICAL, Asks, ask_counts, kernel_trouble, rank_kernels
+from ktotrain.batch import Branch, PackedBatch, Unit
 from ktotrain.errors import ModelError
 from ktotrain.logps import Head
 from ktotrain.packing import Layout, continuation, pack
@@ -25,6 +30,11 @@ from ktotrain.scorer import Scorer, find_head, no_grad_scores
 
 # Two orders of summation in float32 differ by about 1e-6 relative; a token that sees a wrong one, by far more.
 PARITY = 1e-4
+HALF_PARITY = 5e-2
+# On a GPU the sum over a completion's tokens is taken in no fixed order.
+SUMMATION = 2e-6
+
+LOOP = KERNELS["ragged"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,46 +52,147 @@ class LayoutChoice:
     follows: bool = False
 
 
-def choose_layout(model: Any, *, attention: str, seed: int = 0) -> LayoutChoice:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Trial:
+    """A model on trial: `usual` is the attention it came with, `precision` what autocast will compute in, if it is on.
+
+    A kernel that cannot run in the weights' own type is tried under autocast, as the run will use it; others without,
+    where differences show sharper.
+    """
+
+    model: Any
+    usual: str
+    seed: int
+    precision: torch.dtype | None
+
+    @property
+    def device(self) -> torch.device:
+        return _device(self.model)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether there are kernels to choose from."""
+        return self.device.type == "cuda"
+
+    @property
+    def weights(self) -> torch.dtype:
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
+
+    @property
+    def computed(self) -> torch.dtype:
+        """What attention computes in during the run."""
+        return self.precision or self.weights
+
+    def needs_autocast(self, kernel: Kernel) -> bool:
+        return bool(self.precision and kernel.machine_trouble(self.device, self.weights))
+
+    def context(self, kernel: Kernel) -> contextlib.AbstractContextManager[object]:
+        """What a kernel is tried in."""
+        needed = self.needs_autocast(kernel)
+        return torch.autocast(self.device.type, self.precision) if needed else contextlib.nullcontext()
+
+    def use(self, kernel: Kernel) -> None:
+        """Set the model to a kernel."""
+        if self.model.config._attn_implementation != kernel.implementation:
+            self.model.set_attn_implementation(kernel.implementation)
+
+
+def choose_layout(
+    model: Any,
+    *,
+    attention: str,
+    seed: int = 0,
+    precision: torch.dtype | None = None,
+    units: tuple[Unit, ...] = TYPICAL,
+) -> LayoutChoice:
     """Set `model` to the attention that serves, and say which layout it may be fed.
 
     Args:
         model: a causal language model of transformers, not wrapped, in its final place and type, adapters included.
-        attention: the recipe's `model.attention`: auto, ragged, or padded.
+        attention: the recipe's `model.attention`: auto, ragged, varlen, flex, or padded. `auto` measures on a GPU.
+        precision: what autocast will compute in during the run, None without autocast.
+        units: a pack as the run will have them, to measure on.
 
     Raises:
-        ModelError: ragged attention was asked for by name and this model cannot use it, or the kind asked for
-            does not exist on this machine.
+        ModelError: a kind of attention was asked for by name that this model or this machine cannot use.
     """
-    if attention in ("flex", "varlen"):
-        raise ModelError(
-            f"attention {attention!r} is not available on {_device(model).type}",
-            where="model.attention",
-            do='Use "auto", "ragged" or "padded"',
-        )
-    usual = model.config._attn_implementation
+    trial = _Trial(model, model.config._attn_implementation, seed, precision)
+    if trouble := refusal(attention, trial.device, trial.computed):
+        raise ModelError(trouble, where="model.attention")
     if attention == "padded":
-        return LayoutChoice("padded", usual, "asked for", verified_head(model))
+        return LayoutChoice("padded", trial.usual, "asked for", verified_head(model))
     trouble = structural_trouble(model)
     layouts: tuple[Layout, ...] = ("shared", "packed")
     if not trouble:
         register()
-        model.set_attn_implementation(RAGGED)
-        if model.config.get_text_config()._attn_implementation != RAGGED:
+        trial.use(LOOP)
+        if model.config.get_text_config()._attn_implementation != LOOP.implementation:
             trouble = "its attention cannot be replaced"
     for layout in layouts if not trouble else ():
-        found = numerical_trouble(model, layout, usual=usual, seed=seed)
+        found = _numerical_trouble(trial, layout, LOOP)
         if not found:
             reason = "exact by probe" if layout == "shared" else f"prefix sharing is not exact: {trouble}"
-            head = verified_head(model)
-            follows = layout == "shared" and head is not None and _can_follow(model, head, seed)
-            return LayoutChoice(layout, RAGGED, reason, head, follows)
+            kernel, why = _kernel_for(trial, layout, attention, units)
+            with trial.context(kernel):
+                head = verified_head(model)
+                follows = layout == "shared" and head is not None and _can_follow(trial, head)
+            return LayoutChoice(layout, kernel.implementation, reason + why, head, follows)
         trouble = found
-    if attention == "ragged":
-        raise ModelError(f"this model cannot use ragged attention: {trouble}", where="model.attention", do='Use "auto"')
-    if model.config._attn_implementation != usual:
-        model.set_attn_implementation(usual)
-    return LayoutChoice("padded", usual, trouble, verified_head(model))
+    if attention in KERNELS:
+        raise ModelError(
+            f"this model cannot use {attention} attention: {trouble}",
+            where="model.attention",
+            do='Use "auto" or "padded"',
+        )
+    if model.config._attn_implementation != trial.usual:
+        model.set_attn_implementation(trial.usual)
+    return LayoutChoice("padded", trial.usual, trouble, verified_head(model))
+
+
+def _kernel_for(trial: _Trial, layout: Layout, attention: str, units: tuple[Unit, ...]) -> tuple[Kernel, str]:
+    """The kernel to run attention on, to which the model is then set, and what is to be said about the choice.
+
+    On anything but a GPU the loop is the one there is.
+    """
+    if attention == "ragged" or (attention == "auto" and not trial.on_gpu):
+        return LOOP, ""
+    asks = _asks(trial)
+    if attention != "auto":
+        if trouble := refusal(attention, trial.device, trial.computed, asks):
+            raise ModelError(f"for this model {trouble}", where="model.attention")
+        kernel = next(kernel for name, kernel in KERNELS.items() if name == attention)
+        trouble = kernel_trouble(kernel, asks, dtype=trial.computed, device=trial.device)
+        trouble = trouble or _numerical_trouble(trial, layout, kernel)
+        if trouble:
+            raise ModelError(
+                f"{attention} attention is wrong here: {trouble}", where="model.attention", do='Use "auto" or "ragged"'
+            )
+        trial.use(kernel)
+        return kernel, f"; attention by {attention}, as asked for"
+    choice = rank_kernels(asks, units, dtype=trial.computed, device=trial.device)
+    why = f"; {choice.figures}"
+    for name in choice.names:
+        kernel = KERNELS[name]
+        trouble = "" if kernel is LOOP else _numerical_trouble(trial, layout, kernel)
+        if not trouble:
+            trial.use(kernel)
+            return kernel, why
+        why += f"; not {name} after all: {trouble}"
+    trial.use(LOOP)
+    return LOOP, why
+
+
+def _asks(trial: _Trial) -> Asks:
+    """What the model's layers ask of attention, found out by a pass through the loop."""
+    (batch,) = pack(
+        _probe_branches(trial.model, np.random.default_rng(trial.seed)), pack_tokens=10_000, layout="packed"
+    )
+    ragged = Ragged(batch.units)
+    ragged.asks = []
+    trial.use(LOOP)
+    no_grad_scores(Scorer(trial.model, find_head(trial.model)), batch.to(trial.device), ragged)
+    return ask_counts(ragged.asks)
 
 
 def structural_trouble(model: Any) -> str:
@@ -101,69 +212,87 @@ def structural_trouble(model: Any) -> str:
     return ""
 
 
-def numerical_trouble(model: Any, layout: Layout, *, usual: str, seed: int) -> str:
-    """What goes wrong when a few random rows are scored in `layout`, or "".
-
-    Expects the model to be set to `RAGGED`, and leaves it so.
-    """
-    rng = np.random.default_rng(seed)
+def _numerical_trouble(trial: _Trial, layout: Layout, kernel: Kernel) -> str:
+    """What goes wrong when a few random rows are scored in `layout` with `kernel`, which stays set, or ""."""
+    model, device = trial.model, trial.device
+    rng = np.random.default_rng(trial.seed)
     branches = _probe_branches(model, rng)
     # Without experts it is exact in every precision: the same numbers take the same way, whatever lies beside them.
     # Experts see other numbers of tokens, and so other orders of summation.
     isolation = 5e-3 if _is_mixture_of_experts(model.config.get_text_config()) else 0.0
+    isolation = max(isolation, SUMMATION if device.type != "cpu" else 0.0)
     scorer = Scorer(model, find_head(model))
     if not scorer.takes_positions:
         return "it takes no position ids"
+    trial.use(kernel)
     try:
-        (batch,) = pack(branches, pack_tokens=10_000, layout=layout)
-        scores, calls = _counted(scorer, batch.to(_device(model)))
-        layers = model.config.get_text_config().num_hidden_layers
-        if calls != layers:
-            return f"its {layers} layers called the attention {calls} times"
-        for changed in range(len(branches)):
-            (other,) = pack(_with_other_tokens(branches, changed), pack_tokens=10_000, layout=layout)
-            moved = (_counted(scorer, other.to(_device(model)))[0] - scores).abs() / scores.abs()
-            moved[changed] = 0
-            if bool((moved > isolation).any()):
-                return "a completion's score depends on another completion in the pack"
+        with trial.context(kernel):
+            (batch,) = pack(branches, pack_tokens=10_000, layout=layout)
+            scores, calls = _counted(scorer, batch.to(device))
+            layers = model.config.get_text_config().num_hidden_layers
+            if calls != layers:
+                return f"its {layers} layers called the attention {calls} times"
+            for changed in range(len(branches)):
+                (other,) = pack(_with_other_tokens(branches, changed), pack_tokens=10_000, layout=layout)
+                moved = (_counted(scorer, other.to(device))[0] - scores).abs() / scores.abs()
+                moved[changed] = 0
+                if bool((moved > isolation).any()):
+                    return "a completion's score depends on another completion in the pack"
     except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:
         return f"it failed in the {layout} layout ({type(error).__name__}: {str(error).splitlines()[0][:100]})"
-    if next(model.parameters()).dtype != torch.float32:
-        return ""  # half precision cannot tell a wrong mask from rounding
-    model.set_attn_implementation(usual)
-    try:
-        (padded,) = pack(branches, pack_tokens=10_000, layout="padded")
-        expected = no_grad_scores(scorer, padded.to(_device(model)))
-    finally:
-        model.set_attn_implementation(RAGGED)
-    difference = (scores - _by_row(padded, expected)).abs() / scores.abs()
-    worst = float(difference.max())
-    return "" if worst <= PARITY else f"scores differ from padded ones by {worst:.1e} relative"
+    return _disparity(trial, kernel, scorer, branches, batch, scores)
 
 
-def _can_follow(model: Any, head: Head, seed: int) -> bool:
+def _disparity(
+    trial: _Trial, kernel: Kernel, scorer: Scorer, branches: list[Branch], batch: PackedBatch, scores: Tensor
+) -> str:
+    """How a kernel's scores differ from the padded layout's, or in half precision from the loop's; or "".
+
+    The loop itself has nothing to be compared with there: half precision cannot tell a wrong mask from rounding.
+    """
+    exact = trial.weights == torch.float32 and not trial.needs_autocast(kernel)
+    if exact:
+        trial.model.set_attn_implementation(trial.usual)
+        try:
+            (padded,) = pack(branches, pack_tokens=10_000, layout="padded")
+            expected = _by_row(padded, no_grad_scores(scorer, padded.to(trial.device)))
+        finally:
+            trial.use(kernel)
+    elif kernel is not LOOP:
+        trial.use(LOOP)
+        with trial.context(kernel):
+            expected = _counted(scorer, batch.to(trial.device))[0]
+        trial.use(kernel)
+    else:
+        return ""
+    worst = float(((scores - expected).abs() / scores.abs()).max())
+    other = "padded ones" if exact else "the loop's"
+    return "" if worst <= (PARITY if exact else HALF_PARITY) else f"scores differ from {other} by {worst:.1e} relative"
+
+
+def _can_follow(trial: _Trial, head: Head) -> bool:
     """Whether completions that follow remembered prompts score as in a pass of their own.
 
     With dropout (an adapter's) they do not: the graded pass remembers what dropout has left.
     """
+    model = trial.model
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         return False
     scorer = Scorer(model, head)
-    branches = _probe_branches(model, np.random.default_rng(seed))
+    branches = _probe_branches(model, np.random.default_rng(trial.seed))
     # The second completion of the first prompt, and the last prompt's own: each follows its prompt's first pass.
     others = [dataclasses.replace(branches[1], row=0), branches[3]]
     (batch,) = pack([branches[0], branches[3]], pack_tokens=10_000, layout="shared")
     (alone,) = pack([branches[1], branches[3]], pack_tokens=10_000, layout="shared")
-    following = continuation(batch, others).to(_device(model))
+    following = continuation(batch, others).to(trial.device)
     try:
         with torch.no_grad():
-            _, memory = scorer.remembering(batch.to(_device(model)))
+            _, memory = scorer.remembering(batch.to(trial.device))
             scores = scorer.following(following, memory)
-            expected = scorer(alone.to(_device(model)))
+            expected = scorer(alone.to(trial.device))
     except (TypeError, RuntimeError, KeyError, AttributeError):
         return False
-    tolerance = PARITY if next(model.parameters()).dtype == torch.float32 else 2e-2
-    return torch.allclose(scores, expected, rtol=tolerance)
+    return torch.allclose(scores, expected, rtol=_tolerance(model))
 
 
 def verified_head(model: Any) -> Head | None:
@@ -172,12 +301,17 @@ def verified_head(model: Any) -> Head | None:
     if head is None:
         return None
     branches = _probe_branches(model, np.random.default_rng(0))[:1]
-    ragged = model.config.get_text_config()._attn_implementation == RAGGED
+    ragged = model.config.get_text_config()._attn_implementation in IMPLEMENTATIONS
     (batch,) = pack(branches, pack_tokens=10_000, layout="shared" if ragged else "padded")
     ours = no_grad_scores(Scorer(model, head), batch.to(_device(model)))
     theirs = no_grad_scores(Scorer(model, None), batch.to(_device(model)))
-    tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 2e-2
-    return head if torch.allclose(ours, theirs, rtol=tolerance) else None
+    return head if torch.allclose(ours, theirs, rtol=_tolerance(model)) else None
+
+
+def _tolerance(model: Any) -> float:
+    """Relative difference of scores that rounding explains."""
+    autocast = torch.is_autocast_enabled(_device(model).type)
+    return PARITY if next(model.parameters()).dtype == torch.float32 and not autocast else 2e-2
 
 
 def _counted(scorer: Scorer, batch: PackedBatch) -> tuple[Tensor, int]:

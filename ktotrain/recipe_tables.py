@@ -64,8 +64,10 @@ class ModelRecipe:
     attention: Attention = field(
         default="auto",
         metadata=key(
-            "How packs attend. `auto` takes the fastest that is exact for the model; `padded` is plain rows with "
-            "padding, the slowest and the one that works everywhere."
+            "How packs attend. `auto` takes the fastest that is exact for the model, on a GPU by measuring; name one "
+            "for the same choice every time. `ragged`: a loop over the blocks of a pack, on any device. `varlen` and "
+            "`flex`: one call of torch's own kernels, on a CUDA GPU; `varlen` in half precision only, without "
+            "soft-caps and sinks. `padded`: plain rows with padding, the slowest and the one that works everywhere."
         ),
     )
     gradient_checkpointing: bool = field(
@@ -237,11 +239,22 @@ class TrainRecipe:
     )
     save_every: int = field(
         default=0,
-        metadata=key("Optimizer steps between checkpoints. Not there yet: a run accepts only 0.", least=0),
+        metadata=key(
+            "Optimizer steps between checkpoints, and one at the end; 0: only when Ctrl-C or SIGTERM stops the run.",
+            least=0,
+        ),
     )
     keep_checkpoints: int = field(
         default=2,
-        metadata=key("How many checkpoints stay, the newest; 0 for all. Waits for `save_every`.", least=0),
+        metadata=key("How many checkpoints stay, the newest; 0 for all.", least=0),
+    )
+    max_bad_steps: int = field(
+        default=3,
+        metadata=key(
+            "A step whose loss or gradient is not finite is skipped; after so many in a row the run ends, with what "
+            "it had learned before them saved.",
+            least=1,
+        ),
     )
     trackers: tuple[str, ...] = field(
         default=(),

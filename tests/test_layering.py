@@ -20,7 +20,7 @@ LAYERS = {
     ],
     "ktotrain": [
         ["errors"],
-        ["files", "launch"],
+        ["files", "launch", "lock", "stop"],
         ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
         ["batch", "losses", "logps", "pairing", "mixing"],
         ["plan", "packing", "metrics"],
@@ -28,7 +28,7 @@ LAYERS = {
         ["scorer", "probe"],
         ["token_cache", "data", "model", "reference", "cache", "step", "precompute", "checkpoint", "evaluate"],
         ["samples", "plots", "card", "memory", "progress"],
-        ["log", "prepare", "preview", "outputs", "update"],
+        ["log", "prepare", "preview", "outputs", "update", "learn", "run_state", "resume", "keep"],
         ["trainer"],
         ["cli", "__main__"],
     ],

@@ -1,8 +1,9 @@
 """Which layout a model gets: shared where it is exact, and never where it only looks so."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
+import kernels
 import pytest
 import torch
 from support import byte_tokenizer, random_rows, run_steps, tiny_llama
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from benchmarks.architectures import examine, tiny
 from ktotrain import attention
-from ktotrain.attention import RAGGED, Ragged
+from ktotrain.attention import KERNELS, Ragged
+from ktotrain.attention_choice import KernelChoice
 from ktotrain.errors import ModelError
 from ktotrain.probe import choose_layout, verified_head
 
@@ -30,7 +32,7 @@ def test_the_chosen_layout_is_exact(name: str) -> None:
 @pytest.mark.parametrize("name", SHARED)
 def test_shared_models_also_follow_prompts_and_have_a_plain_head(name: str) -> None:
     choice = choose_layout(tiny(name), attention="auto")
-    assert choice.attention == RAGGED
+    assert choice.attention == "ktotrain_ragged"
     assert choice.head is not None
     assert choice.follows
 
@@ -64,13 +66,10 @@ def test_a_wrong_attention_is_found_out(wrong: str, monkeypatch: pytest.MonkeyPa
             return hiding(query, key, value, ragged).transpose(1, 2), None
         return leaking(query, key, value).transpose(1, 2), None
 
-    original: Callable[..., Any] = attention.ragged_attention
-    monkeypatch.setattr(attention, "ragged_attention", function)
-    try:
+    with monkeypatch.context() as patch:
+        patch.setitem(KERNELS, "ragged", dataclasses.replace(KERNELS["ragged"], attend=function))
         choice = choose_layout(tiny_llama(), attention="auto")
-    finally:
-        monkeypatch.setattr(attention, "ragged_attention", original)
-        attention.register()
+    attention.register()
     expected = {
         "leaking": ("padded", "depends on another completion"),
         # Without siblings there is nothing to hide: whole rows in a pack are right, prefix sharing is not.
@@ -107,8 +106,65 @@ def test_a_head_that_is_more_than_a_matrix_is_left_to_the_model() -> None:
 
 @pytest.mark.parametrize("kind", ["flex", "varlen"])
 def test_an_attention_that_the_machine_lacks(kind: str) -> None:
-    with pytest.raises(ModelError, match=f"{kind}.*not available on cpu"):
+    with pytest.raises(ModelError, match=f"{kind}.*not available on cpu.*needs a CUDA GPU") as caught:
         choose_layout(tiny_llama(), attention=kind)
+    assert 'There are "auto", "ragged" and "padded"' in str(caught.value)
+
+
+QUICK = (("varlen", "Mistral"), ("varlen", "Gemma2"), ("varlen", "GptOss"), ("flex", "GptOss"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param(kind, name, marks=() if (kind, name) in QUICK else pytest.mark.slow)
+        for kind in ("varlen", "flex")
+        for name in SHARED
+    ],
+)
+def test_kernels_by_name_where_they_are_exact(kind: str, name: str) -> None:
+    """Through the whole probe, with stand-ins: windows, caps, sinks, experts; and a clear no where it cannot be."""
+    with kernels.stand_ins():
+        if kind == "varlen" and name in ("Gemma2", "GptOss"):
+            with pytest.raises(ModelError, match=r"varlen.*it has no") as caught:
+                choose_layout(tiny(name), attention=kind)
+            assert 'There are "auto", "ragged", "flex" and "padded"' in str(caught.value)
+            return
+        choice = choose_layout(tiny(name), attention=kind)
+        assert choice.attention == f"ktotrain_{kind}", choice.reason
+        assert choice.follows
+        layout, reason, scores, gradients = examine(name, attention=kind)
+    assert layout == "shared", reason
+    assert scores < 1e-5
+    assert gradients < 1e-4
+
+
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, names: list[Any]) -> None:
+    """As if models lay on a GPU that gave these figures, while everything is computed here."""
+    monkeypatch.setattr("ktotrain.probe._Trial.on_gpu", property(lambda trial: True))
+    monkeypatch.setattr("ktotrain.probe.rank_kernels", lambda *_, **__: KernelChoice(names, "figures"))
+
+
+def test_auto_takes_the_fastest_and_gives_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_gpu(monkeypatch, ["flex", "ragged"])
+    with kernels.stand_ins():
+        choice = choose_layout(tiny_llama(), attention="auto")
+    assert choice.attention == "ktotrain_flex"
+    assert choice.reason == "exact by probe; figures"
+    assert choice.follows
+
+
+def test_auto_goes_on_to_the_next_where_a_kernel_is_wrong_in_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_gpu(monkeypatch, ["varlen", "flex", "ragged"])
+    with kernels.stand_ins(kernels.varlen_attn_top_left):
+        choice = choose_layout(tiny_llama(num_key_value_heads=4), attention="auto")
+    assert choice.attention == "ktotrain_flex"
+    assert "not varlen after all: scores differ from padded ones" in choice.reason
+
+
+def test_nothing_is_measured_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ktotrain.probe.rank_kernels", lambda *_, **__: pytest.fail("measured"))
+    assert choose_layout(tiny_llama(), attention="auto").attention == "ktotrain_ragged"
 
 
 def test_the_byte_tokenizer_of_these_tests_round_trips() -> None:
