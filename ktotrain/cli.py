@@ -5,6 +5,8 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 import click
 
 from ktotrain import __version__
-from ktotrain.launch import is_main_process, launch
+from ktotrain.errors import StoppedError
+from ktotrain.launch import COMMAND, is_main_process, launch, program_name
 
 INTERRUPTED = 130  # what shells report for a process that Ctrl-C ended: 128 + SIGINT
 
@@ -46,6 +49,17 @@ def _check_overrides(ctx: click.Context, parameter: click.Parameter, values: tup
         if not equals or "." not in name:
             raise click.BadParameter(f"{value!r} is not TABLE.KEY=VALUE, such as optim.learning_rate=1e-5")
     return values
+
+
+def _command(arguments: list[str]) -> str:
+    """How the user would type this; a launcher of ours has left its own way of saying it in the environment."""
+    launched = os.environ.get(COMMAND)
+    if launched:
+        processes, _, program = launched.partition(" ")
+        return f"{program} {shlex.join([*arguments, '--processes', processes])}"
+    if "RANK" in os.environ:
+        return f"your launcher, and: -m ktotrain {shlex.join(arguments)}"
+    return f"{program_name()} {shlex.join(arguments)}"
 
 
 _recipe = click.argument("recipe", type=click.Path(path_type=Path))
@@ -82,13 +96,29 @@ def main() -> None:
     metavar="N",
     help="Processes on this machine, one a GPU as a rule. The numbers stay the same.",
 )
-def run(recipe: Path, overrides: tuple[str, ...], dry_run: bool, processes: int) -> None:
+@click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint in train.output_dir.")
+@click.option("--force", is_flag=True, help="With --resume: RECIPE may differ in keys that do not decide the numbers.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    processes: int,
+    resume: bool,
+    force: bool,
+) -> None:
     """Train as RECIPE says, into its `train.output_dir`.
+
+    Ctrl-C and SIGTERM end a run after the step it is at, with a checkpoint to go on from by --resume.
 
     \b
     Example:
       ktotrain run recipe.toml --set optim.learning_rate=1e-5 --set 'data.train=["a.jsonl", "b.jsonl"]'
+      ktotrain run recipe.toml --resume
     """
+    if force and not resume:
+        raise click.UsageError("--force says that the recipe of a resumed run may differ: give --resume too.")
     from ktotrain.recipe import load_recipe
 
     # The recipe is checked before the trainer is imported, which takes seconds.
@@ -98,13 +128,20 @@ def run(recipe: Path, overrides: tuple[str, ...], dry_run: bool, processes: int)
             f"{processes} processes and {checked.train.batch_size} rows a step: some would have nothing to do",
             param_hint="--processes",
         )
+    arguments = ["run", str(recipe), *(part for override in overrides for part in ("--set", override))]
+    flags = [*["--resume"] * resume, *["--force"] * force]
     if processes > 1 and not dry_run:
-        settings = [part for override in overrides for part in ("--set", override)]
-        launch(["run", str(recipe), *settings], processes)
+        launch([*arguments, *flags], processes)
         return
     from ktotrain import trainer
 
-    result = trainer.run(checked, dry_run=dry_run)
+    try:
+        result = trainer.run(checked, dry_run=dry_run, resume=resume, force=force)
+    except StoppedError as stopped:
+        if is_main_process():
+            again = [*arguments, "--resume", *["--force"] * force] if stopped.resumable else [*arguments, *flags]
+            click.echo(f"{stopped.what}. Go on with: {_command(again)}", err=True)
+        ctx.exit(stopped.exit_code)
     if result is not None and is_main_process():
         shown = ("loss", "rewards/margins", "rewards/auc")
         found = [f"{key} {result.evaluation[f'eval_{key}']:.4f}" for key in shown if f"eval_{key}" in result.evaluation]

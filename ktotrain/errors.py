@@ -5,6 +5,7 @@ KtotrainError              exit 1
 ├── DataError              the training or evaluation rows
 ├── ModelError             the model, tokenizer, adapter or reference
 ├── TrainingError          the run itself: a non-finite loss, no memory, no disk
+├── StoppedError           exit 130 or 143: a signal asked the run to stop, and it did
 └── UsageError             exit 2: the command line asks for something that does not exist
 """
 
@@ -39,6 +40,18 @@ class ModelError(KtotrainError):
 
 class TrainingError(KtotrainError):
     """The run cannot go on."""
+
+
+class StoppedError(KtotrainError):
+    """A signal asked the run to stop, and it did; `exit_code` is what shells report for that signal.
+
+    `resumable` says whether there is a checkpoint to go on from.
+    """
+
+    def __init__(self, what: str, *, where: str = "", do: str = "", number: int) -> None:
+        super().__init__(what, where=where, do=do)
+        self.exit_code = 128 + number
+        self.resumable = False
 
 
 class UsageError(KtotrainError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,17 +20,21 @@ def evaluate(
     machinery: Machinery,
     objective: Objective,
     known: ScoreCache | None = None,
-) -> dict[str, float]:
+    stopping: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
     """Metrics over all rows of `steps`, under `eval_` keys.
 
     Each step has its own reference point, as in training. Losses, rewards and AUC are over all rows at once; `kl`
-    and `kl_raw` are means over the steps that have an estimate, weighted by their mismatched pairs.
+    and `kl_raw` are means over the steps that have an estimate, weighted by their mismatched pairs. None if it was
+    `stopping` in between.
     """
     parts: list[RowValues] = []
     z_refs: list[torch.Tensor] = []
     raw = clamped = 0.0
     pairs = 0
     for step in steps:
+        if stopping():
+            return None
         packs = build_packs(step, rows, packing, objective.loss, known)
         scores = run_step(packs, machinery, objective, learn=None)
         parts.append(RowValues(packs.labels_n, scores.policy_n, scores.policy_n - scores.reference_n, scores.losses_n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -27,6 +28,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(usual_mode())  # mkstemp makes files that nobody else can read
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -37,6 +39,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's names on disk: what was renamed in it stays renamed, whatever happens to the machine then."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems refuse; they have no need of it, or no means
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def usual_mode() -> int:

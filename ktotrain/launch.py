@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
 
 from ktotrain.errors import TrainingError
+
+# How the run was started, for the processes that are: their number, a blank, the program as the user calls it.
+COMMAND = "KTOTRAIN_COMMAND"
+ENDED_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def is_main_process() -> bool:
@@ -14,11 +24,19 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def program_name() -> str:
+    """How this program was called."""
+    return f"{shlex.quote(sys.executable)} -m ktotrain" if Path(sys.argv[0]).name == "__main__.py" else "ktotrain"
+
+
 def launch(arguments: Sequence[str], processes: int) -> None:
     """Run `ktotrain` with these arguments in so many processes, and wait for them.
 
+    Ctrl-C and SIGTERM are handed on to them, and they decide together when to stop.
+
     Raises:
         TrainingError: a process failed; the first one has said why on stderr.
+        SystemExit: a signal ended them; the first one has said how to go on.
     """
     import logging
 
@@ -29,6 +47,7 @@ def launch(arguments: Sequence[str], processes: int) -> None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Each process would use every core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ[COMMAND] = f"{processes} {program_name()}"
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -37,11 +56,45 @@ def launch(arguments: Sequence[str], processes: int) -> None:
         rdzv_endpoint="localhost:0",
         run_id="ktotrain",
         max_restarts=0,
+        # Its own way with the others is to wait half a minute and then kill, in the middle of a checkpoint.
+        signals_to_handle="SIGQUIT",
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "ktotrain", *arguments)
+        with _signals_handed_on():
+            elastic_launch(config, sys.executable)("-m", "ktotrain", *arguments)
     except ChildFailedError as error:
+        codes = [failure.exitcode for _, failure in sorted(error.failures.items())]
+        for code in codes:
+            if code in ENDED_BY_SIGNAL:
+                raise SystemExit(code) from None
         rank, failure = next(iter(sorted(error.failures.items())))
         raise TrainingError(
             f"process {rank} of {processes} ended with exit code {failure.exitcode}", do="Its error stands above"
         ) from None
+    finally:
+        del os.environ[COMMAND]
+
+
+@contextlib.contextmanager
+def _signals_handed_on() -> Iterator[None]:
+    """Ctrl-C and SIGTERM go to the processes, each of which is in a process group of its own; a second Ctrl-C kills."""
+    import psutil
+
+    seen: list[int] = []
+
+    def hand_on(number: int, _: FrameType | None) -> None:
+        kill = bool(seen) and number == signal.SIGINT
+        seen.append(number)
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill() if kill else child.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

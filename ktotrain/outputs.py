@@ -59,6 +59,8 @@ def save_model(policy: Policy, tokenizer: Any, folder: Path) -> None:
         for path in aside.rglob("*"):
             path.chmod(usual_mode() | (0o111 if path.is_dir() else 0))
         aside.chmod(usual_mode() | 0o111)
+        if folder.is_dir():  # of a run that was killed right after this, and is resumed: the same model
+            shutil.rmtree(folder)
         aside.replace(folder)
     except (OSError, SafetensorError) as error:  # the second is what a full disk is to safetensors
         reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
@@ -104,6 +106,6 @@ def finish(
             for prompt, old, new in zip(prompts, before, after, strict=True)
         ],
     }
-    write_card(output_dir, recipe=recipe, summary=summary)
     write_card(output_dir / "model", recipe=recipe, summary=summary)  # what is pushed; peft puts an empty form there
+    write_card(output_dir, recipe=recipe, summary=summary)  # last of all: with it the run is finished
     return plots

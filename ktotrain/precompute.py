@@ -48,11 +48,20 @@ def precompute(
     *,
     main: bool,
     report: Callable[[int], None],
-) -> None:
+    stopping: Callable[[], bool] = lambda: False,
+) -> bool:
     """Score `missing` sequences with the reference and put them into `cache`, which the main process writes.
+
+    Chunks depend on what is missing alone and are kept whole or not at all, so that a run that was stopped or killed
+    here goes on with the very chunks that were left, and gets the same numbers.
 
     Args:
         report: called with the number of sequences done so far.
+        stopping: whether to end early. It may change between packs only where there is one process, and otherwise
+            when numbers are summed over processes.
+
+    Returns:
+        whether all are scored.
 
     Raises:
         TrainingError: the cache cannot be written.
@@ -66,15 +75,22 @@ def precompute(
         packs = pack(branches, pack_tokens=packing.pack_tokens, layout=packing.layout, pad_id=packing.pad_id)
         scores = torch.zeros(len(chunk), dtype=torch.float32, device=machinery.device)
         for cpu_batch in packs[packing.process :: packing.processes]:
+            if stopping():
+                break
             batch = cpu_batch.to(machinery.device)
             with machinery.autocast():
                 scores[list(batch.rows)] = machinery.reference(batch)
+        if packing.processes == 1 and stopping():
+            break
         values = machinery.total(scores).tolist()
         found |= {key: value for (key, _), value in zip(chunk, values, strict=True)}
         if main and number % WRITE_EVERY == 0:
             cache.add(found)
         report(min(start + CHUNK, len(items)))
-    if main:
+        if stopping():
+            break
+    if main and found:
         cache.add(found)
     else:
         cache.scores |= found
+    return len(found) == len(missing)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+
+import click
 
 from ktotrain.errors import ModelError
 from ktotrain.log import holds_a_run
-from ktotrain.memory import MemoryEstimate, estimate, shape_of
+from ktotrain.memory import MemoryEstimate, available_bytes, estimate, shape_of
 from ktotrain.model import add_lora, load_config, quiet, trained_parameters
 from ktotrain.packing import Layout
-from ktotrain.prepare import RunData
+from ktotrain.prepare import Policy, RunData
 from ktotrain.probe import LayoutChoice
 from ktotrain.recipe import Recipe
 from ktotrain.step import Packing, build_packs
@@ -106,9 +109,38 @@ def notices(run: RunData, recipe: Recipe) -> list[str]:
         )
     if recipe.train.batch_size < 2:
         found.append("one row a step estimates no reference point and holds one class; 16 rows or more are usual")
-    if holds_a_run(Path(recipe.train.output_dir)):
-        found.append(f"there is a run in {recipe.train.output_dir} already: training will refuse to go there")
     return found
+
+
+def announce(say: Callable[[str], None], recipe: Recipe, run_data: RunData, policy: Policy) -> None:
+    """Say what is about to be trained, and how."""
+    trained = sum(parameter.numel() for _, parameter in policy.parameters)
+    whole = sum(parameter.numel() for parameter in policy.model.parameters())
+    say(
+        f"{recipe.model.path}: {trained:,} of {whole:,} parameters trained, precision {recipe.train.precision} on "
+        f"{policy.base.device}; layout {policy.choice.layout} ({policy.choice.reason})"
+    )
+    seen = preview(run_data, recipe, policy.choice)
+    for name, value in plan_lines(run_data, seen, policy.choice.layout):
+        say(f"{name}: {value}")
+    for notice in notices(run_data, recipe):
+        say(f"note: {notice}")
+
+
+def show_plan(recipe: Recipe, run_data: RunData) -> None:
+    """Print the plan of a run and the memory it will need; notes go to stderr."""
+    seen = preview(run_data, recipe)
+    lines = plan_lines(run_data, seen)
+    width = max(len(name) for name, _ in lines)
+    click.echo("plan")
+    for name, value in lines:
+        click.echo(f"  {name:<{width}}  {value}")
+    click.echo("memory, estimated")
+    click.echo(memory_estimate(recipe, seen).table(available_bytes()))
+    for notice in notices(run_data, recipe):
+        click.echo(f"note: {notice}", err=True)
+    if holds_a_run(Path(recipe.train.output_dir)):
+        click.echo(f"note: there is a run in {recipe.train.output_dir} already: a new one is refused there", err=True)
 
 
 def memory_estimate(recipe: Recipe, seen: Preview) -> MemoryEstimate:

@@ -1,7 +1,8 @@
 """The run, from a recipe to a run folder. Reads top to bottom: set up, loop, step, log, save.
 
 The unit is the optimizer step, known before anything runs (`ktotrain.plan`). Within a step: the reference point from
-mismatched pairs (no gradient, once), then the graded rows pack by pack, then one update.
+mismatched pairs (no gradient, once), then the graded rows pack by pack, then one update (`ktotrain.learn`). Between
+two steps the run can be saved and stopped (`ktotrain.keep`), and goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -20,65 +20,92 @@ import click
 import torch
 
 from ktotrain.cache import ScoreCache, cache_folder, fingerprint
+from ktotrain.checkpoint import checkpoints
 from ktotrain.errors import TrainingError
 from ktotrain.evaluate import evaluate
 from ktotrain.files import write_atomic
-from ktotrain.log import MetricsLog, holds_a_run
-from ktotrain.memory import available_bytes
-from ktotrain.metrics import RowValues, step_metrics
+from ktotrain.keep import Keeper
+from ktotrain.launch import is_main_process
+from ktotrain.learn import BadStepError, Parts, assemble, train_step, with_rates
+from ktotrain.lock import RunLock
+from ktotrain.log import MetricsLog, cut_back
 from ktotrain.outputs import finish, sample
 from ktotrain.plan import Step
 from ktotrain.precompute import missing_sequences, precompute
 from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refuse_what_is_missing
-from ktotrain.preview import memory_estimate, notices, plan_lines, preview
+from ktotrain.preview import announce, show_plan
 from ktotrain.progress import Progress
 from ktotrain.recipe import Recipe, recipe_to_dict
 from ktotrain.reference import FrozenCopy
-from ktotrain.step import Machinery, Packing, StepPacks, build_packs, run_step
-from ktotrain.update import Update, autocast, make_optimizer
+from ktotrain.resume import find_start, identity, refuse_others
+from ktotrain.run_state import Saved, Whole, random_state, read_state, restore, set_random_state
+from ktotrain.stop import StopRequest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run left behind. `metrics` are the last logged step's; `evaluation` has `eval_` keys."""
+    """What a run left behind. `metrics` are the last logged step's; `evaluation` has `eval_` keys.
+
+    `skipped` steps had a loss or gradient that was not finite.
+    """
 
     output_dir: Path
     steps: int
     metrics: dict[str, float]
     evaluation: dict[str, float]
     plots: list[Path]
+    skipped: int = 0
 
 
-def run(recipe: Recipe, *, dry_run: bool = False) -> RunResult | None:
+def run(recipe: Recipe, *, dry_run: bool = False, resume: bool = False, force: bool = False) -> RunResult | None:
     """Train as the recipe says, into its `train.output_dir`; with `dry_run`, print the plan and return None.
+
+    Args:
+        resume: go on from the newest whole checkpoint in that folder.
+        force: let the recipe differ from the checkpoint's in keys that do not decide the numbers.
 
     Raises:
         RecipeError: the recipe asks for something that is not there.
         DataError, KtodataError: the rows cannot be used.
         ModelError: the model, tokenizer, adapter or reference cannot be used.
-        TrainingError: the run cannot start or go on. What was logged up to then stays.
+        TrainingError: the run cannot start or go on. What was logged and saved up to then stays.
+        StoppedError: Ctrl-C or SIGTERM. The run has been saved.
     """
-    from accelerate import Accelerator
-
     refuse_what_is_missing(recipe)
-    output_dir = Path(recipe.train.output_dir)
-    if not dry_run:
-        _require_fresh(output_dir)
-    run_data = prepare_data(recipe)
     if dry_run:
-        _show_plan(recipe, run_data)
+        show_plan(recipe, prepare_data(recipe))
         return None
+    output_dir = Path(recipe.train.output_dir)
+    main = is_main_process()
+    if output_dir.exists() and not output_dir.is_dir():
+        raise TrainingError("is a file", where=str(output_dir), do="Name another train.output_dir")
+    with RunLock(output_dir, enabled=main):
+        start = None
+        if main:
+            say = functools.partial(click.echo, err=True)
+            start = find_start(output_dir, recipe, resume=resume, force=force, say=say)
+        return _run(recipe, output_dir, start)
+
+
+def _run(recipe: Recipe, output_dir: Path, start: Path | None) -> RunResult:
+    """The run in a folder that is locked, from the checkpoint `start`, which the main process has found."""
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast_object_list
+
+    run_data = prepare_data(recipe)
     # Without a GPU accelerate must be told, or several processes on a CPU would not find each other.
     cpu = torch.accelerator.current_accelerator() is None
     accelerator = Accelerator(cpu=cpu, log_with=list(recipe.train.trackers) or None, project_dir=str(output_dir))
     _require_all_processes(accelerator)
+    if accelerator.num_processes > 1:
+        (start,) = broadcast_object_list([start])
     torch.manual_seed(recipe.train.seed)  # a fresh adapter's first matrices
     policy = prepare_policy(recipe, run_data, accelerator.device)
     if recipe.train.trackers:
         output_dir.mkdir(parents=True, exist_ok=True)
         accelerator.init_trackers("ktokit", config=_flat(recipe_to_dict(recipe)))
     try:
-        return train(recipe, run_data, policy, accelerator, output_dir)
+        return train(recipe, run_data, policy, accelerator, output_dir, read_state(start) if start else None)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -87,132 +114,169 @@ def run(recipe: Recipe, *, dry_run: bool = False) -> RunResult | None:
         accelerator.end_training()
 
 
-def train(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, output_dir: Path) -> RunResult:
-    """The whole loop, and everything that is written."""
-    settings = recipe.train
-    parts = _assemble(recipe, run_data, policy, accelerator)
-    if accelerator.is_main_process:
-        write_atomic(output_dir / "recipe.json", json.dumps(recipe_to_dict(recipe), indent=2) + "\n")
-    metrics: dict[str, float] = {}
-    evaluation: dict[str, float] = {}
-    last = len(run_data.steps)
-    seen = 0
-    started = time.perf_counter()
-    with (
-        MetricsLog(output_dir / "metrics.jsonl", accelerator) as log,
-        Progress(last, enabled=accelerator.is_main_process) as bar,
-    ):
-        _announce(bar, recipe, run_data, policy)
-        prompts, before = sample(recipe, run_data, policy)
-        known = _reference_scores(bar, recipe, run_data, policy, parts, accelerator)
-        finished = time.perf_counter()
-        for number, step in enumerate(run_data.steps, start=1):
-            values = train_step(number, step, run_data, parts, known)
-            seen += len(step.rows)
-            finished, seconds = time.perf_counter(), time.perf_counter() - finished
-            metrics = {"step": number, "epoch": seen / len(run_data.train.rows)} | _with_rates(values, seconds)
-            bar.update(number, metrics)
-            if number % settings.log_every == 0 or number == last:
-                log.write(metrics)
-            if run_data.eval_steps and (number == last or (settings.eval_every and number % settings.eval_every == 0)):
-                evaluation = _evaluate(run_data, parts, known)
-                log.write({"step": number, "epoch": metrics["epoch"]} | evaluation)
-                finished = time.perf_counter()
+def train(
+    recipe: Recipe,
+    run_data: RunData,
+    policy: Policy,
+    accelerator: Any,
+    output_dir: Path,
+    saved: Saved | None = None,
+) -> RunResult:
+    """The whole loop, and everything that is written. `saved` is the checkpoint that it goes on from."""
+    stop = StopRequest(accelerator)
+    parts = assemble(recipe, run_data, policy, accelerator, total=stop.total)
+    large = Whole(policy.parameters, parts.update.optimizer)
+    belongs = identity(recipe, run_data, policy, large.layout())
+    if saved:
+        refuse_others(saved, belongs)
+    main, last = accelerator.is_main_process, len(run_data.steps)
     plots: list[Path] = []
-    if accelerator.is_main_process:
-        plots = finish(
-            recipe,
-            run_data,
-            policy,
-            output_dir=output_dir,
-            prompts=prompts,
-            before=before,
-            seconds=time.perf_counter() - started,
-        )
-    return RunResult(output_dir, last, metrics, evaluation, plots)
+    lines = saved.log["lines"] if saved else 0
+    with stop, Progress(last, done=saved.position.step if saved else 0, enabled=main) as bar:
+        if main:
+            write_atomic(output_dir / "recipe.json", json.dumps(recipe_to_dict(recipe), indent=2) + "\n")
+            _start_log(bar, output_dir / "metrics.jsonl", saved, last)
+        with MetricsLog(output_dir / "metrics.jsonl", accelerator, lines=lines, say=bar.say) as log:
+            keeper = Keeper(
+                output_dir,
+                recipe.train,
+                accelerator,
+                large=large,
+                update=parts.update,
+                identity=belongs,
+                log=log,
+                say=bar.say,
+                saved=saved,
+                steps=last,
+            )
+            announce(bar.say, recipe, run_data, policy)
+            position = keeper.position
+            if not saved:
+                prompts, position.before = sample(recipe, run_data, policy)
+                position.prompts = list(prompts)
+            known = _reference_scores(bar, recipe, run_data, policy, parts, accelerator, stop)
+            if saved:
+                restore(saved, large=large, update=parts.update, process=accelerator.process_index)
+            _loop(_Run(recipe, run_data, parts, known, keeper, log, bar, stop))
+            keeper.require_learned()
+            if main:
+                with keeper.finishing():
+                    plots = finish(
+                        recipe,
+                        run_data,
+                        policy,
+                        output_dir=output_dir,
+                        prompts=position.prompts,
+                        before=position.before,
+                        seconds=keeper.seconds,
+                    )
+                    log.require_written()
+    return RunResult(output_dir, last, position.metrics, position.evaluation, plots, position.skipped)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Parts:
-    """What every step of a run is made with."""
+class _Run:
+    """What the loop works with."""
 
-    machinery: Machinery
-    packing: Packing
-    update: Update
+    recipe: Recipe
+    data: RunData
+    parts: Parts
+    known: ScoreCache | None
+    keeper: Keeper
+    log: MetricsLog
+    bar: Progress
+    stop: StopRequest
 
-
-def _assemble(recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any) -> Parts:
-    settings, device = recipe.train, accelerator.device
-    parameters = [parameter for _, parameter in policy.parameters]
-    optimizer, scheduler = make_optimizer(parameters, recipe.optim, len(run_data.steps))
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-    return Parts(
-        Machinery(
-            policy.scorer,
-            policy.reference,
-            device,
-            total=functools.partial(accelerator.reduce, reduction="sum"),
-            autocast=functools.partial(autocast, device.type, settings.precision),
-        ),
-        Packing(
-            recipe.data.max_length,
-            settings.pack_tokens,
-            policy.choice.layout,
-            pad_id=run_data.tokenizer.pad_token_id or 0,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-            follow=policy.choice.follows,
-        ),
-        Update(optimizer, scheduler, scaler, parameters, recipe.optim.max_grad_norm, accelerator),
-    )
+    def place(self) -> dict[str, float]:
+        """Where the run is, as metrics have it."""
+        position = self.keeper.position
+        return {"step": position.step, "epoch": position.rows / len(self.data.train.rows)}
 
 
-def _evaluate(run_data: RunData, parts: Parts, known: ScoreCache | None) -> dict[str, float]:
-    assert run_data.evaluation is not None, "there are steps to evaluate"
-    rows, objective = run_data.evaluation.rows, run_data.objective
-    return evaluate(run_data.eval_steps, rows, parts.packing, parts.machinery, objective, known)
-
-
-def train_step(
-    number: int,
-    step: Step,
-    run_data: RunData,
-    parts: Parts,
-    known: ScoreCache | None,
-) -> dict[str, float]:
-    """One optimizer step; returns its metrics, but for rates and places.
+def _loop(run: _Run) -> None:
+    """Step after step, from where the run is.
 
     Raises:
-        TrainingError: the loss or the gradient is not finite; nothing has been updated then.
+        StoppedError: a signal asked for it. The run is saved, as far as it has come.
+        TrainingError: too many bad steps in a row.
     """
-    objective = run_data.objective
-    packs = build_packs(step, run_data.train.rows, parts.packing, objective.loss, known)
-    scores = run_step(packs, parts.machinery, objective, learn=parts.update.backward)
-    # A sigmoid makes a finite loss of an infinite score, and a clamp 0 of a z_ref that is not a number: look at both.
-    finite_n = torch.isfinite(scores.losses_n) & torch.isfinite(scores.policy_n - scores.reference_n)
-    if not finite_n.all():
-        parts.update.forget()
-        names = [run_data.train.rows[step.rows[place]].name for place in torch.nonzero(~finite_n).flatten().tolist()]
-        raise TrainingError(
-            f"the loss is not finite (rows: {', '.join(names[:3])}{' …' if len(names) > 3 else ''})",
-            where=f"step {number}",
-            do="Lower optim.learning_rate, or look at those rows",
-        )
-    if not math.isfinite(scores.raw):
-        parts.update.forget()
-        raise TrainingError(
-            "the reference point is not finite: a mismatched pair has no score",
-            where=f"step {number}",
-            do="Lower optim.learning_rate, or look at the model's weights",
-        )
-    metrics = step_metrics(
-        RowValues(packs.labels_n, scores.policy_n, scores.policy_n - scores.reference_n, scores.losses_n),
-        z_ref_n=torch.full_like(scores.policy_n, scores.z_ref),
-        kl=scores.z_ref,
-        kl_raw=scores.raw,
-        beta=objective.beta,
+    settings, position, keeper = run.recipe.train, run.keeper.position, run.keeper
+    if run.stop.requested:
+        raise keeper.stopped(run.stop)
+    _evaluate_if_due(run)
+    finished = time.perf_counter()
+    for step in run.data.steps[position.step :]:
+        _learn(run, step, finished)
+        finished = time.perf_counter()
+        number = position.step
+        last = number == len(run.data.steps)
+        if run.data.eval_steps and (last or (settings.eval_every and number % settings.eval_every == 0)):
+            position.owes_evaluation = True
+        keeper.give_up_if_bad()
+        if run.stop.requested:
+            raise keeper.stopped(run.stop)
+        if _evaluate_if_due(run):
+            finished = time.perf_counter()
+        if settings.save_every and (last or number % settings.save_every == 0):
+            keeper.save()
+            finished = time.perf_counter()
+
+
+def _learn(run: _Run, step: Step, finished: float) -> None:
+    """One step, made or skipped, and its line of the log. `finished` is when the one before it was."""
+    keeper, rows = run.keeper, len(step.rows)
+    try:
+        values = train_step(step, run.data, run.parts, run.known)
+    except BadStepError as bad:
+        run.parts.update.skip()
+        keeper.skipped(rows, str(bad))
+        run.bar.update(keeper.position.step, {})
+        run.log.write(run.place() | {"skipped": str(bad)})
+        return
+    rated = with_rates(values, time.perf_counter() - finished)
+    keeper.learned(rows)
+    keeper.position.metrics = metrics = run.place() | rated
+    run.bar.update(keeper.position.step, metrics)
+    if keeper.position.step % run.recipe.train.log_every == 0 or keeper.position.step == len(run.data.steps):
+        run.log.write(metrics)
+
+
+def _evaluate_if_due(run: _Run) -> bool:
+    """The evaluation that is owed, if any; a run that is stopped within it still owes it when it goes on.
+
+    Raises:
+        StoppedError: a signal asked for it.
+    """
+    position = run.keeper.position
+    if not position.owes_evaluation or run.data.evaluation is None:
+        return False
+    before = random_state()
+    found = evaluate(
+        run.data.eval_steps,
+        run.data.evaluation.rows,
+        run.parts.packing,
+        run.parts.machinery,
+        run.data.objective,
+        run.known,
+        lambda: run.stop.requested,
     )
-    return metrics | parts.update.apply(f"step {number}") | _counts(packs, parts.machinery)
+    if found is None:
+        set_random_state(before)
+        raise run.keeper.stopped(run.stop)
+    position.owes_evaluation, position.evaluation = False, found
+    run.log.write(run.place() | found)
+    return True
+
+
+def _start_log(bar: Progress, path: Path, saved: Saved | None, last: int) -> None:
+    """An empty metrics.jsonl, or what it was when the checkpoint was saved."""
+    if saved is None:
+        write_atomic(path, "")
+        return
+    trouble = cut_back(path, saved.position.step, saved.log)
+    bar.say(f"going on from {saved.folder}: {saved.position.step:,} of {last:,} steps are done")
+    if trouble:
+        bar.say(f"note: {trouble}")
 
 
 def _reference_scores(
@@ -222,6 +286,7 @@ def _reference_scores(
     policy: Policy,
     parts: Parts,
     accelerator: Any,
+    stop: StopRequest,
 ) -> ScoreCache | None:
     """The reference's scores of the whole plan, from the cache and by computing the rest; None if it stays online."""
     mode = recipe.model.reference_logps
@@ -239,35 +304,19 @@ def _reference_scores(
         missing |= missing_sequences(run_data.eval_steps, run_data.evaluation.rows, length, loss, cache)
     bar.say(f"reference: {len(missing):,} sequences to score; {len(cache.scores):,} known from {cache.path}")
     if missing:
-        precompute(
+        complete = precompute(
             missing,
             parts.packing,
             parts.machinery,
             cache,
             main=accelerator.is_main_process,
             report=lambda done: bar.say(f"reference: {done:,} of {len(missing):,} sequences scored"),
+            stopping=lambda: stop.requested,
         )
+        if not complete:
+            raise stop.error("stopped while scoring with the reference; what is done is kept", do="Start it again")
     reference.release()
     return cache
-
-
-def _counts(packs: StepPacks, machinery: Machinery) -> dict[str, float]:
-    """Tokens and rows of the step, and which share of all positions computed was padding, over all processes."""
-    batches = packs.policy_batches
-    local = torch.tensor(
-        [sum(batch.tokens for batch in batches), sum(batch.positions for batch in batches)],
-        dtype=torch.float64 if machinery.device.type != "mps" else torch.float32,
-        device=machinery.device,
-    )
-    tokens, positions = machinery.total(local).tolist()
-    return {"padding": 1 - tokens / positions, "tokens": packs.row_tokens, "rows": len(packs.labels_n)}
-
-
-def _with_rates(values: dict[str, float], seconds: float) -> dict[str, float]:
-    """Token and row counts as rates; tokens are those of the rows as cut, each row's prompt counted."""
-    tokens, rows = values.pop("tokens"), values.pop("rows")
-    rates = {"tokens_per_second": tokens / seconds, "rows_per_second": rows / seconds, "step_seconds": seconds}
-    return values | rates
 
 
 def _out_of_memory(recipe: Recipe, error: BaseException) -> TrainingError:
@@ -278,10 +327,12 @@ def _out_of_memory(recipe: Recipe, error: BaseException) -> TrainingError:
         knobs.append("model.gradient_checkpointing = true")
     if recipe.adapter is None:
         knobs.append("an [adapter]")
+    saved = checkpoints(Path(settings.output_dir))
+    go_on = f"; with the first of them, --resume --force goes on from step {saved[-1][0]}" if saved else ""
     return TrainingError(
         f"out of memory: {str(error).strip().splitlines()[0].partition('. ')[0]}",
         where=f"pack_tokens = {settings.pack_tokens}",
-        do=f"Try {', or '.join(knobs)}; `--dry-run` estimates what is needed",
+        do=f"Try {', or '.join(knobs)}; `--dry-run` estimates what is needed{go_on}",
     )
 
 
@@ -297,49 +348,6 @@ def _require_all_processes(accelerator: Any) -> None:
             f"{launched} processes were launched and {accelerator.num_processes} found each other",
             do="Look at the launcher's settings (`accelerate env`)",
         )
-
-
-def _require_fresh(output_dir: Path) -> None:
-    """A run folder is written once: a second run in it would mix with the first.
-
-    Raises:
-        TrainingError: it holds a run, or is no folder.
-    """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise TrainingError("is a file", where=str(output_dir), do="Name another train.output_dir")
-    if holds_a_run(output_dir):
-        raise TrainingError(
-            "there is a run in it already",
-            where=str(output_dir),
-            do="Name another train.output_dir, or delete that one",
-        )
-
-
-def _announce(bar: Progress, recipe: Recipe, run_data: RunData, policy: Policy) -> None:
-    trained = sum(parameter.numel() for _, parameter in policy.parameters)
-    whole = sum(parameter.numel() for parameter in policy.model.parameters())
-    bar.say(
-        f"{recipe.model.path}: {trained:,} of {whole:,} parameters trained, precision {recipe.train.precision} on "
-        f"{policy.base.device}; layout {policy.choice.layout} ({policy.choice.reason})"
-    )
-    seen = preview(run_data, recipe, policy.choice)
-    for name, value in plan_lines(run_data, seen, policy.choice.layout):
-        bar.say(f"{name}: {value}")
-    for notice in notices(run_data, recipe):
-        bar.say(f"note: {notice}")
-
-
-def _show_plan(recipe: Recipe, run_data: RunData) -> None:
-    seen = preview(run_data, recipe)
-    lines = plan_lines(run_data, seen)
-    width = max(len(name) for name, _ in lines)
-    click.echo("plan")
-    for name, value in lines:
-        click.echo(f"  {name:<{width}}  {value}")
-    click.echo("memory, estimated")
-    click.echo(memory_estimate(recipe, seen).table(available_bytes()))
-    for notice in notices(run_data, recipe):
-        click.echo(f"note: {notice}", err=True)
 
 
 def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

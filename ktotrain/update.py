@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ktotrain.errors import TrainingError
 from ktotrain.recipe import OptimRecipe
+
+# fp16: a gradient that overflows at a larger scale than this is the search for a scale; at this one it is a bad step.
+LEAST_SCALE = 1.0
+
+
+class BadGradientError(Exception):
+    """The gradient is not finite. It has been dropped, and nothing has been updated."""
 
 
 class Update:
@@ -22,12 +29,13 @@ class Update:
         optimizer: torch.optim.Optimizer,
         scheduler: Any,
         scaler: torch.amp.GradScaler,
-        parameters: Sequence[torch.nn.Parameter],
+        parameters: Sequence[tuple[str, torch.nn.Parameter]],
         max_norm: float,
         accelerator: Any,
     ) -> None:
         self.optimizer, self.scheduler, self.scaler = optimizer, scheduler, scaler
-        self.parameters = list(parameters)
+        self.named = list(parameters)
+        self.parameters = [parameter for _, parameter in self.named]
         self.max_norm, self.accelerator = max_norm, accelerator
 
     def backward(self, loss: Tensor) -> None:
@@ -38,22 +46,36 @@ class Update:
         """Drop what has been added up."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def apply(self, where: str) -> dict[str, float]:
+    def skip(self) -> None:
+        """Pass over a step: its gradient is dropped, the schedule goes on."""
+        self.forget()
+        with warnings.catch_warnings():  # torch takes a first step that is skipped for a mistake in the order of calls
+            warnings.simplefilter("ignore")
+            self.scheduler.step()
+
+    def apply(self) -> dict[str, float]:
         """Update the weights; returns `learning_rate`, as used, and `grad_norm`, before clipping.
 
         In fp16 the scaler skips a step whose gradient overflows, and tries the next with a smaller scale: such a
         step has no `grad_norm`.
 
         Raises:
-            TrainingError: the gradient is not finite, and no scaler sees to it.
+            BadGradientError: the gradient is not finite, and no scaler sees to it.
         """
         if self.accelerator.num_processes > 1:
             _sum_over_processes(self.parameters, self.accelerator)
         self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm or math.inf))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        total = torch.nn.utils.get_total_norm(gradients)
+        norm = float(total)
+        if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE):
+            named = [name for name, p in self.named if p.grad is not None and not torch.isfinite(p.grad).all()]
+            if self.scaler.is_enabled():
+                self.scaler.update()
             self.forget()
-            raise TrainingError("the gradient is not finite", where=where, do="Lower optim.learning_rate")
+            weights = f", in {len(named)} of {len(self.named)} weights, first {named[0]}" if named else ""
+            raise BadGradientError(f"the gradient is not finite (norm {norm}{weights})")
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm or math.inf, total)
         learning_rate = float(self.scheduler.get_last_lr()[0])
         self.scaler.step(self.optimizer)
         self.scaler.update()

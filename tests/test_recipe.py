@@ -59,6 +59,7 @@ ADAPTER = {"kind": "lora", "rank": 16, "alpha": 32, "dropout": 0.0, "target_modu
 OURS = {
     "model": {"revision": "", "trust_remote_code": False},
     "loss": {"z_ref_share": 1.0, "z_ref_pairs": "step"},
+    "train": {"max_bad_steps": 3},
     "samples": {"count": 4, "max_new_tokens": 64, "temperature": 0.0, "prompts": []},
 }
 

@@ -243,7 +243,7 @@ def test_no_memory(attempt: Callable[..., Result], tmp_path: Path, monkeypatch: 
     def too_much(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. See documentation")
 
-    monkeypatch.setattr("ktotrain.trainer.run_step", too_much)
+    monkeypatch.setattr("ktotrain.learn.run_step", too_much)
     refused(attempt(), tmp_path, "out of memory: CUDA out of memory", "train.pack_tokens")
 
 
@@ -260,13 +260,14 @@ def full_disk(limit: int, attempt: Callable[..., Result]) -> Result:
 
 
 def test_a_full_disk_while_logging(attempt: Callable[..., Result], tmp_path: Path) -> None:
-    assert attempt("train.max_steps=1").exit_code == 0
-    least = (tmp_path / "run" / "recipe.json").stat().st_size + 200  # the rows' file is smaller than three log lines
-    for path in sorted((tmp_path / "run").rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    (tmp_path / "run").rmdir()
     text = [record | {"completion": record["completion"][:4]} for record in text_records(8)]
-    refused(full_disk(least, lambda *how: attempt(*how, "train.max_steps=40", rows=text)), tmp_path, "metrics.jsonl")
+    result = full_disk(20_000, lambda *how: attempt(*how, "train.max_steps=60", rows=text))
+    refused(result, tmp_path, "the model cannot be saved", "There is no checkpoint to go on from")
+    assert "metrics.jsonl cannot be written (File too large); training goes on and tries again" in result.stderr
+    assert "step 60/60" in result.stderr
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in logged] == list(range(1, len(logged) + 1))
+    assert 20 < len(logged) < 60
 
 
 def test_a_full_disk_while_the_model_is_saved(attempt: Callable[..., Result], tmp_path: Path) -> None:
@@ -278,17 +279,17 @@ def test_a_full_disk_while_the_model_is_saved(attempt: Callable[..., Result], tm
 def test_numbers_that_a_clamp_or_a_sigmoid_would_hide(
     attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], says: str
 ) -> None:
-    from ktotrain import trainer
+    from ktotrain import learn
 
-    honest = trainer.run_step
+    honest = learn.run_step
 
     def broken(*arguments: Any, **how: Any) -> Any:
         scores = honest(*arguments, **how)
         changes = {"policy_n": scores.policy_n - torch.inf} if "policy_n" in values else values
         return dataclasses.replace(scores, **changes)
 
-    monkeypatch.setattr(trainer, "run_step", broken)
-    refused(attempt(), tmp_path, "step 1", says, "not finite")
+    monkeypatch.setattr(learn, "run_step", broken)
+    refused(attempt(), tmp_path, "steps 1 to 3", says, "not finite", "nothing has been learned")
 
 
 def adapter_folder(folder: Path, **changes: Any) -> Path:
@@ -321,7 +322,7 @@ def test_non_finite_loss_stops_with_the_rows_named(attempt: Callable[..., Result
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     # The layout probe compares scores, and NaN equals nothing: the padded layout is where training finds out.
-    refused(attempt(f"model.path={folder}", "model.attention=padded"), tmp_path, "step 1", "not finite", "rows")
+    refused(attempt(f"model.path={folder}", "model.attention=padded"), tmp_path, "steps 1 to 3", "not finite", "rows")
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -350,7 +351,6 @@ def test_a_folder_with_a_run_in_it(attempt: Callable[..., Result], tmp_path: Pat
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.save_every=5", "save_every"),
         ('train.trackers=["wandb"]', "wandb is not installed"),
         ("model.attention=varlen", "varlen"),
     ],

@@ -40,7 +40,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., object]], 
     def put(act: Callable[..., object]) -> list[tuple[Recipe, bool]]:
         calls: list[tuple[Recipe, bool]] = []
 
-        def run(recipe: Recipe, *, dry_run: bool) -> object:
+        def run(recipe: Recipe, *, dry_run: bool, resume: bool, force: bool) -> object:
             calls.append((recipe, dry_run))
             return act()
 
