@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ktotrain import data
-from ktotrain.batch import TokenizedRow
+from ktotrain.attention import refusal
+from ktotrain.batch import TokenizedRow, branch_of
 from ktotrain.errors import DataError, RecipeError, TrainingError
 from ktotrain.losses import LOSSES
 from ktotrain.model import (
@@ -22,6 +23,7 @@ from ktotrain.model import (
     recompute_activations,
     trained_parameters,
 )
+from ktotrain.packing import pack
 from ktotrain.plan import Step, plan_run
 from ktotrain.probe import LayoutChoice, choose_layout
 from ktotrain.recipe import Recipe
@@ -74,6 +76,8 @@ def refuse_what_is_missing(recipe: Recipe) -> None:
         module = {"comet_ml": "comet_ml", "dvclive": "dvclive"}.get(name, name)
         if importlib.util.find_spec(module) is None:
             problems.append(f"train.trackers: {name} is not installed")
+    if trouble := refusal(recipe.model.attention, torch.accelerator.current_accelerator() or torch.device("cpu")):
+        problems.append(f"model.attention: {trouble}")
     if problems:
         raise RecipeError("\n".join(problems))
 
@@ -163,7 +167,7 @@ def prepare_policy(recipe: Recipe, run: RunData, device: torch.device) -> Policy
             dropout=adapter.dropout,
             target_modules=adapter.target_modules,
         )
-    choice = choose_layout(base, attention=settings.attention)
+    choice = choose_layout(base, attention=settings.attention, **_circumstances(recipe, run))
     scorer = Scorer(base, choice.head)
     reference: Reference
     if settings.reference != "initial":
@@ -244,6 +248,16 @@ def _fed(owner: TokenizedRow, lender: TokenizedRow, max_length: int) -> int:
     return prompt + min(len(lender.completion_ids), max_length - prompt) - 1
 
 
+def _circumstances(recipe: Recipe, run: RunData) -> dict[str, Any]:
+    """What the choice of a layout depends on besides the model: the run's precision, and one of its packs."""
+    step = run.steps[0]
+    rows = [run.train.rows[place] for place in step.rows]
+    branches = [branch_of(place, row, row, max_length=recipe.data.max_length) for place, row in enumerate(rows)]
+    units = pack(branches, pack_tokens=recipe.train.pack_tokens, layout="shared")[0].units
+    precisions = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return {"precision": precisions.get(recipe.train.precision), "units": units}
+
+
 def _other_reference(recipe: Recipe, run: RunData, device: torch.device, choice: LayoutChoice) -> FrozenCopy:
     model = load_model(
         recipe.model.reference,
@@ -253,7 +267,7 @@ def _other_reference(recipe: Recipe, run: RunData, device: torch.device, choice:
         trust_remote_code=recipe.model.trust_remote_code,
     )
     _check_fit(model, run, recipe, where=f"model.reference {recipe.model.reference}")
-    other = choose_layout(model, attention=recipe.model.attention)
+    other = choose_layout(model, attention=recipe.model.attention, **_circumstances(recipe, run))
     if other.layout != choice.layout:
         # One layout for both: packs are made once. The slower one serves every model.
         raise RecipeError(
