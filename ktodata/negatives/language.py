@@ -8,6 +8,7 @@ for Tagalog, is left out.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ from ktodata.schema import Row, plain
 _MARKER = 4.0  # of each word that a lexicon knows
 _HOME = 4.0  # ahead that the languages asked for are
 _SURE = 4.0  # by which the best must lead for the reply to decide alone
-_LONGEST = 1000  # characters looked at
+_LONGEST = 500  # characters looked at
 
 
 def detect(row: Row, reply: str, among: Iterable[str]) -> str:
@@ -53,13 +54,16 @@ def _best(text: str, home: tuple[str, ...]) -> tuple[str, float]:
     words = LAUGHTER.sub(" ", hidden[0] if hidden else text[:_LONGEST])
     if not any(char.isalpha() for char in words):
         return "", 0.0
-    scores: dict[str, float] = dict(_identifier().rank(words))
-    for code, count in lexicon.hits(words).items():
-        scores[code] += _MARKER * count
-    for code in home:
-        scores[code] += _HOME
-    best, second = sorted(scores, key=lambda code: (-scores[code], code))[:2]
-    return (best, scores[best] - scores[second]) if best in home else ("", scores[best] - scores[second])
+    known = lexicon.hits(words)
+    scores: dict[str, float] = {}
+    # Best first, so of the languages that nothing is added to only the first counts.
+    for code, score in _identifier().rank(words):
+        if code in home or known.get(code):
+            scores[code] = score + _MARKER * known.get(code, 0) + _HOME * (code in home)
+        elif "" not in scores:
+            scores[""] = score
+    best, second = sorted(scores, key=lambda code: (-scores[code], code))[:2] if len(scores) > 1 else (*scores, "")
+    return (best if best in home else ""), scores[best] - scores.get(second, -math.inf)
 
 
 @functools.cache

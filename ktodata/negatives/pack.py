@@ -115,6 +115,8 @@ def own_pack(name: str, slots: frozenset[str] = frozenset()) -> Pack:
 
 _SEE = "docs/templates.md describes packs"
 _SPACES = re.compile(r" {2,}")
+# What somebody means who knows Jinja: "{{ topic }}" is a brace written twice here.
+_OPEN = re.compile(r"\{\s*\??\w+\s*\}")
 _NAME = re.compile(r"\??[a-z][a-z0-9_]*")
 
 
@@ -164,6 +166,8 @@ def _text(text: str, where: str) -> Text:
         pieces = list(string.Formatter().parse(text))
     except ValueError as error:
         raise UsageError(f"{where}: {text!r} ({error})", do="A brace itself is written twice: {{ or }}") from None
+    if _OPEN.search("".join(literal for literal, *_ in pieces)):
+        raise UsageError(f"{where}: {text!r} would be written with a brace", do="Parts have one brace each: {thanks}")
     found = []
     for literal, name, spec, conversion in pieces:
         if name is not None and (spec or conversion or not _NAME.fullmatch(name)):

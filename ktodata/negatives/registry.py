@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ktodata.negatives.base import BASE
 from ktodata.negatives.contaminate import CONTAMINATE
+from ktodata.negatives.contextual import CONTEXTUAL
 from ktodata.negatives.contract import Strategy
 from ktodata.negatives.corrupt import CORRUPT
 from ktodata.negatives.template import TEMPLATE
@@ -13,4 +14,5 @@ STRATEGIES: dict[str, Strategy] = {
     "corrupt": CORRUPT,
     "contaminate": CONTAMINATE,
     "template": TEMPLATE,
+    "contextual": CONTEXTUAL,
 }
