@@ -1,0 +1,92 @@
+"""From a chat export to rows in one speaker's voice: finds out what kind of export it is, and who speaks in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from ktodata.chats import tables, telegram, voice, whatsapp
+from ktodata.chats.tables import Fields
+from ktodata.chats.voice import Voice
+from ktodata.errors import RowError, UsageError
+from ktodata.io import Raw, chain_parts, find_parts, is_there, local_path
+from ktodata.peek import peek
+from ktodata.sources import Piece, Skip, Source
+from ktodata.unpair import Unpaired, unpair_records
+
+SHOWN = 6  # authors that an error names
+ANY = Fields()
+
+
+def label_chat(
+    source: str, speaking: Voice, *, fields: Fields = ANY, limit: int | None = None, **rest: Any
+) -> Unpaired:
+    """The replies of one speaker in a chat export: Telegram's JSON, WhatsApp's text, or a file with a message a record.
+
+    Args:
+        source: a file, a folder with a `result.json`, or "-" for JSONL on stdin.
+        speaking: whose replies, and how much of what came before goes with them.
+        fields: the columns of a file with a message a record.
+        limit: read the first so many messages only.
+        rest: as for `ktodata.unpair.unpair_records`.
+
+    Raises:
+        SourceError: the source cannot be read; RowError (one of its kind) if it is a message.
+        UsageError: nobody of this name speaks in it; those who do are named.
+    """
+    layout, raws = chat_records(source, speaking, fields=fields, limit=limit, strict=rest.get("quarantine") is None)
+    return unpair_records(layout, raws, **rest)
+
+
+def is_chat(source: str) -> bool:
+    """Whether SOURCE is a chat export by its form: Telegram's JSON or WhatsApp's text."""
+    if not is_there(source):
+        return False
+    path = local_path(source)
+    return path.suffix.lower() == ".txt" or telegram.open_export(path, "") is not None
+
+
+def chat_records(
+    source: str, speaking: Voice, *, fields: Fields, limit: int | None = None, strict: bool = True
+) -> tuple[Source, Iterator[Raw]]:
+    """How to read the messages of a chat, and these; see `label_chat`."""
+    name, read, raws = _open_chat(source, fields)
+    messages = list(itertools.islice(raws, limit))
+    authors: Counter[str] = Counter()
+    known = False
+    for raw in messages:
+        try:
+            found = list(read(raw.values(), raw.where))
+        except RowError:
+            if strict:
+                raise
+            continue
+        for one in found:
+            if isinstance(one, Piece):
+                authors[one.value.author] += 1
+                known = known or speaking.speaks(one.value)
+    if not known:
+        told = ", ".join(f"{author} ({count})" for author, count in authors.most_common(SHOWN))
+        raise UsageError(
+            f"no messages by {' or '.join(sorted(speaking.speakers))}" if speaking.speakers else "no --speaker",
+            where=source,
+            do=f"Who speaks in it: {told or 'nobody'}",
+        )
+    join = partial(voice.replies, speaking)
+    layout = Source(name, "", (), read, join, unit="messages", completions=1, origin="feedback", kind="chat")
+    return layout, iter(messages)
+
+
+def _open_chat(source: str, fields: Fields) -> tuple[str, Callable[..., Iterable[Piece | Skip]], Iterator[Raw]]:
+    path = local_path(source)
+    if is_there(source):
+        provenance = "/".join(path.resolve().parts[-2:])
+        if (messages := telegram.open_export(path, provenance)) is not None:
+            return "telegram", telegram.read, messages
+        if (messages := whatsapp.open_export(path, provenance)) is not None:
+            return "whatsapp", partial(tables.read, Fields("author", "time", "text")), messages
+    columns, raws = peek(chain_parts(find_parts(source)))
+    return "chat", partial(tables.read, tables.choose(fields, columns)), raws

@@ -1,0 +1,97 @@
+"""Chats in any file that has a message a record: author, time, text, and the chat, if there are several."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from ktodata.chats.voice import Said
+from ktodata.errors import RowError, UsageError, nearest
+from ktodata.schema import named
+from ktodata.sources.contract import Piece, Record, Skip, column
+
+MILLISECONDS = 1e11  # no date in seconds is as large before the year 5138
+
+
+class Fields(NamedTuple):
+    """How the columns are called; "" means by one of the names below, and no `chat` that a file is one chat."""
+
+    author: str = ""
+    time: str = ""
+    text: str = ""
+    chat: str = ""
+
+
+NAMES = {  # first come, first served
+    "author": ("author", "from", "sender", "speaker", "user", "username", "name"),
+    "time": ("time", "date", "timestamp", "datetime", "created_at", "sent_at"),
+    "text": ("text", "message", "content", "body"),
+    "chat": ("chat", "chat_id", "conversation", "conversation_id", "thread", "thread_id", "channel", "room"),
+}
+
+
+def choose(fields: Fields, columns: Iterable[str]) -> Fields:
+    """The fields with all names filled in.
+
+    Raises:
+        UsageError: a column that was named is not there, or none is there that could be the author, the time or text.
+    """
+    there = list(columns)
+    chosen = {}
+    for field, given in fields._asdict().items():
+        if given and given not in there:
+            raise UsageError(f"--{field}: no column {given!r}", do=nearest(given, there))
+        found = given or next((name for name in NAMES[field] if name in there), "")
+        if not found and field != "chat":
+            raise UsageError(
+                f"no column that could be the {field} of a message (columns: {', '.join(there)})",
+                do=f"Name it with --{field}",
+            )
+        chosen[field] = found
+    return Fields(**chosen)
+
+
+def read(fields: Fields, record: Record, where: str) -> Iterator[Piece | Skip]:
+    """A message, or why it says nothing.
+
+    Raises:
+        RowError: an author or text that is no string, or a time that is none.
+    """
+    author, text = (column(record, name, where) for name in (fields.author, fields.text))
+    for name, value in ((fields.author, author), (fields.text, text)):
+        if value is not None and not isinstance(value, str):
+            raise RowError(f"{name} is {named(value)}, not a string", where=where)
+    if not author:
+        yield Skip("service message")
+    elif not text or not text.strip():
+        yield Skip("no text")
+    else:
+        time = seconds(column(record, fields.time, where), fields.time, where)
+        chat = str(record.get(fields.chat)) if fields.chat else where.rpartition(":")[0]
+        yield Piece(chat, Said(author, "", time, text))
+
+
+def seconds(value: object, name: str, where: str) -> float:
+    """A time in seconds: a number of seconds or milliseconds since 1970, text in ISO's form, or a date.
+
+    Raises:
+        RowError: it is none of these.
+    """
+    moment = _moment(value) if isinstance(value, str) else value
+    if isinstance(moment, datetime.datetime):
+        return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+    if isinstance(moment, int | float) and not isinstance(moment, bool) and math.isfinite(moment):
+        return moment / 1000 if abs(moment) > MILLISECONDS else float(moment)
+    raise RowError(
+        f"{name} is {named(value)}, not a time", where=where, do="Write 2024-03-12T18:05:00, or seconds since 1970"
+    )
+
+
+def _moment(text: str) -> float | datetime.datetime | None:
+    for read in (float, datetime.datetime.fromisoformat):
+        with contextlib.suppress(ValueError):
+            return read(text.strip())
+    return None

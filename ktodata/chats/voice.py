@@ -1,0 +1,96 @@
+"""From messages to rows in one speaker's voice: each of the speaker's turns is a reply to the turns before it.
+
+Messages are taken chat by chat, in the order of their times. What one author says in a row is one turn. A pause longer
+than `gap` ends a conversation: what comes after it is no reply to what came before. Everybody but the speaker is the
+user; where a chat has several of them, their words carry their names, and what they say in a row is one turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+from ktodata.schema import Message, normalise
+from ktodata.sources.contract import Example, Skip
+
+CONTEXT = 6  # turns
+GAP = 6 * 3600.0  # seconds
+
+
+class Said(NamedTuple):
+    """A message: who said it (and the author's id, if there is one), when (seconds), and what."""
+
+    author: str
+    author_id: str
+    time: float
+    text: str
+
+
+class Voice(NamedTuple):
+    """Whose replies are wanted, by name or id, after how many turns at most, and the pause that ends a conversation."""
+
+    speakers: frozenset[str]
+    context: int = CONTEXT
+    gap: float = GAP
+
+    def speaks(self, said: Said) -> bool:
+        """Whether a message is the speaker's."""
+        return bool({normalise(said.author), normalise(said.author_id)} & self.speakers - {""})
+
+
+def voice_of(names: Collection[str], *, context: int = CONTEXT, gap: float = GAP) -> Voice:
+    """The voice of somebody of these names, however they are spelt in capitals."""
+    return Voice(frozenset(normalise(name) for name in names), context, gap)
+
+
+@dataclasses.dataclass
+class _Turn:
+    mine: bool
+    messages: list[int]
+
+
+def replies(voice: Voice, said: Sequence[Said]) -> Iterator[tuple[int, Example | Skip]]:
+    """The rows of one chat: for each message, what became of it. A turn's row belongs to its first message."""
+    others = {one.author_id or one.author for one in said if not voice.speaks(one)}
+    for conversation in _conversations(voice, said):
+        texts = [_content(turn, said, names=len(others) > 1) for turn in conversation]
+        for place, turn in enumerate(conversation):
+            if not turn.mine:
+                for index in turn.messages:
+                    yield index, Skip("someone else's turn")
+                continue
+            before = [texts[at] for at in range(max(0, place - voice.context), place)]
+            while before and before[0]["role"] == "assistant":
+                before.pop(0)
+            yield turn.messages[0], Example(before, [texts[place]], True) if before else Skip("nothing before it")
+            for index in turn.messages[1:]:
+                yield index, Skip("part of the turn before")
+
+
+def _conversations(voice: Voice, said: Sequence[Said]) -> Iterator[list[_Turn]]:
+    turns: list[_Turn] = []
+    last = 0.0
+    for index in sorted(range(len(said)), key=lambda index: (said[index].time, index)):
+        one = said[index]
+        if turns and one.time - last > voice.gap:
+            yield turns
+            turns = []
+        last, mine = one.time, voice.speaks(one)
+        if turns and turns[-1].mine == mine:
+            turns[-1].messages.append(index)
+        else:
+            turns.append(_Turn(mine, [index]))
+    if turns:
+        yield turns
+
+
+def _content(turn: _Turn, said: Sequence[Said], *, names: bool) -> Message:
+    lines: list[str] = []
+    author = ""
+    for index in turn.messages:
+        one = said[index]
+        new = names and not turn.mine and one.author != author
+        lines.append(f"{one.author}: {one.text}" if new else one.text)
+        author = one.author
+    return {"role": "assistant" if turn.mine else "user", "content": "\n".join(lines)}

@@ -1,0 +1,109 @@
+"""WhatsApp's text export, in the forms of many countries: a line a message, `12.03.24, 18:05 - Anna: text`."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ktodata.errors import SourceError
+from ktodata.io import Raw
+
+_MARKS = dict.fromkeys(map(ord, "\u200e\u200f\u202a\u202c\ufeff"))  # of writing direction
+_START = re.compile(
+    r"\[?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4}),? (?:at )?"
+    r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?(?:\s?(?P<half>[aApP])\.?\s?[mM]\.?)?"
+    r"(?:\]| -) (?P<rest>.*)",
+    re.DOTALL,
+)
+_SAID = re.compile(r"(?P<author>[^:\n]{1,60}): (?P<text>.*)", re.DOTALL)
+_NO_WORDS = re.compile(
+    r"<[^<>]*>|\S+ omitted|.*\(file attached\)|(This message was|You) deleted( this message)?\.?|null"
+)
+
+
+class _Entry(NamedTuple):
+    line: int
+    numbers: tuple[int, int, int]
+    clock: tuple[int, int, int]
+    rest: str
+
+
+def open_export(path: Path, source: str) -> Iterator[Raw] | None:
+    """The messages of an export, or None if the file is no text file.
+
+    Raises:
+        SourceError: it cannot be read, or holds no message in a form that is known.
+    """
+    if path.suffix.lower() != ".txt" or not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8-sig").translate(_MARKS).replace("\u202f", " ").replace("\xa0", " ")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"not UTF-8: {error.reason}", where=str(path), do="Convert the file to UTF-8 first"
+        ) from error
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+    entries = list(_entries(text))
+    if not entries:
+        raise SourceError(
+            "no message in it that WhatsApp would have exported",
+            where=str(path),
+            do="A .txt file has to be one of its exports: 12.03.24, 18:05 - Anna: text",
+        )
+    return _messages(entries, str(path), source)
+
+
+def _entries(text: str) -> Iterator[_Entry]:
+    """The messages; a line that begins with no date goes on with the one before."""
+    waiting: _Entry | None = None
+    for number, line in enumerate(text.split("\n"), 1):
+        match = _START.fullmatch(line.rstrip("\r"))
+        if match is None:
+            if waiting:
+                waiting = waiting._replace(rest=f"{waiting.rest}\n{line}")
+            continue
+        if waiting:
+            yield waiting
+        one, two, three = (int(part) for part in re.split(r"[./-]", match["date"]))
+        hour = int(match["hour"])
+        if match["half"]:
+            hour = hour % 12 + (12 if match["half"] in "pP" else 0)
+        clock = hour, int(match["minute"]), int(match["second"] or 0)
+        waiting = _Entry(number, (one, two, three), clock, match["rest"])
+    if waiting:
+        yield waiting
+
+
+def _messages(entries: list[_Entry], name: str, source: str) -> Iterator[Raw]:
+    times = _times(entries, name)
+    for entry, time in zip(entries, times, strict=True):
+        match = _SAID.fullmatch(entry.rest.rstrip("\n"))
+        author, text = (match["author"], match["text"]) if match else (None, entry.rest)
+        if author and _NO_WORDS.fullmatch(text.strip()):
+            text = ""
+        yield Raw({"author": author, "time": time, "text": text}, f"{name}:{entry.line}", source)
+
+
+def _times(entries: list[_Entry], name: str) -> list[float]:
+    """Seconds. Whether days or months come first is told by which of the two keeps the messages in order."""
+    found: list[tuple[int, list[float]]] = []
+    for order in ((2, 1, 0), (2, 0, 1), (0, 1, 2)):  # where year, month and day are
+        try:
+            times = [_seconds(entry, order) for entry in entries]
+        except ValueError:
+            continue
+        found.append((sum(later < earlier for earlier, later in itertools.pairwise(times)), times))
+    if not found:
+        raise SourceError("dates that are none", where=f"{name}:{entries[0].line}")
+    return min(found, key=lambda item: item[0])[1]
+
+
+def _seconds(entry: _Entry, order: tuple[int, int, int]) -> float:
+    year, month, day = (entry.numbers[place] for place in order)
+    moment = datetime.datetime(year + 2000 if year < 100 else year, month, day, *entry.clock, tzinfo=datetime.UTC)
+    return moment.timestamp()

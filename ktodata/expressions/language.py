@@ -1,0 +1,303 @@
+"""A small, safe language for conditions on the columns of a record, such as `outcome == 'none' and turns > 3`.
+
+It is written like Python and parsed by Python's own parser, but only what is listed here means anything: nothing of the
+text is ever executed, no attribute of a Python object can be reached, and no function but those below be called.
+
+    outcome                        a column; `` `user-rating` `` one whose name is no word; meta.rating a field in it
+    'sale'  3  4.5  true  null     text, numbers, constants
+    ==  !=  <  <=  >  >=           comparisons, also chained: 2 <= rating < 4
+    in  not in                     one of a list: outcome in ('sale', 'lead'); part of a text: 'refund' in reply
+    is null  is not null           whether there is a value; empty text is none, since csv files have no null
+    and  or  not  ( )              conditions, combined
+    +  -  *  /  //  %              arithmetic on numbers
+    lower(x)  x.lower()            functions, written either way: see FUNCTIONS
+
+As in SQL, what is null is unknown: a comparison with it is neither true nor false, `not` does not make it true, and a
+condition holds only if it is true. Numbers are compared with numbers and text with text, except that text which reads
+as a number (or as true or false) counts as one beside one, since csv files know text only. Anything else is an error
+that names the row.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+from ktodata.errors import RowError, UsageError, nearest
+from ktodata.expressions.values import (
+    ARITHMETIC,
+    COMPARISONS,
+    FUNCTIONS,
+    MismatchError,
+    Value,
+    condition,
+    number,
+    value_of,
+)
+from ktodata.schema import named
+
+_Evaluate: TypeAlias = Callable[[Mapping[str, Any]], Value]
+LONGEST = 5000  # characters of an expression
+NAMED = 12  # columns that an error names
+
+_CONSTANTS = {"true": True, "false": False, "null": None}
+_PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]*)`""")
+# What people write who think of another language, outside of text.
+_SLIPS = (
+    (re.compile(r"(?<![=!<>])=(?![=])"), "Compare with =="),
+    (re.compile(r"&&|\bAND\b"), "Write `and`"),
+    (re.compile(r"\|\||\bOR\b"), "Write `or`"),
+    (re.compile(r"!(?!=)|\bNOT\b"), "Write `not`"),
+    (re.compile(r"<>"), "Write !="),
+    (re.compile(r"\bNULL\b|\bIS\b|\bIN\b|\b(LIKE|like)\b"), "Write `is null`, `in` and contains(column, 'text')"),
+    (re.compile(r"['\"`]"), "A quotation mark is not closed"),
+)
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A condition, checked when it is made. `name` is what errors call it, such as `--desirable`.
+
+    Raises:
+        UsageError: it is not of the language; the message says what is not, and what to write.
+    """
+
+    text: str
+    name: str
+
+    def __post_init__(self) -> None:
+        try:
+            _compiled(self.text)
+        except MismatchError as error:
+            raise UsageError(f"{self.name} {_short(self.text)!r}: {error}", do=_advice(self.text)) from None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it looks at, in order."""
+        return _compiled(self.text).columns
+
+    def check_columns(self, seen: Iterable[str]) -> None:
+        """Raises UsageError if it looks at a column that is not among those seen; the nearest is named."""
+        there = list(seen)
+        for column in self.columns:
+            if column not in there:
+                more = ", …" if len(there) > NAMED else ""
+                known = f"Columns: {', '.join(there[:NAMED])}{more}. Text goes in quotes: '{column}'"
+                close = nearest(column, there)
+                do = close if close.startswith("Did") else known
+                raise UsageError(f"{self.name} {_short(self.text)!r}: no column {column!r}", do=do)
+
+    def holds(self, record: Mapping[str, Any], where: str) -> bool:
+        """Whether it is true of a record, in which columns that are missing are null.
+
+        Raises:
+            RowError: a value of the wrong type.
+        """
+        try:
+            return condition(_compiled(self.text).evaluate(record), self.text) is True
+        except MismatchError as error:
+            raise RowError(f"{self.name}: {error}", where=where) from None
+
+
+class _Compiled(NamedTuple):
+    evaluate: _Evaluate
+    columns: tuple[str, ...]
+
+
+def _advice(text: str) -> str:
+    bare = _PIECES.sub("x", text)
+    return next((advice for pattern, advice in _SLIPS if pattern.search(bare)), "`ktodata label --help` has examples")
+
+
+@lru_cache(maxsize=64)
+def _compiled(text: str) -> _Compiled:
+    if not text.strip():
+        raise MismatchError("it is empty")
+    if len(text) > LONGEST:
+        raise MismatchError(f"it is longer than {LONGEST} characters")
+    quoted: dict[str, str] = {}
+
+    def plain_name(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return match[0]
+        name = f"column_{len(quoted)}_in_backticks"
+        quoted[name] = match[1]
+        return name
+
+    source = " ".join(_PIECES.sub(plain_name, text).split("\n")).strip()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the parser, on escapes it does not know
+            tree = ast.parse(source, mode="eval")
+        compiler = _Compiler(quoted)
+        return _Compiled(compiler.compile(tree.body), tuple(compiler.columns))
+    except SyntaxError as error:
+        raise MismatchError(
+            f"not understood{f' at character {error.offset}' if error.offset and not quoted else ''}"
+        ) from None
+    except (RecursionError, MemoryError, ValueError):
+        raise MismatchError("too deeply nested, or a character that is none") from None
+
+
+class _Compiler:
+    """From the parser's tree to a function of a record. What is not handled here is not in the language."""
+
+    def __init__(self, quoted: Mapping[str, str]) -> None:
+        self.quoted = quoted
+        self.columns: dict[str, None] = {}
+
+    def compile(self, node: ast.expr) -> _Evaluate:
+        match node:
+            case ast.Constant(value=None | bool() | int() | float() | str() as value):
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise MismatchError("a number that is too large")
+                return lambda record: value
+            case ast.Name(id=name):
+                return self._name(name)
+            case ast.Attribute(value=inner, attr=field) if not field.startswith("__"):
+                return self._field(self.compile(inner), field, ast.unparse(inner))
+            case ast.Subscript(value=inner, slice=ast.Constant(value=str() as field)):
+                return self._field(self.compile(inner), field, ast.unparse(inner))
+            case ast.List(elts=items) | ast.Tuple(elts=items):
+                parts = [self.compile(item) for item in items]
+                return lambda record: [part(record) for part in parts]
+            case ast.BoolOp(op=op, values=values):
+                return self._combined(isinstance(op, ast.And), values)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                inside, text = self.compile(operand), ast.unparse(operand)
+                return lambda record: None if (one := condition(inside(record), text)) is None else not one
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as op, operand=operand):
+                sign = -1 if isinstance(op, ast.USub) else 1
+                inside, text = self.compile(operand), ast.unparse(operand)
+                return lambda record: None if (one := number(inside(record), text)) is None else sign * one
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
+                return self._arithmetic(ARITHMETIC[type(op)], left, right)
+            case ast.Compare():
+                return self._comparison(node)
+            case ast.Call():
+                return self._call(node)
+        raise MismatchError(f"`{_short(ast.unparse(node))}` is not part of the language")
+
+    def _name(self, name: str) -> _Evaluate:
+        if name in _CONSTANTS:
+            constant = _CONSTANTS[name]
+            return lambda record: constant
+        column = self.quoted.get(name, name)
+        self.columns[column] = None
+        return lambda record: value_of(record.get(column))
+
+    def _field(self, inner: _Evaluate, field: str, text: str) -> _Evaluate:
+        def evaluate(record: Mapping[str, Any]) -> Value:
+            value = inner(record)
+            if value is None:
+                return None
+            if not isinstance(value, Mapping):
+                raise MismatchError(f"{text} is {named(value)}, which has no field {field!r}")
+            return value_of(value.get(field))
+
+        return evaluate
+
+    def _combined(self, both: bool, values: list[ast.expr]) -> _Evaluate:
+        parts = [(self.compile(value), ast.unparse(value)) for value in values]
+
+        def evaluate(record: Mapping[str, Any]) -> Value:
+            unknown = False
+            for part, text in parts:
+                one = condition(part(record), text)
+                if one is None:
+                    unknown = True
+                elif one is not both:
+                    return not both
+            return None if unknown else both
+
+        return evaluate
+
+    def _arithmetic(self, apply: Callable[[Any, Any], Any], left: ast.expr, right: ast.expr) -> _Evaluate:
+        first, second = self.compile(left), self.compile(right)
+        texts = ast.unparse(left), ast.unparse(right)
+
+        def evaluate(record: Mapping[str, Any]) -> Value:
+            one, other = number(first(record), texts[0]), number(second(record), texts[1])
+            if one is None or other is None:
+                return None
+            try:
+                result = apply(one, other)
+            except ZeroDivisionError:
+                raise MismatchError(f"{texts[1]} is 0, and {texts[0]} is divided by it") from None
+            except OverflowError:
+                result = math.inf
+            if isinstance(result, float) and not math.isfinite(result):
+                raise MismatchError(f"{texts[0]} and {texts[1]} give too large a number")
+            return result
+
+        return evaluate
+
+    def _comparison(self, node: ast.Compare) -> _Evaluate:
+        operands = [node.left, *node.comparators]
+        parts = [(self.compile(operand), _short(ast.unparse(operand))) for operand in operands]
+        tests = []
+        for op, right in zip(node.ops, node.comparators, strict=True):
+            if isinstance(op, ast.Is | ast.IsNot) and not _is_constant(right):
+                raise MismatchError("`is` goes with null, true or false only; compare with ==")
+            if isinstance(op, ast.Eq | ast.NotEq) and any(map(_is_null, operands)):
+                raise MismatchError("nothing equals null: write `is null` or `is not null`")
+            tests.append(COMPARISONS[type(op)])
+
+        def evaluate(record: Mapping[str, Any]) -> Value:
+            values = [part(record) for part, _ in parts]
+            unknown = False
+            for place, test in enumerate(tests):
+                one = test(values[place], values[place + 1], parts[place][1], parts[place + 1][1])
+                if one is False:
+                    return False
+                unknown = unknown or one is None
+            return None if unknown else True
+
+        return evaluate
+
+    def _call(self, node: ast.Call) -> _Evaluate:
+        match node.func:
+            case ast.Name(id=name):
+                arguments = node.args
+            case ast.Attribute(value=inner, attr=name):
+                arguments = [inner, *node.args]
+            case _:
+                raise MismatchError(f"`{_short(ast.unparse(node))}` is not part of the language")
+        if name not in FUNCTIONS:
+            raise MismatchError(f"no function {name!r}. {nearest(name, FUNCTIONS)}")
+        function = FUNCTIONS[name]
+        if node.keywords or len(arguments) != function.arguments:
+            raise MismatchError(f"{name} takes {function.arguments} value{'s' if function.arguments > 1 else ''}")
+        if any(isinstance(argument, ast.Starred) for argument in arguments):
+            raise MismatchError(f"`{_short(ast.unparse(node))}` is not part of the language")
+        parts = [(self.compile(argument), _short(ast.unparse(argument))) for argument in arguments]
+
+        def evaluate(record: Mapping[str, Any]) -> Value:
+            values = [part(record) for part, _ in parts]
+            if any(value is None for value in values):
+                return None
+            return function.apply(
+                *[pair for (_, text), value in zip(parts, values, strict=True) for pair in (value, text)]
+            )
+
+        return evaluate
+
+
+def _is_constant(node: ast.expr) -> bool:
+    return (isinstance(node, ast.Name) and node.id in _CONSTANTS) or (
+        isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, bool))
+    )
+
+
+def _is_null(node: ast.expr) -> bool:
+    return _is_constant(node) and ast.unparse(node) in ("null", "None")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,208 @@
+"""What the operations of an expression do with values, and which they refuse; see `ktodata.expressions.language`."""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from ktodata.schema import named
+
+Value: TypeAlias = Any
+
+
+class MismatchError(Exception):
+    """Values that an operation cannot be done on; its text says which."""
+
+
+def value_of(value: object) -> Value:
+    """A column's value; NaN, as pandas writes nulls, is null."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _truth(text: str) -> bool | None:
+    return {"true": True, "false": False}.get(text.strip().lower())
+
+
+def condition(value: Value, text: str) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        if (truth := _truth(value)) is not None:
+            return truth
+    raise MismatchError(f"{text} is {named(value)}, not true or false")
+
+
+def _as_number(value: object) -> int | float | None:
+    """A number, or text that reads as one; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if not isinstance(value, str):
+        return value
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def number(value: Value, text: str) -> int | float | None:
+    if value is None:
+        return None
+    found = _as_number(value)
+    if found is None:
+        raise MismatchError(f"{text} is {named(value)}, not a number")
+    return found
+
+
+def _comparable(one: Value, other: Value, texts: tuple[str, str]) -> tuple[Any, Any]:
+    """The two values as something Python compares as it should."""
+    if isinstance(one, bool) and isinstance(other, bool):
+        return one, other
+    if isinstance(one, str) and isinstance(other, str):
+        return one, other
+    if isinstance(one, list) and isinstance(other, list):
+        return one, other
+    pair = []
+    for value, beside in ((one, other), (other, one)):
+        found: Any = value
+        if isinstance(value, str) and isinstance(beside, bool):
+            found = _truth(value)
+        elif isinstance(value, str) and isinstance(beside, int | float):
+            found = _as_number(value)
+        elif isinstance(value, datetime.date) or (isinstance(value, str) and isinstance(beside, datetime.date)):
+            found = _moment(value)
+        pair.append(found)
+    both_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in pair)
+    if None not in pair and (both_numbers or type(pair[0]) is type(pair[1])):
+        return pair[0], pair[1]
+    raise MismatchError(f"{_told(texts[0], one)} cannot be compared with {_told(texts[1], other)}")
+
+
+def _told(text: str, value: Value) -> str:
+    """A value in an error: `turns (str 'many')`, or as it was written if it stands in the expression."""
+    return named(value) if text in (repr(value), str(value)) else f"{text} ({named(value)})"
+
+
+def _moment(value: object) -> datetime.datetime | None:
+    """A date, a time, or text in ISO's form, as a time; UTC where nothing else is said."""
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime.datetime) and isinstance(value, datetime.date):
+        value = datetime.datetime.combine(value, datetime.time())
+    if not isinstance(value, datetime.datetime):
+        return None
+    return value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+
+
+_Test: TypeAlias = Callable[[Value, Value, str, str], bool | None]
+
+
+def _by(apply: Callable[[Any, Any], bool], *, order: bool) -> _Test:
+    def test(one: Value, other: Value, first: str, second: str) -> bool | None:
+        if one is None or other is None:
+            return None
+        left, right = _comparable(one, other, (first, second))
+        if order and isinstance(left, bool | list):
+            raise MismatchError(f"{first} is {named(one)}, which has no order")
+        return apply(left, right)
+
+    return test
+
+
+def _within(one: Value, other: Value, first: str, second: str) -> bool | None:
+    if one is None or other is None:
+        return None
+    if isinstance(other, str):
+        if not isinstance(one, str):
+            raise MismatchError(f"{first} is {named(one)}, not a text that {second} may hold")
+        return one in other
+    if not isinstance(other, list):
+        raise MismatchError(f"{second} is {named(other)}, neither a list nor a text")
+    for item in other:
+        try:
+            left, right = _comparable(one, value_of(item), (first, second)) if item is not None else (0, 1)
+        except MismatchError:  # of another type: not equal
+            continue
+        if left == right:
+            return True
+    return None if None in other else False
+
+
+def _not(test: _Test) -> _Test:
+    def negated(one: Value, other: Value, first: str, second: str) -> bool | None:
+        found = test(one, other, first, second)
+        return None if found is None else not found
+
+    return negated
+
+
+def _is(one: Value, other: Value, first: str, second: str) -> bool | None:
+    return (
+        (one is None or one == "") if other is None else one is other or (isinstance(one, str) and _truth(one) is other)
+    )
+
+
+COMPARISONS: dict[type[ast.cmpop], _Test] = {
+    ast.Eq: _by(lambda one, other: bool(one == other), order=False),
+    ast.NotEq: _by(lambda one, other: bool(one != other), order=False),
+    ast.Lt: _by(lambda one, other: bool(one < other), order=True),
+    ast.LtE: _by(lambda one, other: bool(one <= other), order=True),
+    ast.Gt: _by(lambda one, other: bool(one > other), order=True),
+    ast.GtE: _by(lambda one, other: bool(one >= other), order=True),
+    ast.In: _within,
+    ast.NotIn: _not(_within),
+    ast.Is: _is,
+    ast.IsNot: _not(_is),
+}
+# No powers: 9 ** 9 ** 9 would never end.
+ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: lambda one, other: one + other,
+    ast.Sub: lambda one, other: one - other,
+    ast.Mult: lambda one, other: one * other,
+    ast.Div: lambda one, other: one / other,
+    ast.FloorDiv: lambda one, other: one // other,
+    ast.Mod: lambda one, other: one % other,
+}
+
+
+class Function(NamedTuple):
+    """One function: how many values it takes, what it does with them (each followed by how it was written), and what
+    it gives, in a few words."""
+
+    arguments: int
+    apply: Callable[..., Value]
+    about: str
+
+
+def _text(value: Value, text: str) -> str:
+    if not isinstance(value, str):
+        raise MismatchError(f"{text} is {named(value)}, not text")
+    return value
+
+
+def _length(value: Value, text: str) -> int:
+    if not isinstance(value, str | list):
+        raise MismatchError(f"{text} is {named(value)}, neither text nor a list")
+    return len(value)
+
+
+FUNCTIONS: dict[str, Function] = {
+    "len": Function(1, _length, "characters of a text, or items of a list"),
+    "words": Function(1, lambda x, at: len(_text(x, at).split()), "words of a text"),
+    "lower": Function(1, lambda x, at: _text(x, at).lower(), "in small letters"),
+    "upper": Function(1, lambda x, at: _text(x, at).upper(), "in capitals"),
+    "strip": Function(1, lambda x, at: _text(x, at).strip(), "without white space around it"),
+    "contains": Function(2, lambda x, at, y, by: _text(y, by) in _text(x, at), "whether a text holds another"),
+    "startswith": Function(2, lambda x, at, y, by: _text(x, at).startswith(_text(y, by)), "whether it begins with it"),
+    "endswith": Function(2, lambda x, at, y, by: _text(x, at).endswith(_text(y, by)), "whether it ends with it"),
+    "number": Function(1, number, "text as a number"),
+    "abs": Function(1, lambda x, at: abs(number(x, at) or 0), "a number without its sign"),
+}

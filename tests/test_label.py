@@ -1,0 +1,298 @@
+"""`ktodata label`: outcomes, thumbs and edits to rows, with an account of every record."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ktodata.cli import main
+from ktodata.expressions import Expression
+from ktodata.io import read_rows
+from ktodata.label import THUMBS, Edits, Outcomes, Texts, Thumbs, label
+from ktodata.schema import Row, plain
+
+LOG = [
+    {"prompt": "p1", "completion": "won", "outcome": "sale", "turns": 2},
+    {"prompt": "p2", "completion": "lost", "outcome": "none", "turns": 5},
+    {"prompt": "p3", "completion": "short", "outcome": "none", "turns": 2},
+    {"prompt": "p4", "completion": "open", "outcome": "pending", "turns": 9},
+    {"prompt": "p5", "completion": "unknown", "outcome": None},
+]
+SALE, NONE = "outcome == 'sale'", "outcome == 'none' and turns > 3"
+
+
+def save(path: Path, records: list[dict[str, Any]]) -> str:
+    if path.suffix in (".csv", ".parquet"):
+        import pandas
+
+        frame = pandas.DataFrame(records)
+        frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
+    else:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["label", *arguments])
+
+
+def outcomes(desirable: str | None, undesirable: str | None = None, **more: Any) -> Outcomes:
+    good, bad = (Expression(one, "--x") if one is not None else None for one in (desirable, undesirable))
+    return Outcomes(good, bad, **more)
+
+
+def short(rows: list[Row]) -> Counter[tuple[str, str, bool]]:
+    return Counter((plain(row.prompt), plain(row.completion), row.label) for row in rows)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_outcomes_become_labels_and_everything_is_counted(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / "out" / "rows.jsonl"
+    source = save(tmp_path / f"log{suffix}", LOG)
+    result = run(source, "-o", str(out), "--desirable", SALE, "--undesirable", NONE)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines() == [
+        "read    5 records (5 completions)",
+        f"written 2 rows to {out}: 1 desirable, 1 undesirable",
+        "skipped 3: 3 neither holds",
+    ]
+    rows = read_rows(str(out))
+    assert short(rows) == Counter([("p1", "won", True), ("p2", "lost", False)])
+    assert {row.origin for row in rows} == {"feedback"}
+    assert {row.source for row in rows} == {f"{tmp_path.name}/log{suffix}"}
+
+
+def test_one_condition_alone_and_columns_that_are_missing_here_and_there(tmp_path: Path) -> None:
+    records = [*LOG, {"prompt": "p6", "completion": "late", "bonus": 3}]
+    source = save(tmp_path / "a.jsonl", records)
+    made = label(source, outcomes("bonus > 2"))
+    assert short(made.rows) == Counter([("p6", "late", True)])
+    assert made.skipped == {"neither holds": 5}
+    result = run(source, "-o", str(tmp_path / "o.jsonl"), "--desirable", "bonus > 2")
+    assert "warning: no undesirable rows; KTO needs both classes; `ktodata negatives` makes some" in result.stderr
+
+
+def test_a_record_that_both_hold_for_is_an_error_or_counted(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.jsonl", LOG)
+    both = ["--desirable", "turns > 1", "--undesirable", "outcome == 'none'"]
+    result = run(source, "-o", str(tmp_path / "o.jsonl"), *both)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert f"{source}:2: both --desirable and --undesirable hold for it. Make them exclude each other" in result.stderr
+    assert not (tmp_path / "o.jsonl").exists()
+    made = label(source, outcomes("turns > 1", "outcome == 'none'", on_both="skip"))
+    assert made.skipped == {"both hold": 2, "neither holds": 1}
+    assert short(made.rows) == Counter([("p1", "won", True), ("p4", "open", True)])
+
+
+def test_unreadable_records_go_to_the_quarantine(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.jsonl", [*LOG, {"prompt": "p", "completion": "c", "outcome": "none", "turns": "many"}])
+    arguments = [source, "-o", str(tmp_path / "o.jsonl"), "--desirable", SALE, "--undesirable", NONE]
+    result = run(*arguments)
+    assert f"error: {source}:6: --undesirable: turns (str 'many') cannot be compared with int 3." in result.stderr
+    assert run(*arguments, "--quarantine", str(tmp_path / "bad.jsonl")).exit_code == 0
+    bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert Counter(one["reason"] for one in bad) == {"neither holds": 3, "unreadable": 1}
+    assert [one["record"]["turns"] for one in bad if one["reason"] == "unreadable"] == ["many"]
+
+
+def test_input_order_and_workers_change_no_row(tmp_path: Path) -> None:
+    records = [
+        {"prompt": f"p{n}", "completion": f"c{n}", "outcome": "sale" if n % 3 else "none", "turns": n % 7}
+        for n in range(900)
+    ]
+    source = save(tmp_path / "a.jsonl", records)
+    judge = outcomes(SALE, NONE)
+    rows = label(source, judge, seed=3).rows
+    assert label(source, judge, seed=3, workers=2).rows == rows
+    save(tmp_path / "a.jsonl", records[::-1])
+    assert label(source, judge, seed=3).rows == rows
+    assert len(rows) == sum(one["outcome"] == "sale" or one["turns"] > 3 for one in records)  # type: ignore[operator]
+
+
+def turns(*contents: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
+
+
+def test_prompts_and_completions_by_name_and_kind(tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, Any], Texts]] = [
+        ({"question": "q", "answer": "a"}, Texts()),
+        ({"instruction": "q", "response": "a"}, Texts()),
+        ({"asked": "q", "said": "a"}, Texts("asked", "said")),
+        ({"messages": turns("q", "a")}, Texts()),
+        ({"conversation": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, Texts()),
+        ({"dialogue": turns("q", "a"), "reply": "other", "prompt": "other"}, Texts(messages="dialogue")),
+        ({"prompt": turns("q"), "completion": "a"}, Texts()),
+        ({"prompt": "q", "completion": turns("", "a")[1:]}, Texts()),
+        ({"prompt": "q", "reply": {"role": "assistant", "content": "a"}}, Texts()),
+        ({"messages": turns("x", "y"), "prompt": "q", "completion": "a"}, Texts("prompt", "completion")),
+    ]
+    for record, texts in cases:
+        made = label(save(tmp_path / "a.jsonl", [record | {"ok": True}]), outcomes("ok"), texts=texts)
+        (row,) = made.rows
+        assert (plain(row.prompt), plain(row.completion)) == ("q", "a"), record
+    system = label(
+        save(tmp_path / "a.jsonl", [{"system": "s", "prompt": "q", "reply": "a", "ok": True}]), outcomes("ok")
+    )
+    assert system.rows[0].prompt[0] == {"role": "system", "content": "s"}
+
+
+def test_records_without_text_are_skipped_and_counted(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"prompt": "q", "reply": None, "ok": True},
+        {"prompt": "q", "reply": " ", "ok": True},
+        {"prompt": "", "reply": "a", "ok": True},
+        {"prompt": None, "reply": "b", "ok": True},
+        {"prompt": "q", "reply": "c", "ok": True},
+    ]
+    made = label(save(tmp_path / "a.jsonl", records), outcomes("ok"))
+    assert made.skipped == {"empty completion": 2, "no prompt": 2}
+    chats = [{"messages": one, "ok": True} for one in (turns("q"), turns(), None, turns("q", "a")[1:], turns("q", "a"))]
+    made = label(save(tmp_path / "a.jsonl", chats), outcomes("ok"))
+    assert made.skipped == {"no reply at the end": 3, "no prompt": 1}
+    assert len(made.rows) == 1
+
+
+def test_thumbs(tmp_path: Path) -> None:
+    values: list[Any] = ["👍", "down", "Like", " DISLIKE ", True, False, 1, -1, "+1", None, "", "thumbs_up"]
+    records = [{"prompt": f"p{n}", "reply": f"r{n}", "vote": value} for n, value in enumerate(values)]
+    made = label(save(tmp_path / "a.jsonl", records), Thumbs("vote"))
+    expected = [True, False, True, False, True, False, True, False, True, None, None, True]
+    assert short(made.rows) == Counter((f"p{n}", f"r{n}", x) for n, x in enumerate(expected) if x is not None)
+    assert made.skipped == {"no thumb": 2}
+    assert set(THUMBS.values()) == {True, False}
+    for value in (0, 3, "meh", ["up"]):
+        result = run(save(tmp_path / "a.jsonl", [records[0] | {"vote": value}]), "-o", "-", "--thumbs", "vote")
+        assert result.exit_code == 1
+        assert "which is no thumb up or down. Say what it means: --desirable" in result.stderr
+
+
+def test_edits_make_one_row_of_each_label(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"request": "q1", "draft": "stiff", "sent": "warm"},
+        {"request": "q2", "draft": "fine", "sent": "fine"},
+        {"request": "q3", "draft": "never sent", "sent": None},
+        {"request": "q4", "draft": " ", "sent": "all mine"},
+    ]
+    source = save(tmp_path / "a.jsonl", records)
+    made = label(source, Edits("draft", "sent"))
+    assert short(made.rows) == Counter([("q1", "stiff", False), ("q1", "warm", True), ("q4", "all mine", True)])
+    assert made.skipped == {"not edited": 3, "empty completion": 1}
+    assert made.completions == len(made.rows) + 4
+    result = run(
+        source, "-o", str(tmp_path / "o.csv"), "--original", "draft", "--edited", "sent", "--prompt", "request"
+    )
+    assert "read    4 records (7 completions)" in result.stderr
+    chat = [{"messages": turns("q", "old"), "draft": "old", "sent": "new"}]
+    rows = label(save(tmp_path / "b.jsonl", chat), Edits("draft", "sent")).rows
+    assert short(rows) == Counter([("q", "old", False), ("q", "new", True)])
+
+
+def test_contradictions_duplicates_and_kinds_are_treated_as_everywhere(tmp_path: Path) -> None:
+    records = [{"prompt": "p", "completion": "c", "n": n} for n in (1, 1, 1, 9)] + [
+        {"prompt": "q", "completion": "d", "n": 1}
+    ]
+    source = save(tmp_path / "a.jsonl", records)
+    judge = outcomes("n < 5", "n >= 5")
+    assert label(source, judge).skipped == {"both labels": 4}
+    made = label(source, judge, on_conflict="majority", as_kind="chat", limit=4)
+    assert made.skipped == {"both labels": 1, "duplicate": 2}
+    assert made.rows[0].kind == "chat"
+
+
+BAD: dict[str, tuple[list[str], int, str]] = {
+    "nothing says what": ([], 2, "nothing says what is desirable. Name --desirable and --undesirable"),
+    "two ways": (["--desirable", SALE, "--thumbs", "outcome"], 2, "conditions and --thumbs do not go together"),
+    "a chat with conditions": (["--speaker", "A", "--desirable", SALE], 2, "conditions and a chat do not go together"),
+    "half of the edits": (["--original", "completion"], 2, "--original and --edited need each other"),
+    "a misspelt column": (["--desirable", "outcom == 'sale'"], 2, "no column 'outcom'. Did you mean 'outcome'?"),
+    "text without quotes": (["--desirable", "outcome == sale"], 2, "Text goes in quotes: 'sale'"),
+    "one equals sign": (["--desirable", "outcome = 'sale'"], 2, "Compare with =="),
+    "an empty condition": (["--desirable", ""], 2, "it is empty"),
+    "code": (["--desirable", "__import__('os').system('true')"], 2, "no function 'system'"),
+    "text over a number": (
+        ["--desirable", "outcome > 3"],
+        1,
+        ":1: --desirable: outcome (str 'sale') cannot be compared",
+    ),
+    "no condition": (["--desirable", "turns"], 1, ":1: --desirable: turns is int 2, not true or false"),
+    "nothing holds": (["--desirable", "turns > 99"], 1, "nothing to write: 5 completions read, 5 neither holds"),
+    "no such prompt": (
+        ["--desirable", SALE, "--prompt", "promt"],
+        2,
+        "--prompt: no column 'promt'. Did you mean 'prompt'?",
+    ),
+    "no such reply": (["--desirable", SALE, "--completion", "x"], 2, "--completion: no column 'x'. Known: completion"),
+    "no such thumbs": (["--thumbs", "outcomes"], 2, "--thumbs: no column 'outcomes'. Did you mean 'outcome'?"),
+    "no such edit": (["--original", "completion", "--edited", "x"], 2, "--edited: no column 'x'"),
+    "messages and prompt": (
+        ["--desirable", SALE, "--messages", "outcome", "--prompt", "prompt"],
+        2,
+        "--messages holds prompt and completion both",
+    ),
+    "messages that are none": (
+        ["--desirable", SALE, "--messages", "outcome"],
+        1,
+        "outcome is str 'sale', not a list of",
+    ),
+    "a number as reply": (
+        ["--desirable", SALE, "--completion", "turns"],
+        1,
+        "turns is int 2, not a string or messages",
+    ),
+    "a pause that is none": (
+        ["--desirable", SALE, "--gap", "soon"],
+        2,
+        "--gap is 'soon'. Write a number and s, m, h or d",
+    ),
+    "over its input": (["--desirable", SALE, "-o", "a.jsonl"], 2, "a.jsonl is the input"),
+    "quarantine over its input": (["--desirable", SALE, "--quarantine", "a.jsonl"], 2, "a.jsonl is the input"),
+    "unknown suffix": (["--desirable", SALE, "-o", "o.xlsx"], 2, "unknown suffix '.xlsx'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.jsonl", LOG)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    arguments, code, message = BAD[case]
+    result = run("a.jsonl", *arguments, *([] if "-o" in arguments else ["-o", "o.jsonl"]))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_columns_that_could_be_nothing_are_asked_for(tmp_path: Path) -> None:
+    for record, message in (
+        (
+            {"a": "x", "b": "y", "ok": True},
+            "no column that could be the prompt (columns: a, b, ok). Name it with --prompt",
+        ),
+        ({"prompt": "x", "b": "y", "ok": True}, "no column that could be the completion (columns: prompt, b, ok)"),
+    ):
+        result = run(save(tmp_path / "a.jsonl", [record]), "-o", "-", "--desirable", "ok")
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "the file is empty"), ("nope\n", "a.jsonl:1: not JSON"), ("[]\n", "a.jsonl:1: a JSON array")],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    result = run(str(tmp_path / "a.jsonl"), "-o", "-", "--desirable", "ok")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert message in result.stderr
+
+
+def test_stdin_to_stdout() -> None:
+    text = "".join(json.dumps(record) + "\n" for record in LOG)
+    result = CliRunner().invoke(main, ["label", "--desirable", SALE, "--undesirable", NONE], input=text)
+    assert result.exit_code == 0, result.stderr
+    assert [json.loads(line)["source"] for line in result.stdout.splitlines()] == ["stdin", "stdin"]

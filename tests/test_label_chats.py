@@ -1,0 +1,357 @@
+"""Chat exports to rows in one speaker's voice: Telegram's JSON, WhatsApp's text, any file with a message a record."""
+
+import datetime
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ktodata.chats.export import label_chat
+from ktodata.chats.tables import Fields
+from ktodata.chats.voice import Said, replies, voice_of
+from ktodata.cli import main
+from ktodata.io import read_rows
+from ktodata.schema import Row
+from ktodata.sources import Example, Skip
+from ktodata.unpair import Unpaired
+
+START = datetime.datetime(2024, 3, 12, 18, 0, tzinfo=datetime.UTC)
+HOUR = 60
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["label", *arguments])
+
+
+def message(number: int, author: str | None, text: Any, minute: float = 0, **more: Any) -> dict[str, Any]:
+    """A message as Telegram's desktop app exports it."""
+    moment = START + datetime.timedelta(minutes=minute or number)
+    return {
+        "id": number,
+        "type": "message",
+        "date": moment.strftime("%Y-%m-%dT%H:%M:%S"),
+        "date_unixtime": str(int(moment.timestamp())),
+        "from": author,
+        "from_id": f"user{author}",
+        "text": text,
+        "text_entities": [],
+        **more,
+    }
+
+
+def chat(*messages: dict[str, Any], name: str = "Bob", kind: str = "personal_chat", number: int = 1) -> dict[str, Any]:
+    return {"name": name, "type": kind, "id": number, "messages": list(messages)}
+
+
+def export(path: Path, value: dict[str, Any]) -> str:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+    return str(path)
+
+
+def short(made: Unpaired | list[Row]) -> Counter[tuple[tuple[tuple[str, str], ...], str]]:
+    rows = made.rows if isinstance(made, Unpaired) else made
+    return Counter(
+        (tuple((turn["role"], turn["content"]) for turn in row.prompt), row.completion[0]["content"])  # type: ignore[index,misc]
+        for row in rows
+    )
+
+
+ANNA = [
+    message(1, None, "", type="service", action="phone_call"),
+    message(2, "Bob", "hi"),
+    message(3, "Bob", "are you there?"),
+    message(4, "Anna", "yep"),
+    message(5, "Anna", ["look: ", {"type": "link", "text": "https://a.b"}, " ok?"]),
+    message(6, "Bob", "", photo="photos/1.jpg"),
+    message(7, "Bob", "nice"),
+    message(8, "Anna", "said elsewhere", forwarded_from="Carl"),
+    message(9, "Anna", "ikr"),
+    message(10, "Anna", "good morning!", minute=12 * HOUR),
+    message(11, "Bob", "morning", minute=12 * HOUR + 1),
+    message(12, "Anna", "coffee?", minute=12 * HOUR + 2),
+]
+FIRST = ((("user", "hi\nare you there?"),), "yep\nlook: https://a.b ok?")
+SECOND = (
+    (("user", "hi\nare you there?"), ("assistant", "yep\nlook: https://a.b ok?"), ("user", "nice")),
+    "ikr",
+)
+THIRD = ((("user", "morning"),), "coffee?")
+
+
+def test_a_telegram_chat_becomes_replies_in_one_voice(tmp_path: Path) -> None:
+    source = export(tmp_path / "result.json", chat(*ANNA))
+    out = tmp_path / "rows.jsonl"
+    result = run(source, "-o", str(out), "--speaker", "anna")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines() == [
+        "read    12 messages (12 completions)",
+        f"written 3 rows to {out}: 3 desirable, 0 undesirable",
+        "skipped 9: 4 someone else's turn, 1 forwarded, 1 no text, 1 nothing before it, 1 part of the turn before, "
+        "1 service message",
+        "warning: no undesirable rows; KTO needs both classes; `ktodata negatives` makes some",
+    ]
+    rows = read_rows(str(out))
+    assert short(rows) == Counter([FIRST, SECOND, THIRD])
+    assert all(row.label and row.origin == "feedback" for row in rows)
+
+
+def test_the_export_of_an_account_keeps_chats_apart(tmp_path: Path) -> None:
+    other = [message(1, "Eve", "buy this"), message(2, "Anna", "no")]
+    whole = {
+        "about": "Here is the data you requested.",
+        "chats": {"about": "…", "list": [chat(*ANNA), chat(*other, name="Eve", number=2)]},
+        "left_chats": {"list": [chat(message(1, "Joe", "bye"), message(2, "Anna", "ciao"), name="Joe", number=3)]},
+    }
+    (tmp_path / "export").mkdir()
+    export(tmp_path / "export" / "result.json", whole)
+    made = label_chat(str(tmp_path / "export"), voice_of(["userAnna"]))
+    expected = [FIRST, SECOND, THIRD, ((("user", "buy this"),), "no"), ((("user", "bye"),), "ciao")]
+    assert short(made) == Counter(expected)
+
+
+def test_in_a_group_words_carry_names(tmp_path: Path) -> None:
+    group = chat(
+        message(1, "Bob", "lunch?"),
+        message(2, "Eve", "yes"),
+        message(3, "Eve", "pizza"),
+        message(4, "Anna", "I'm in"),
+        message(5, None, "old account"),
+        message(6, "Anna", "who is this?"),
+        kind="private_group",
+    )
+    made = label_chat(export(tmp_path / "result.json", group), voice_of(["Anna"]))
+    lunch = ("user", "Bob: lunch?\nEve: yes\npizza")
+    account = ("user", "Deleted Account: old account")
+    expected = [((lunch,), "I'm in"), ((lunch, ("assistant", "I'm in"), account), "who is this?")]
+    assert short(made) == Counter(expected)
+
+
+def test_context_and_gap(tmp_path: Path) -> None:
+    source = export(tmp_path / "result.json", chat(*ANNA))
+    less = label_chat(source, voice_of(["Anna"], context=2))
+    assert short(less) == Counter([FIRST, ((("user", "nice"),), "ikr"), THIRD]), "a prompt begins with the user"
+    whole = label_chat(source, voice_of(["Anna"], gap=86400.0))
+    assert (SECOND[0], "ikr\ngood morning!") in short(whole)
+    close = run(source, "-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna", "--gap", "30s")
+    assert "nothing to write: 12 completions read" in close.stderr
+    last = label_chat(source, voice_of(["Bob"]))
+    assert (((("user", "good morning!"),), "morning")) in short(last)
+
+
+def test_times_decide_and_not_the_order_of_the_file(tmp_path: Path) -> None:
+    rows = label_chat(export(tmp_path / "a.json", chat(*ANNA)), voice_of(["Anna"])).rows
+    again = label_chat(export(tmp_path / "a.json", chat(*ANNA[::-1])), voice_of(["Anna"]), workers=2)
+    assert again.rows == rows
+    dated = [{key: value for key, value in one.items() if key != "date_unixtime"} for one in ANNA]
+    assert label_chat(export(tmp_path / "a.json", chat(*dated)), voice_of(["Anna"])).rows == rows
+
+
+WHATSAPP = {
+    "German": (
+        "12.03.24, 18:01 - Nachrichten sind Ende-zu-Ende-verschlüsselt.\n12.03.24, 18:02 - Bob: hi\nare you: there?\n"
+        "12.03.24, 18:04 - Anna: yep\n12.03.24, 18:05 - Anna: <Medien ausgeschlossen>\n"
+    ),
+    "American": (
+        "3/12/24, 6:01\u202fPM - Messages are end-to-end encrypted.\n3/12/24, 6:02\u202fPM - Bob: hi\nare you: there?\n"
+        "3/12/24, 6:04\u202fPM - Anna: yep\n3/12/24, 6:05\u202fPM - Anna: <Media omitted>\n"
+    ),
+    "iPhone": (
+        "\u200e[12/03/2024, 18:01:00] Bob created this group\r\n[12/03/2024, 18:02:00] Bob: hi\nare you: there?\r\n"
+        "[12/03/2024, 18:04:00] Anna: yep\r\n\u200e[12/03/2024, 18:05:00] Anna: \u200eimage omitted\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("country", WHATSAPP)
+def test_a_whatsapp_chat(tmp_path: Path, country: str) -> None:
+    (tmp_path / "chat.txt").write_text(WHATSAPP[country], encoding="utf-8", newline="")
+    made = label_chat(str(tmp_path / "chat.txt"), voice_of(["Anna"]))
+    assert short(made) == Counter([((("user", "hi\nare you: there?"),), "yep")])
+    assert made.skipped == {"service message": 1, "someone else's turn": 1, "no text": 1}
+
+
+def test_whether_days_or_months_come_first_is_found_out(tmp_path: Path) -> None:
+    days = ["01/02/24", "02/02/24", "03/02/24"]  # one day apart, or a month
+    for dates, count in ((days, 2), ([f"{date[3:5]}/{date[:2]}/24" for date in days], 2)):
+        lines = [
+            f"{date}, 23:5{n} - {author}: {date}{n}\n" for n, date in enumerate(dates) for author in ("Bob", "Anna")
+        ] + ["28/02/24, 10:00 - Bob: x\n" if dates is days else "02/28/24, 10:00 - Bob: x\n"]
+        (tmp_path / "chat.txt").write_text("".join(lines), encoding="utf-8")
+        made = label_chat(str(tmp_path / "chat.txt"), voice_of(["Anna"], gap=36 * 3600.0, context=9))
+        assert max(len(row.prompt) for row in made.rows) == 2 * count + 1
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_any_file_with_a_message_a_record(tmp_path: Path, suffix: str) -> None:
+    import pandas
+
+    frame = pandas.DataFrame(
+        [
+            {"room": one, "sender": who, "sent_at": f"2024-03-12T18:0{n}:00", "body": text}
+            for one in ("a", "b")
+            for n, (who, text) in enumerate(
+                [("Bob", f"hi {one}"), ("Anna", f"yo {one}"), (None, "joined"), ("Bob", None)]
+            )
+        ]
+    )
+    path = tmp_path / f"chat{suffix}"
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    made = label_chat(str(path), voice_of(["Anna"]))
+    assert short(made) == Counter([((("user", "hi a"),), "yo a"), ((("user", "hi b"),), "yo b")])
+    assert made.skipped == {"someone else's turn": 2, "service message": 2, "no text": 2}
+    fields = ["--author", "sender", "--time", "sent_at", "--text", "body", "--chat", "room"]
+    result = run(str(path), "-o", str(tmp_path / "o.jsonl"), *fields, "--speaker", "Anna")
+    assert short(read_rows(str(tmp_path / "o.jsonl"))) == short(made), result.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1710266400, 1710266460],
+        [1710266400000, 1710266460000],
+        ["1710266400.5", "1710266460"],
+        ["2024-03-12 18:00:00", "2024-03-12T18:01:00+00:00"],
+    ],
+)
+def test_times_in_many_forms(tmp_path: Path, values: list[Any]) -> None:
+    records = [{"author": who, "time": value, "text": who} for who, value in zip(("Bob", "Anna"), values, strict=True)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
+    assert len(label_chat(str(path), voice_of(["Anna"], gap=90.0)).rows) == 1
+
+
+def test_every_message_is_accounted_for_once() -> None:
+    said = [Said("AB"[n * n % 3 % 2], "", n * n % 17 * 3000.0, f"{n}") for n in range(40)]
+    found = list(replies(voice_of(["A"]), said))
+    assert sorted(index for index, _ in found) == list(range(40))
+    assert {type(one) for _, one in found} == {Example, Skip}
+    for _, one in found:
+        if isinstance(one, Example):
+            roles = [turn["role"] for turn in one.prompt]  # type: ignore[index]
+            assert roles == (["user", "assistant"] * 9)[: len(roles)]
+            assert roles[-1] == "user"
+
+
+BAD: dict[str, tuple[str, Any, list[str], str]] = {
+    "no speaker": ("result.json", chat(*ANNA), [], "no --speaker. Who speaks in it: Anna (5), Bob (4)"),
+    "a misspelt speaker": (
+        "result.json",
+        chat(*ANNA),
+        ["--speaker", "Ana"],
+        "no messages by ana. Who speaks in it: Anna",
+    ),
+    "an empty speaker": ("result.json", chat(*ANNA), ["--speaker", ""], "no messages by . Who speaks"),
+    "cut off": (
+        "result.json",
+        json.dumps(chat(*ANNA), indent=1)[:-50],
+        ["--speaker", "Anna"],
+        "result.json: not JSON: ",
+    ),
+    "no messages": ("result.json", chat(), ["--speaker", "Anna"], "error: "),
+    "a text that is none": (
+        "result.json",
+        chat(message(1, "Bob", 5)),
+        ["--speaker", "Bob"],
+        "Bob, message 1: text is int 5, neither a string",
+    ),
+    "a piece of text that is none": (
+        "result.json",
+        chat(message(1, "Bob", [{"type": "bold"}])),
+        ["--speaker", "Bob"],
+        "message 1: text is list",
+    ),
+    "a date that is none": (
+        "result.json",
+        chat(message(1, "Bob", "x", date_unixtime=None, date="noon")),
+        ["--speaker", "Bob"],
+        "message 1: date is str 'noon', not a time",
+    ),
+    "a message that is none": ("result.json", chat(message(1, "Bob", "x"), 5), ["--speaker", "Bob"], "not an object"),  # type: ignore[arg-type]
+    "a text file that is no chat": (
+        "notes.txt",
+        "Dear diary\n",
+        ["--speaker", "Anna"],
+        "no message in it that WhatsApp",
+    ),
+    "dates that are none": (
+        "c.txt",
+        "99.99.24, 18:00 - Bob: hi\n",
+        ["--speaker", "Bob"],
+        "c.txt:1: dates that are none",
+    ),
+    "not UTF-8": ("c.txt", "12.03.24, 18:00 - Bob: hé\n".encode("latin-1"), ["--speaker", "Bob"], "c.txt: not UTF-8"),
+    "no author": ("a.jsonl", '{"time": 1, "text": "x"}\n', ["--speaker", "A"], "no column that could be the author"),
+    "no time": (
+        "a.jsonl",
+        '{"author": "A", "text": "x"}\n',
+        ["--speaker", "A"],
+        "be the time of a message (columns: author, text)",
+    ),
+    "no text": ("a.jsonl", '{"author": "A", "time": 1}\n', ["--speaker", "A"], "Name it with --text"),
+    "a misspelt field": (
+        "a.jsonl",
+        '{"who": "A", "time": 1, "text": "x"}\n',
+        ["--author", "woh"],
+        "--author: no column 'woh'. Did you mean 'who'",
+    ),
+    "a number as author": (
+        "a.jsonl",
+        '{"author": 3, "time": 1, "text": "x"}\n',
+        ["--speaker", "A"],
+        "author is int 3, not a string",
+    ),
+    "an endless time": (
+        "a.jsonl",
+        '{"author": "A", "time": 1e999, "text": "x"}\n',
+        ["--speaker", "A"],
+        "time is float inf, not a time",
+    ),
+    "an empty file": ("a.jsonl", "", ["--speaker", "A"], "the file is empty"),
+    "no such file": ("", "", ["--speaker", "A"], "no such file or folder"),
+    "no context": ("result.json", chat(*ANNA), ["--speaker", "Anna", "--context", "0"], "'--context'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, content, arguments, text = BAD[case]
+    if name and isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif name:
+        shown = content if isinstance(content, str) else json.dumps(content, indent=1)
+        (tmp_path / name).write_text(shown, encoding="utf-8")
+    before = sorted(tmp_path.iterdir())
+    result = run(name or "none.json", "-o", "o.jsonl", *arguments)
+    assert result.exit_code in (1, 2), result.output
+    assert text in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_unreadable_messages_go_to_the_quarantine(tmp_path: Path) -> None:
+    source = export(tmp_path / "result.json", chat(*ANNA, message(99, "Bob", 5)))
+    bad = tmp_path / "bad.jsonl"
+    result = run(source, "-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna", "--quarantine", str(bad))
+    assert result.exit_code == 0, result.stderr
+    lines = [json.loads(line) for line in bad.read_text(encoding="utf-8").splitlines()]
+    assert [line["record"]["text"] for line in lines if line["reason"] == "unreadable"] == [5]
+    assert len(lines) == 10
+
+
+def test_rows_of_messages_are_no_chat_export(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"messages": turns, "good": True}) + "\n", encoding="utf-8")
+    assert run(str(path), "-o", str(tmp_path / "o.jsonl"), "--desirable", "good").exit_code == 0
+    assert label_chat.__module__ == "ktodata.chats.export"
+    assert Fields()._asdict() == dict.fromkeys(("author", "time", "text", "chat"), "")
