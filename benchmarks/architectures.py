@@ -1,15 +1,17 @@
 """Which layout each architecture gets, and how far its numbers are from one row at a time. Anyone can run it:
 
-    python -m benchmarks.architectures [--write docs/architectures.md] [NAME ...]
+    python -m benchmarks.architectures [--write docs/architectures.md] [--device cuda] [--attention flex] [NAME ...]
 
 For each architecture a tiny random model scores rows that share prompts, in the layout that the start-up probe chose
 and row by row through the model's own forward and logits. Shown is the largest relative difference of a completion's
-log-probability, and of the norm of the gradient's difference to the gradient's norm.
+log-probability, and of the norm of the gradient's difference to the gradient's norm; and by what a GPU can do the
+attention, going by what the layers ask for (whether it is exact there is tried at the start of each run).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import warnings
 from importlib.metadata import version
@@ -20,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ktotrain.attention import KERNELS
 from ktotrain.batch import Branch
 from ktotrain.model import without_dropout
 from ktotrain.packing import Layout, pack
-from ktotrain.probe import choose_layout
+from ktotrain.probe import choose_layout, layer_asks
 from ktotrain.scorer import Scorer
 
 COMMON: dict[str, Any] = {
@@ -123,6 +126,7 @@ def row_by_row(model: Any, branches: list[Branch]) -> Tensor:
     scores = []
     for branch in branches:
         ids = torch.from_numpy(np.concatenate((branch.prompt_ids, branch.completion_ids)).astype(np.int64))[None]
+        ids = ids.to(model.device)
         logps = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
         token_logps = logps.gather(1, ids[0, 1:, None])[:, 0]
         scores.append(token_logps[len(branch.prompt_ids) - 1 :].sum())
@@ -131,57 +135,85 @@ def row_by_row(model: Any, branches: list[Branch]) -> Tensor:
 
 def in_layout(model: Any, branches: list[Branch], layout: Layout, scorer: Scorer) -> Tensor:
     """The same through packs of at most 120 tokens."""
-    scores = torch.zeros(len(branches))
+    scores = torch.zeros(len(branches), device=model.device)
     for batch in pack(branches, pack_tokens=120, layout=layout):
-        scores = scores.index_add(0, torch.tensor(batch.rows), scorer(batch))
+        places = torch.tensor(batch.rows, device=model.device)
+        scores = scores.index_add(0, places, scorer(batch.to(model.device)))
     return scores
 
 
 def gradient(model: Any, scores: Tensor) -> Tensor:
     """All gradients of a weighted sum of the scores, as one vector."""
     model.zero_grad()
-    (scores * torch.linspace(-1, 1, len(scores))).sum().backward()
+    (scores * torch.linspace(-1, 1, len(scores), device=scores.device)).sum().backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def examine(name: str, attention: str = "auto") -> tuple[str, str, float, float]:
-    """Layout, reason, and both differences of one architecture."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """The layout of one architecture and why, both differences, and which GPU kernels offer what its layers ask for."""
+
+    layout: Layout
+    reason: str
+    scores: float
+    gradients: float
+    kernels: tuple[str, ...]
+
+
+def examine(name: str, attention: str = "auto", device: str = "cpu") -> Finding:
+    """Build one architecture, choose its layout, and compare."""
     branches = rows()
-    model = tiny(name)
+    model = tiny(name).to(device)
     expected = row_by_row(model, branches)
     expected_gradient = gradient(model, expected)
     choice = choose_layout(model, attention=attention)
     scores = in_layout(model, branches, choice.layout, Scorer(model, choice.head))
     difference = float(((scores - expected).abs() / expected.abs()).detach().max())
     apart = float((gradient(model, scores) - expected_gradient).norm() / expected_gradient.norm())
-    return choice.layout, choice.reason, difference, apart
+    kernels: tuple[str, ...] = ()
+    if choice.layout != "padded":
+        asks = layer_asks(model)
+        serving = [kernel for kernel in KERNELS.values() if not any(map(kernel.ask_trouble, asks))]
+        kernels = tuple(kernel.name for kernel in serving)
+    return Finding(choice.layout, choice.reason, difference, apart, kernels)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Layouts by architecture.")
     parser.add_argument("names", nargs="*", default=list(ARCHITECTURES), help="as in transformers: Llama, Qwen3 …")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown file")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
+    parser.add_argument("--attention", default="auto", help="as in a recipe: auto, ragged, varlen, flex")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    lines = ["| architecture | layout | log-probabilities | gradient | why |", "|---|---|---:|---:|---|"]
+    lines = [
+        "| architecture | layout | log-probabilities | gradient | kernels | why |",
+        "|---|---|---:|---:|---|---|",
+    ]
     worst = 0.0
     for name in options.names:
         try:
-            layout, reason, scores, gradients = examine(name)
+            found = examine(name, options.attention, options.device)
         except Exception as error:  # noqa: BLE001 (a table of what works needs all of it)
-            lines.append(f"| {name} | fails | | | {type(error).__name__}: {str(error).splitlines()[0][:80]} |")
+            lines.append(f"| {name} | fails | | | | {type(error).__name__}: {str(error).splitlines()[0][:80]} |")
             worst = float("inf")
         else:
-            lines.append(f"| {name} | {layout} | {scores:.0e} | {gradients:.0e} | {reason} |")
-            worst = max(worst, scores)
+            kernels = ", ".join(found.kernels)
+            lines.append(
+                f"| {name} | {found.layout} | {found.scores:.0e} | {found.gradients:.0e} | {kernels} | {found.reason} |"
+            )
+            worst = max(worst, found.scores)
         print(lines[-1], flush=True)
     if options.write:
         torch_version = version("torch").partition("+")[0]
         head = f"""# Layouts by architecture
 
 Made by `python -m benchmarks.architectures --write docs/architectures.md` with transformers
-{version("transformers")} and torch {torch_version}: tiny random models, float32. The two numbers are the largest
-relative differences between the layout used and one row at a time through the model's own forward.
+{version("transformers")} and torch {torch_version}: tiny random models, float32, on {options.device}. The two
+numbers are the largest relative differences between the layout used and one row at a time through the model's own
+forward. *Kernels* are those that offer what the model's layers ask of attention. `ragged`, a loop over the blocks of a
+pack, is the one on a CPU; on a GPU the start-up probe also tries `varlen` (half precision only) and `flex`, drops what
+is not exact, takes the fastest, and logs the figures.
 
 """
         options.write.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")

@@ -51,6 +51,7 @@ def rank_kernels(asks: Asks, units: tuple[Unit, ...], *, dtype: torch.dtype, dev
     Takes a second or two, and as long as compiling takes for what has to be compiled. All processes of a run take
     the same kernel: the one that is fastest over all of them.
     """
+    started = time.perf_counter()
     times: dict[KernelName, float] = {}
     troubles: dict[KernelName, str] = {}
     for name, kernel in KERNELS.items():
@@ -70,6 +71,7 @@ def rank_kernels(asks: Asks, units: tuple[Unit, ...], *, dtype: torch.dtype, dev
     figures = f"attention of {sum(asks.values())} layers over {tokens:,} tokens, forward and backward: "
     figures += ", ".join(f"{name} {1e3 * times[name]:.1f} ms" for name in names)
     figures += "".join(f"; not {name}: {trouble}" for name, trouble in troubles.items())
+    figures += f" (found out in {time.perf_counter() - started:.1f} s)"
     return KernelChoice(names, figures)
 
 

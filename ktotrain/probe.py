@@ -157,7 +157,7 @@ def _kernel_for(trial: _Trial, layout: Layout, attention: str, units: tuple[Unit
     """
     if attention == "ragged" or (attention == "auto" and not trial.on_gpu):
         return LOOP, ""
-    asks = _asks(trial)
+    asks = layer_asks(trial.model, trial.seed)
     if attention != "auto":
         if trouble := refusal(attention, trial.device, trial.computed, asks):
             raise ModelError(f"for this model {trouble}", where="model.attention")
@@ -183,15 +183,12 @@ def _kernel_for(trial: _Trial, layout: Layout, attention: str, units: tuple[Unit
     return LOOP, why
 
 
-def _asks(trial: _Trial) -> Asks:
-    """What the model's layers ask of attention, found out by a pass through the loop."""
-    (batch,) = pack(
-        _probe_branches(trial.model, np.random.default_rng(trial.seed)), pack_tokens=10_000, layout="packed"
-    )
+def layer_asks(model: Any, seed: int = 0) -> Asks:
+    """What the layers of a model ask of attention, found out by a pass; the model must be set to one of the kernels."""
+    (batch,) = pack(_probe_branches(model, np.random.default_rng(seed)), pack_tokens=10_000, layout="packed")
     ragged = Ragged(batch.units)
     ragged.asks = []
-    trial.use(LOOP)
-    no_grad_scores(Scorer(trial.model, find_head(trial.model)), batch.to(trial.device), ragged)
+    no_grad_scores(Scorer(model, find_head(model)), batch.to(_device(model)), ragged)
     return ask_counts(ragged.asks)
 
 

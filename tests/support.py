@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,15 +143,18 @@ def run_steps(
     learning_rate: float = 2e-3,
     steps: int = 2,
     shuffle: bool = False,
+    precision: torch.dtype | None = None,
 ) -> list[StepNumbers]:
-    """Train `model` (or what is inside a PeftModel) for a few steps with AdamW, and report each step's numbers."""
+    """Train `model` (or what is inside a PeftModel) for a few steps with AdamW, and report each step's numbers.
+
+    It runs where the model lies; `precision` is what autocast computes in. The numbers come back to the CPU.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    choice = choose_layout(base, attention=attention)
+    choice = choose_layout(base, attention=attention, precision=precision)
     scorer = Scorer(base, choice.head)
-    cpu = torch.device("cpu")
-    machinery = Machinery(
-        scorer, reference or copy_of(base, choice.head), cpu, total=lambda x: x, autocast=contextlib.nullcontext
-    )
+    device = base.device
+    autocast = functools.partial(torch.autocast, device.type, precision) if precision else contextlib.nullcontext
+    machinery = Machinery(scorer, reference or copy_of(base, choice.head), device, total=lambda x: x, autocast=autocast)
     objective = Objective(LOSSES[loss], beta, *weights)
     packing = Packing(max_length, pack_tokens, layout or choice.layout, follow=choice.follows and follow)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -170,7 +174,7 @@ def run_steps(
         packs = build_packs(step, rows, packing, objective.loss)
         scores = run_step(packs, machinery, objective, learn=lambda loss: loss.backward())
         norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0))
-        gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+        gradients = {name: p.grad.cpu().clone() for name, p in parameters.items() if p.grad is not None}
         optimizer.step()
         optimizer.zero_grad()
         numbers.append(
