@@ -184,16 +184,12 @@ def test_what_does_not_pass_is_one_error(failure: str, message: str) -> None:
 
 
 def test_what_was_answered_before_an_error_is_handed_over() -> None:
-    found = []
-    with serving(lambda number, body: "403 enough" if number >= 5 else "") as stub, pytest.raises(ModelError):
-        server = Server(stub.url, model="tiny", sampling=Sampling(), concurrency=1)
-        found += [request.key for request, _ in server.generate(requests(9), known=())]
+    found: list[str] = []
     with serving(lambda number, body: "403 enough" if number >= 5 else "") as stub:
         server = Server(stub.url, model="tiny", sampling=Sampling(), concurrency=1)
         replies = server.generate(requests(9), known=())
         with pytest.raises(ModelError):
-            for request, _ in replies:
-                found.append(request.key)
+            found.extend(request.key for request, _ in replies)
     assert len(found) == 5
 
 
@@ -214,7 +210,7 @@ def test_bad_urls(url: str) -> None:
     assert "pass@" not in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------- the command line
+# -------------------------------------------------------------------------------- the command line
 
 
 @pytest.fixture

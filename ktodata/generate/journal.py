@@ -53,8 +53,12 @@ class Section:
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
-            self._lock()
-            self._read()
+            try:
+                self._lock()
+                self._read()
+            except BaseException:
+                self._file.close()
+                raise
         self.found = len(self.known)
 
     def add(self, key: str, outcome: Outcome) -> None:

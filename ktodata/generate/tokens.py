@@ -53,11 +53,9 @@ class Tokens:
         self.path = str(folder) if folder else model
         base, base_revision = (_adapter_base(folder) if folder else None) or (self.path, revision)
         config = _load_config(base, base_revision, where=model)
-        commit = getattr(config, "_commit_hash", None) or revision
-        self.pinned = (
-            "" if folder else commit
-        )  # what weights must be loaded by, so that a push in between is not mixed in
-        self.revision = hash_folder(folder) if folder else commit
+        # What the weights are loaded by, so that a push in between is not mixed in.
+        self.pinned = "" if folder else _commit(model, revision)
+        self.revision = hash_folder(folder) if folder else self.pinned
         self.tokenizer = _load_tokenizer(self.path, self.pinned, where=model)
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         self.context = positions if isinstance(positions, int) and positions > 0 else 10**9
@@ -164,6 +162,16 @@ def _load_config(path: str, revision: str, *, where: str) -> Any:
         raise ModelError("the folder holds no model: it has no config.json", where=where, do="Name one that has")
     with loading("no model can be loaded", where):
         return AutoConfig.from_pretrained(path, revision=revision or "main")
+
+
+def _commit(model: str, revision: str) -> str:
+    """The commit that a branch or tag of a Hub id is at, or was when the cache got it. (transformers knows, and does
+    not always say.)
+    """
+    import huggingface_hub
+
+    with loading("its commit cannot be found", model):
+        return Path(huggingface_hub.hf_hub_download(model, "config.json", revision=revision or None)).parent.name
 
 
 def _load_tokenizer(path: str, revision: str, *, where: str) -> Any:
