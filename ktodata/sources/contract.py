@@ -31,8 +31,7 @@ from ktodata.sources.options import Setting, check, settings_of
 Record: TypeAlias = Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """One completion, labelled. Provenance that is left "" is filled in: the part's, and the source's `origin`.
 
     `id` is the row's id as read, where the record was a row already.
@@ -178,6 +177,19 @@ def optional_number(record: Record, name: str, where: str) -> float | None:
 def boolean(record: Record, name: str, where: str) -> bool:
     """A label, which has to be true or false. Raises RowError if it is not."""
     return parse_label(column(record, name, where), name=name, where=where)
+
+
+def flag(record: Record, name: str, where: str) -> bool:
+    """A column that says yes or no: a boolean, or text that reads as one, as csv files know text only.
+
+    Raises:
+        RowError: it is neither.
+    """
+    value = column(record, name, where)
+    read = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(read, bool):
+        raise RowError(f"{name} is {named(value)}, not true or false", where=where)
+    return read
 
 
 def is_empty(text: Text) -> bool:

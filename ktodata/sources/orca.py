@@ -7,7 +7,7 @@ from typing import Any
 
 from ktodata.errors import RowError
 from ktodata.schema import named
-from ktodata.sources.contract import Example, Record, Skip, Source, boolean, number, optional_number, string
+from ktodata.sources.contract import Example, Record, Skip, Source, flag, number, optional_number, string
 from ktodata.sources.pairs import read_pair
 from ktodata.sources.scores import reason_to_skip
 from ktodata.sources.system import after, system_turns
@@ -29,7 +29,7 @@ def read_argilla(
     status = string(record, "status", where)
     if status == "tie":
         reason = "tie"
-    elif boolean(record, "in_gsm8k_train", where):
+    elif flag(record, "in_gsm8k_train", where):
         reason = "in GSM8K"
     elif min_score and number(record, "chosen_score", where) < min_score:
         reason = "score too small"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
-from ktodata.sources.contract import Example, Record, Skip, Source, boolean, is_empty, optional_number, pair, string
+from ktodata.sources.contract import Example, Record, Skip, Source, flag, is_empty, optional_number, pair, string
 
 _CHOSEN = {"better": "better_response_id", "safer": "safer_response_id"}
 
@@ -17,7 +17,7 @@ def read(record: Record, where: str, *, axis: Literal["safe", "better", "safer"]
     prompt: list[Message] = [{"role": "user", "content": string(record, "prompt", where)}]
     replies = [_reply(string(record, f"response_{n}", where)) for n in (0, 1)]
     if axis == "safe":
-        labels = [boolean(record, f"is_response_{n}_safe", where) for n in (0, 1)]
+        labels = [flag(record, f"is_response_{n}_safe", where) for n in (0, 1)]
         for completion, label, name in zip(replies, labels, ("response_0", "response_1"), strict=True):
             yield Skip("empty completion", 1, name) if is_empty(completion) else Example(prompt, completion, label)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from ktodata.sources import pairs
@@ -19,12 +20,10 @@ SCORES = (
 
 def read(record: Record, where: str, *, min_margin: float = 0.0) -> Iterator[Example | Skip]:
     """A pair, unless its scores are equal, say the opposite, or differ too little."""
-    for chosen, rejected in SCORES:
-        if chosen in record and rejected in record:
-            margin = number(record, chosen, where) - number(record, rejected, where)
-            break
-    else:
-        margin = number(record, SCORES[0][0], where)  # says what is missing
+    whole = (names for names in SCORES if all(name in record for name in names))
+    half = (names for names in SCORES if any(name in record for name in names))
+    chosen, rejected = next(itertools.chain(whole, half, SCORES))
+    margin = number(record, chosen, where) - number(record, rejected, where)
     found = pairs.read(record, where)  # what cannot be read is said first
     reason = reason_to_skip(margin, min_margin)
     return iter([Skip(reason, 2, "both")]) if reason else found

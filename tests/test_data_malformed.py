@@ -1,0 +1,220 @@
+"""Records of every family with one thing wrong: one clear line each, or a line in the quarantine file; no traceback.
+
+What else can be wrong with a file is in test_data_files.py and test_data_unpair.py, with a condition in
+test_expressions.py, with a chat export in test_label_chats.py.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from families import SAMPLES, assistant, user
+
+from ktodata.cli import main
+from ktodata.sources import SOURCES
+
+GONE = object()  # as a value: the column is missing
+
+
+def changed(preset: str, change: dict[str, Any]) -> dict[str, Any]:
+    """The first record of a family's sample with some columns changed or taken out."""
+    record = {**copy.deepcopy(SAMPLES[preset][0]), **change}
+    return {name: value for name, value in record.items() if value is not GONE}
+
+
+# preset, what is changed in its record, what is said about it
+UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "hh: no rejected": ("hh-rlhf", {"rejected": GONE}, "no column 'rejected' (columns seen: chosen)"),
+    "hh: a number": ("hh-rlhf", {"chosen": 5}, "chosen is int 5, not a string"),
+    "hh: a list": ("hh-rlhf", {"chosen": []}, "chosen is list [], not a string"),
+    "hh: null": ("hh-rlhf", {"rejected": None}, "rejected is null, not a string"),
+    "hh: no turn": ("hh-rlhf", {"rejected": "just text"}, "rejected has no '\\n\\nAssistant:' to cut after"),
+    "red team: no turn": ("hh-rlhf-red-team", {"transcript": "text"}, "transcript has no '\\n\\nAssistant:'"),
+    "red team: null transcript": ("hh-rlhf-red-team", {"transcript": None}, "transcript is null, not a string"),
+    "red team: no rating": ("hh-rlhf-red-team", {"rating": None}, "rating is null, not a number"),
+    "red team: a word as rating": ("hh-rlhf-red-team", {"rating": "bad"}, "rating is str 'bad', not a number"),
+    "red team: a flag as rating": ("hh-rlhf-red-team", {"rating": True}, "rating is bool True, not a number"),
+    "red team: endless rating": ("hh-rlhf-red-team", {"rating": 1e999}, "rating is float inf, not a number"),
+    "shp: no history": ("shp", {"history": GONE}, "no column 'history'"),
+    "shp: null comment": ("shp", {"human_ref_B": None}, "human_ref_B is null, not a string"),
+    "shp: a word as score": ("shp", {"score_A": "many"}, "score_A is str 'many', not a number"),
+    "shp: no such label": ("shp", {"labels": 2}, "labels is int 2, not 1 (A is preferred) or 0"),
+    "shp: a flag as label": ("shp", {"labels": True}, "labels is bool True, not 1"),
+    "shp: a word as ratio": ("shp", {"score_ratio": "twice"}, "score_ratio is str 'twice', not a number"),
+    "shp: no ratio to be had": ("shp", {"score_ratio": None, "score_B": -3}, "no score_ratio, and the scores are not"),
+    "oasst: null text": ("oasst", {"text": None}, "text is null, not a string"),
+    "oasst: no id": ("oasst", {"message_id": GONE}, "no column 'message_id'"),
+    "oasst: a number as id": ("oasst", {"message_id": 7}, "message_id is int 7, not a string"),
+    "oasst: a number as parent": ("oasst", {"parent_id": 7}, "parent_id is int 7, not a string or null"),
+    "oasst: no such role": ("oasst", {"role": "system"}, "role is 'system', not prompter or assistant"),
+    "oasst: a word as rank": ("oasst", {"rank": "first"}, "rank is str 'first', not a number"),
+    "oasst: deleted or not": ("oasst", {"deleted": "maybe"}, "deleted is str 'maybe', not true or false"),
+    "trees: a text as tree": (
+        "oasst-trees",
+        {"prompt": "hi"},
+        "prompt is str 'hi', not a message with text and replies",
+    ),
+    "trees: null": ("oasst-trees", {"prompt": None}, "prompt is null, not a message"),
+    "trees: replies that are none": (
+        "oasst-trees",
+        {"prompt": {"text": "q", "role": "prompter", "replies": 3}},
+        "prompt.replies is int 3, not a list",
+    ),
+    "trees: a reply that is none": (
+        "oasst-trees",
+        {"prompt": {"text": "q", "role": "prompter", "replies": ["yes"]}},
+        "prompt.replies[0] is str 'yes', not a message",
+    ),
+    "trees: a reply without text": (
+        "oasst-trees",
+        {"prompt": {"text": "q", "role": "prompter", "replies": [{"role": "assistant"}]}},
+        "no column 'text' (columns seen: role)",
+    ),
+    "ultrafeedback: null score": ("ultrafeedback", {"score_chosen": None}, "score_chosen is null, not a number"),
+    "ultrafeedback: no score": ("ultrafeedback", {"score_rejected": GONE}, "no column 'score_rejected'"),
+    "ultrafeedback: a word as score": ("ultrafeedback", {"score_chosen": "9/10"}, "score_chosen is str '9/10', not"),
+    "ultrafeedback: a text as turns": ("ultrafeedback", {"chosen": "hi"}, "one reply is a string, the other messages"),
+    "ultrafeedback: null turn": ("ultrafeedback", {"chosen": [user("q1"), None]}, "chosen[1] is null, not a message"),
+    "ultrafeedback: null content": (
+        "ultrafeedback",
+        {"chosen": [user("q1"), {"role": "assistant", "content": None}]},
+        "chosen[1].content is null, not a string",
+    ),
+    "ultrafeedback: a number as role": (
+        "ultrafeedback",
+        {"chosen": [user("q1"), {"role": 1, "content": "x"}]},
+        "chosen[1].role is int 1, not a string",
+    ),
+    "argilla: null rating": ("ultrafeedback-argilla", {"chosen-rating": None}, "chosen-rating is null, not a number"),
+    "trl: a number as turns": ("ultrafeedback-trl", {"rejected": 3}, "rejected is int 3, not a string or messages"),
+    "kto mix: null prompt": ("kto-mix", {"prompt": None}, "prompt is null, not a string"),
+    "kto mix: a word as label": ("kto-mix", {"label": "yes"}, "label is 'yes', not true or false"),
+    "kto mix: null label": ("kto-mix", {"label": None}, "label is None, not true or false"),
+    "kto mix: turns that are none": ("kto-mix", {"completion": [3]}, "completion[0] is int 3, not a message"),
+    "kto mix: null completion": ("kto-mix", {"completion": None}, "completion is null, not a list of messages"),
+    "capybara: a number as label": ("capybara-kto", {"label": 1}, "label is 1, not true or false"),
+    "orca: null question": ("orca-pairs", {"question": None}, "question is null, not a string"),
+    "orca: a list as system": ("orca-pairs", {"system": []}, "system is list [], not a string"),
+    "orca: null reply": ("orca-pairs", {"chosen": None}, "chosen is null, not a string or messages"),
+    "argilla orca: null status": ("orca-pairs-argilla", {"status": None}, "status is null, not a string"),
+    "argilla orca: in GSM8K or not": (
+        "orca-pairs-argilla",
+        {"in_gsm8k_train": 2},
+        "in_gsm8k_train is int 2, not true or",
+    ),
+    "helpsteer: null rating": ("helpsteer2", {"helpfulness": None}, "helpfulness is null, not a number"),
+    "helpsteer: a word as rating": ("helpsteer2", {"helpfulness": "good"}, "helpfulness is str 'good', not a number"),
+    "helpsteer: null response": ("helpsteer2", {"response": None}, "response is null, not a string"),
+    "helpsteer: a list as prompt": ("helpsteer2", {"prompt": []}, "prompt is list [], not a string"),
+    "safety: null": ("pku-saferlhf", {"is_response_0_safe": None}, "is_response_0_safe is null, not true or false"),
+    "safety: a number": ("pku-saferlhf", {"is_response_1_safe": 1}, "is_response_1_safe is int 1, not true or false"),
+    "safety: a number as reply": ("pku-saferlhf", {"response_0": 0}, "response_0 is int 0, not a string"),
+    "tulu: null turns": ("tulu-3", {"chosen": None}, "chosen is null, not a string or messages"),
+    "tulu: tools": (
+        "tulu-3",
+        {"chosen": [user("q"), {**assistant("a"), "tool_calls": [{"id": "1"}]}]},
+        "chosen[1] has tool_calls, which a message of a row cannot hold",
+    ),
+    "dahoas: null prompt, no turns": ("dahoas", {"prompt": None}, "the prompt is null, and nothing else says where it"),
+    "reviewer: a number as prompt": ("reviewer2", {"prompt": 3}, "prompt is int 3, not a string or messages"),
+    "pairs: one of two kinds": ("pairs", {"rejected": [assistant("b")]}, "one reply is a string, the other messages"),
+    "scored: one score": ("scored-pairs", {"rejected_rating": None}, "rejected_rating is null, not a number"),
+    "llama-factory: no such speaker": (
+        "llama-factory-dpo",
+        {"conversations": [{"from": "ghost", "value": "boo"}]},
+        "conversations has a turn from str 'ghost'. Known: human",
+    ),
+    "llama-factory: null value": (
+        "llama-factory-dpo",
+        {"chosen": {"from": "gpt", "value": None}},
+        "chosen[0].content is null, not a string",
+    ),
+    "llama-factory: turns that are none": (
+        "llama-factory-kto",
+        {"messages": "hi"},
+        "messages is str 'hi', not a list of",
+    ),
+    "llama-factory: a word as label": ("llama-factory-kto", {"label": "good"}, "label is 'good', not true or false"),
+    "axolotl: null completion": ("axolotl-kto", {"completion": None}, "completion is null, not a string or a list"),
+    "axolotl: a number as system": ("axolotl-kto", {"system": 3}, "system is int 3, not a string"),
+    "axolotl: a number as reply": ("axolotl-dpo", {"chosen_response": 3}, "chosen is int 3, not a string or messages"),
+    "axolotl: no reply": ("axolotl-dpo", {"rejected_response": GONE}, "no column 'rejected_response'"),
+    "rows: a null label": ("rows", {"label": None}, "label is None, not true or false"),
+    "rows: two kinds": ("rows", {"completion": [assistant("a")]}, "prompt is text and completion is chat"),
+    "rows: no such origin": ("rows", {"origin": "heaven"}, "origin is 'heaven', not one of pair"),
+}
+UNUSABLE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "hh: prompts differ": ("hh-rlhf", {"chosen": "\n\nHuman: x\n\nAssistant: y"}, "prompts differ"),
+    "hh: both alike": ("hh-rlhf", {"chosen": SAMPLES["hh-rlhf"][0]["rejected"]}, "identical completions"),
+    "hh: an empty reply": ("hh-rlhf", {"chosen": "\n\nHuman: q1\n\nAssistant: "}, "empty completion"),
+    "hh: the human speaks last": (
+        "hh-rlhf",
+        {"chosen": "\n\nHuman: q1\n\nAssistant: a\n\nHuman: bye"},
+        "ends with a human turn",
+    ),
+    "red team: an empty reply": ("hh-rlhf-red-team", {"transcript": "\n\nHuman: q\n\nAssistant: "}, "empty completion"),
+    "red team: in between": ("hh-rlhf-red-team", {"rating": 2.5}, "middle rating"),
+    "shp: a tie": ("shp", {"score_B": 30}, "tie"),
+    "shp: both alike": ("shp", {"human_ref_A": "loses"}, "identical completions"),
+    "shp: too close": ("shp", {"score_ratio": 1.9}, "ratio too small"),
+    "oasst: a first reply": ("oasst", {"role": "assistant", "rank": 0}, "no prompt"),
+    "ultrafeedback: the wrong way round": ("ultrafeedback", {"score_chosen": 1.0}, "rejected scored higher"),
+    "ultrafeedback: another prompt": ("ultrafeedback", {"chosen": [user("x"), assistant("y")]}, "prompts differ"),
+    "ultrafeedback: no reply": ("ultrafeedback", {"chosen": [user("q1"), assistant(" ")]}, "empty completion"),
+    "kto mix: the user speaks last": ("kto-mix", {"completion": [user("q1")]}, "no reply at the end"),
+    "kto mix: no turns": ("kto-mix", {"completion": []}, "no reply at the end"),
+    "kto mix: nothing asked": ("kto-mix", {"prompt": " ", "completion": [assistant("a")]}, "no prompt"),
+    "kto mix: an empty reply": ("kto-mix", {"completion": [user("q1"), assistant("\n")]}, "empty completion"),
+    "helpsteer: an empty reply": ("helpsteer2", {"response": ""}, "empty completion"),
+    "safety: an empty reply": ("pku-saferlhf", {"response_0": ""}, "empty completion"),
+    "llama-factory: no prompt": ("llama-factory-kto", {"messages": [assistant("a")]}, "no prompt"),
+    "rows: an empty completion": ("rows", {"completion": "\t"}, "empty completion"),
+}
+
+
+def run(folder: Path, preset: str, records: list[dict[str, Any]], *options: str) -> tuple[int, str]:
+    source = folder / "a.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    result = CliRunner().invoke(
+        main, ["unpair", str(source), "--preset", preset, "-o", str(folder / "o.jsonl"), *options]
+    )
+    assert result.exception is None or isinstance(result.exception, SystemExit), "a traceback"
+    return result.exit_code, result.stderr
+
+
+def test_there_are_at_least_sixty_kinds_and_some_of_every_family() -> None:
+    assert len(UNREADABLE) + len(UNUSABLE) >= 60
+    assert {preset for preset, _, _ in UNREADABLE.values()} == set(SOURCES)
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_an_unreadable_record_is_one_clear_line(tmp_path: Path, case: str) -> None:
+    preset, change, message = UNREADABLE[case]
+    bad = changed(preset, change)
+    code, told = run(tmp_path, preset, [*SAMPLES[preset], bad])
+    place = f"{tmp_path / 'a.jsonl'}:{len(SAMPLES[preset]) + 1}"
+    assert code == 1
+    assert told.startswith(f"error: {place}: {message}"), told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "o.jsonl").exists()
+    code, told = run(tmp_path, preset, [*SAMPLES[preset], bad], "--quarantine", str(tmp_path / "bad"))
+    assert code == 0, told
+    kept = [json.loads(line) for line in (tmp_path / "bad").read_text(encoding="utf-8").splitlines()]
+    (found,) = [one for one in kept if one["reason"] == "unreadable"]
+    assert (found["record"], found["where"], found["completions"]) == (bad, place, SOURCES[preset].completions)
+    assert found["detail"].startswith(message.partition(". ")[0])
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_an_unusable_record_is_counted_and_kept(tmp_path: Path, case: str) -> None:
+    preset, change, reason = UNUSABLE[case]
+    bad = changed(preset, change)
+    good = SAMPLES[preset][1:] if len(SAMPLES[preset]) > 1 and preset != "oasst" else SAMPLES[preset]
+    code, told = run(tmp_path, preset, [*good, bad], "--quarantine", str(tmp_path / "bad"), "--on-conflict", "keep")
+    assert code == 0, told
+    kept = [json.loads(line) for line in (tmp_path / "bad").read_text(encoding="utf-8").splitlines()]
+    assert bad in [one["record"] for one in kept if one["reason"] == reason]
+    assert f" {reason}" in told
