@@ -1,0 +1,286 @@
+"""The two sides of `benchmarks.vs_trl`, each of which runs in a process of its own, and the rate of a plain GEMM."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shapes import make_model, texts_of
+
+LORA = {"r": 16, "lora_alpha": 32}
+
+
+def run_child(options: argparse.Namespace) -> None:
+    """What `--child` names; its result goes into a file. Too little memory is a result, not an error."""
+    work: Path = options.work
+    task = {"model": make, "trl": run_trl, "ktotrain": run_ktotrain, "gemm": measure_gemm}[options.child]
+    try:
+        result = task(options)
+    except BaseException as error:
+        import torch
+
+        cause = error.__cause__ or error
+        if not isinstance(cause, torch.OutOfMemoryError) and "can't allocate memory" not in str(cause):
+            raise
+        result = {"error": "out of memory", **_peak()}
+    (work / f"{options.child}.json").write_text(json.dumps(result))
+
+
+def weights_type(options: argparse.Namespace) -> str:
+    """Frozen weights in the precision of the run, trained ones in float32: in both sides."""
+    return "bfloat16" if options.lora and options.precision == "bf16" else "float32"
+
+
+def make(options: argparse.Namespace) -> dict[str, Any]:
+    """The random model, in a process of its own so that nothing of it stays on the GPU."""
+    texts = texts_of(options.work / "rows.jsonl")
+    make_model(options.work / "model", options.shape, texts, dtype=weights_type(options))
+    return {}
+
+
+def first_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the steps that are run."""
+    lines = (options.work / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    need = options.steps * options.batch
+    if len(lines) < need:
+        sys.exit(f"{need} rows are needed and {options.source} has {len(lines)}: fewer steps, or a smaller batch")
+    return [json.loads(line) for line in lines[:need]]
+
+
+def run_trl(options: argparse.Namespace) -> dict[str, Any]:
+    """TRL's KTOTrainer."""
+    import datasets
+    import torch
+    import transformers
+    from trl import KTOConfig, KTOTrainer
+
+    datasets.disable_progress_bars()
+    records = first_rows(options)
+    rows = datasets.Dataset.from_list([{k: r[k] for k in ("prompt", "completion", "label")} for r in records])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.work / "model")
+    clock = _Clock()
+    peft_config = None
+    if options.lora:
+        from peft import LoraConfig
+
+        peft_config = LoraConfig(**LORA, target_modules="all-linear", task_type="CAUSAL_LM")
+    dtype = getattr(torch, weights_type(options))
+    trainer = KTOTrainer(
+        model=transformers.AutoModelForCausalLM.from_pretrained(options.work / "model", dtype=dtype),
+        args=KTOConfig(
+            output_dir=str(options.work / "trl"),
+            per_device_train_batch_size=options.batch,
+            max_steps=options.steps,
+            max_length=options.max_length,
+            learning_rate=1e-4,
+            lr_scheduler_type="constant",
+            beta=0.1,
+            bf16=options.precision == "bf16",
+            use_cpu=not torch.cuda.is_available(),
+            precompute_ref_log_probs=options.precomputed,
+            precompute_ref_batch_size=options.batch,
+            gradient_checkpointing=options.gradient_checkpointing,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+        callbacks=[clock.callback()],
+    )
+    counter = _Counter(trainer.model, trainer.ref_model)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"seconds": clock.seconds, "losses": losses, **counter.result(), **_peak()}
+
+
+class _Clock:
+    """Wall time from the end of one step to the end of the next."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.last = 0.0
+
+    def callback(self) -> Any:
+        import torch
+        import transformers
+
+        clock = self
+
+        class Callback(transformers.TrainerCallback):
+            def on_train_begin(self, *_: Any, **__: Any) -> None:
+                clock.last = time.perf_counter()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                now = time.perf_counter()
+                clock.seconds.append(now - clock.last)
+                clock.last = now
+
+        return Callback()
+
+
+class _Counter:
+    """Positions that go through the models, and how many of them are padding."""
+
+    def __init__(self, *models: Any) -> None:
+        self.positions = 0
+        self.tokens: Any = 0  # a number on the device: reading it each time would make the step wait
+        for model in models:
+            if model is not None:
+                model.register_forward_pre_hook(self.note, with_kwargs=True)
+
+    def note(self, _: Any, positional: Any, named: dict[str, Any]) -> None:
+        ids = named.get("input_ids", positional[0] if positional else None)
+        if ids is not None:
+            self.positions += ids.numel()
+            mask = named.get("attention_mask")
+            self.tokens = self.tokens + (mask.sum() if mask is not None else ids.numel())
+
+    def result(self) -> dict[str, float]:
+        return {"positions": self.positions, "tokens": int(self.tokens)}
+
+
+class Watched:
+    """Counts what ktotrain's steps compute, and the time that making packs takes within them."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, int]] = []
+        self.packing: list[float] = []
+        self.layout = ""
+        self.inside = False
+
+    def install(self) -> None:
+        """Put itself around the functions of ktotrain that it watches."""
+        import torch
+
+        from ktotrain import scorer, step, trainer
+
+        # Where the loop has its functions from.
+        loop = next(
+            module
+            for name, module in sys.modules.items()
+            if name.startswith("ktotrain.") and name != "ktotrain.evaluate" and module is not step
+            if getattr(module, "run_step", None) is step.run_step
+        )
+        assert trainer
+        call, following = scorer.Scorer.__call__, scorer.Scorer.following
+
+        def counted_call(model: Any, batch: Any, *arguments: Any) -> Any:
+            self._count(batch, graded=torch.is_grad_enabled())
+            return call(model, batch, *arguments)
+
+        def counted_following(model: Any, continuation: Any, *arguments: Any) -> Any:
+            self._count(continuation.batch, graded=False)
+            return following(model, continuation, *arguments)
+
+        def counted_step(*arguments: Any, **named: Any) -> Any:
+            self.inside = True
+            self.steps.append(dict.fromkeys(("positions", "tokens", "scored", "graded_tokens", "graded_scored"), 0))
+            try:
+                return step.run_step(*arguments, **named)
+            finally:
+                self.inside = False
+
+        def timed_packs(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            packs = step.build_packs(*arguments, **named)
+            self.packing.append(time.perf_counter() - start)
+            self.layout = arguments[2].layout
+            return packs
+
+        for owner, name, value in (
+            (scorer.Scorer, "__call__", counted_call),
+            (scorer.Scorer, "following", counted_following),
+            (loop, "run_step", counted_step),
+            (loop, "build_packs", timed_packs),
+        ):
+            setattr(owner, name, value)
+
+    def _count(self, batch: Any, *, graded: bool) -> None:
+        if self.inside:
+            tokens, scored = batch.tokens, len(batch.target_N)
+            added = (batch.positions, tokens, scored, tokens * graded, scored * graded)
+            now = self.steps[-1]
+            self.steps[-1] = {key: now[key] + more for key, more in zip(now, added, strict=True)}
+
+    def result(self) -> dict[str, Any]:
+        whole = {key: sum(step[key] for step in self.steps) for key in ("positions", "tokens")}
+        return {**whole, "work": self.steps, "packing": self.packing, "layout": self.layout}
+
+
+def run_ktotrain(options: argparse.Namespace) -> dict[str, Any]:
+    """ktotrain, by a recipe like anyone's."""
+    from ktotrain import trainer
+    from ktotrain.recipe import recipe_from_dict
+
+    output = options.work / f"ktotrain-{time.time_ns()}"
+    rows = options.work / "first-rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in first_rows(options)), encoding="utf-8")
+    watched = Watched()
+    watched.install()
+    tables: dict[str, Any] = {
+        "model": {
+            "path": str(options.work / "model"),
+            "dtype": weights_type(options) if not options.lora else "auto",
+            "reference_logps": "cached" if options.precomputed else "online",
+            "gradient_checkpointing": options.gradient_checkpointing,
+            "attention": options.attention,
+        },
+        "data": {"train": [str(rows)], "max_length": options.max_length, "shuffle": options.own_order},
+        "optim": {"learning_rate": 1e-4, "schedule": "constant", "warmup": 0.0},
+        "train": {
+            "output_dir": str(output),
+            "batch_size": options.batch,
+            "max_steps": options.steps,
+            "precision": options.precision,
+            "pack_tokens": options.pack_tokens,
+        },
+        "samples": {"count": 0},
+    }
+    if options.lora:
+        tables["adapter"] = {"rank": LORA["r"], "alpha": LORA["lora_alpha"]}
+    trainer.run(recipe_from_dict(tables))
+    records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "seconds": [record["step_seconds"] for record in records],
+        "losses": [record["loss"] for record in records],
+        **watched.result(),
+        **_peak(),
+    }
+
+
+def measure_gemm(options: argparse.Namespace) -> dict[str, Any]:
+    """The machine's rate for a square matrix product in the precision at hand, in FLOP/s: the best of many."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size, times = (8192, 40) if device == "cuda" else (2048, 8)
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    wait = torch.cuda.synchronize if device == "cuda" else functools.partial(int, 0)
+    for _ in range(times):
+        wait()
+        start = time.perf_counter()
+        a @ b
+        wait()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return {"rate": best, "device": torch.cuda.get_device_name() if device == "cuda" else "CPU"}
+
+
+def _peak() -> dict[str, float]:
+    import torch
+
+    if torch.cuda.is_available():
+        return {"peak": float(torch.cuda.max_memory_allocated())}
+    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
