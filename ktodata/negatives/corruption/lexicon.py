@@ -50,6 +50,19 @@ def load(code: str) -> Lexicon:
     )
 
 
+def changed(
+    code: str, *, keep: Iterable[str], words: Mapping[str, str], clause: Mapping[str, str], drop: bool = True
+) -> Lexicon:
+    """The lexicon of a language with other words: without those to `keep`, and with these. Without `drop`, no word
+    goes altogether."""
+    before, kept = load(code), frozenset(keep)
+    whole = {key: value for key, value in before.words.items() if key not in kept and (value or drop)} | dict(words)
+    opening = {key: value for key, value in before.clause.items() if key not in kept} | dict(clause)
+    return dataclasses.replace(
+        before, words=whole, clause=opening, pattern=_any_of({*whole, *opening}), inner=_any_of(whole)
+    )
+
+
 def guess(text: str) -> str:
     """The language of `LANGUAGES` whose words the text has most of; "" when it has none of any."""
     found = hits(text)
@@ -61,6 +74,16 @@ def hits(text: str) -> dict[str, int]:
     """How many different words of the text each lexicon knows, by language."""
     found = {word.replace("’", "'") for word in _WORD.findall(text.lower())}
     return {code: len(found & _markers(code)) for code in LANGUAGES}
+
+
+def is_common(word: str, code: str) -> bool:
+    """Whether a word, in small letters, is one of a language's most common."""
+    return word in _table(code)["markers"]
+
+
+def common_words(code: str) -> list[str]:
+    """A language's most common words."""
+    return sorted(set(_table(code)["markers"]) - set(_table(code)["words"]) - set(_table(code)["interjections"]))
 
 
 @functools.cache

@@ -59,12 +59,19 @@ def strip_emoji(text: str, *, rng: random.Random, intensity: float, protect: boo
 
 
 def flatten(
-    text: str, *, rng: random.Random, intensity: float, protect: bool = True, language: str = "auto"
+    text: str,
+    *,
+    rng: random.Random,
+    intensity: float,
+    protect: bool = True,
+    language: str = "auto",
+    words: lexicon.Lexicon | None = None,
 ) -> str | None:
     """Casual to flat and formal: emoji, laughter and interjections go, slang and contractions are written out,
     stretched letters and piled-up marks are made plain, `!` becomes `.`, and sentences begin with a capital and end.
 
-    `intensity` is the share of these that is done. None when there is nothing to do or nothing would be left.
+    `intensity` is the share of these that is done. `words` takes the place of the lexicon of the language. None when
+    there is nothing to do or nothing would be left.
     """
     hidden = hide(text, protect=protect)
     if hidden is None:
@@ -77,13 +84,22 @@ def flatten(
     # Where chance would have it that nothing is done, as it may where little can be, everything is.
     for share in (intensity, intensity, 1.0):
         chance = _chance(rng, share)
-        flat = "\n".join(_flat_line(line, code, chance) for line in hidden[0].split("\n")).strip()
+        flat = "\n".join(_flat_line(line, code, chance, words) for line in hidden[0].split("\n")).strip()
         if flat != hidden[0] or share == 1:
             break
     return _worded(unhide(flat, hidden[1]), text)
 
 
-def _flat_line(line: str, code: str, chance: Chance) -> str:
+def spell_out(text: str, *, words: lexicon.Lexicon, protect: bool = True) -> str:
+    """Only the words of a lexicon replaced; emoji, marks and capitals stay."""
+    hidden = hide(text, protect=protect)
+    if hidden is None:
+        return text
+    lines = (_rewritten(line, words, lambda: True) for line in hidden[0].split("\n"))
+    return unhide("\n".join(lines), hidden[1])
+
+
+def _flat_line(line: str, code: str, chance: Chance, words: lexicon.Lexicon | None = None) -> str:
     indent = line[: len(line) - len(line.lstrip())]
     body = line[len(indent) :]
     if not any(char.isalpha() for char in body):
@@ -97,7 +113,7 @@ def _flat_line(line: str, code: str, chance: Chance) -> str:
     body = _STRETCHED.sub(lambda match: _unstretched(match, code) if chance() else match.group(), body)
     body = _MARKS.sub(lambda match: _plain_mark(match) if chance() else match.group(), body)
     if code:
-        body = _rewritten(body, lexicon.load(code), chance)
+        body = _rewritten(body, words or lexicon.load(code), chance)
     return indent + _finished(_tidy(body), chance)
 
 
@@ -119,7 +135,11 @@ def _rewritten(text: str, words: lexicon.Lexicon, chance: Chance) -> str:
         new = words.words.get(_key(match)) if new is None else new
         end = match.end()
         alone = begins and text[end : end + 1] in _CLAUSE_ENDS
-        if new is None or (_key(match) in words.edges and not alone) or not chance():
+        if new is None:
+            # Of a phrase that stays only the first word is behind us: "hope u" -> "hope you".
+            end = match.start() + len(match.group().split()[0])
+            out, opener = out + text[match.start() : end], False
+        elif (_key(match) in words.edges and not alone) or not chance():
             out, opener = out + match.group(), False
         else:
             out += new[:1].upper() + new[1:] if match.group()[:1].isupper() else new
