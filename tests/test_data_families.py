@@ -270,7 +270,14 @@ def test_presets_lists_what_there_is_to_know() -> None:
     assert all(one["licence"] for one in listed if one["hub_id"])
     assert {flag for one in listed for flag in one["options"]} == {f"--{name.replace('_', '-')}" for name in OPTIONS}
     text = run("presets").stdout
-    assert re.search(r"^shp\n(    .*\n)*        --min-ratio 2\.0: ", text, re.MULTILINE)
+    assert re.search(r"^shp\n(    .*\n)*        --min-ratio 2: ", text, re.MULTILINE)
+
+
+def test_the_page_of_presets_is_up_to_date() -> None:
+    page = Path(__file__).parents[1] / "docs" / "presets.md"
+    assert page.read_text(encoding="utf-8") == run("presets", "--markdown").stdout, (
+        "ktodata presets --markdown > docs/presets.md"
+    )
 
 
 def test_a_name_close_to_a_preset_is_named() -> None:

@@ -110,6 +110,11 @@ def test_what_holds(text: str) -> None:
         "1 < nothing < 3",
         "turns in (1, null)",
         "blank",
+        "blank > 3",
+        "3 != blank",
+        "blank + 1 > 0",
+        "blank == true",
+        "when > blank",
         "nothing and good",
         "nothing or sold",
     ],
@@ -187,6 +192,7 @@ def test_what_is_not_in_the_language_is_refused_when_it_is_written(text: str) ->
 
 
 WRONG = {
+    "`user-rating` == 'x'": "`user-rating` (int 3) cannot be compared with str 'x'",
     "reply > 3": "reply (str 'Thanks a lot') cannot be compared with int 3",
     "3 == reply": "int 3 cannot be compared with reply (str 'Thanks a lot')",
     "turns == 'five'": "turns (int 5) cannot be compared with str 'five'",

@@ -16,7 +16,8 @@ from ktodata.sources import OPTIONS, SOURCES, Source
     epilog=common.example("ktodata presets", "ktodata presets --json | jq '.[] | select(.name == \"shp\")'"),
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for scripts.")
-def presets(as_json: bool) -> None:
+@click.option("--markdown", "as_markdown", is_flag=True, help="The same as docs/presets.md has it.")
+def presets(as_json: bool, as_markdown: bool) -> None:
     """List the datasets and layouts that `ktodata unpair` can read.
 
     A name is what `ktodata unpair NAME` reads from the Hub, and what --preset calls the layout of a file. Options are
@@ -25,6 +26,9 @@ def presets(as_json: bool) -> None:
     described = [describe(source) for source in SOURCES.values()]
     if as_json:
         click.echo(json.dumps(described, indent=1, ensure_ascii=False))
+        return
+    if as_markdown:
+        click.echo(markdown(described), nl=False)
         return
     for one in described:
         click.echo(f"{one['name']}\n    {one['about']}")
@@ -40,7 +44,7 @@ def presets(as_json: bool) -> None:
         if one["options"]:
             click.echo("    options:")
         for flag, option in one["options"].items():
-            default = "" if option["default"] in ("", 0) else f" {option['default']}"
+            default = "" if option["default"] in ("", 0) else f" {_plain(option['default'])}"
             choices = f" ({', '.join(option['choices'])})" if option["choices"] else ""
             click.echo(f"        {flag}{default}{choices}: {option['help']}")
 
@@ -68,3 +72,39 @@ def describe(source: Source) -> dict[str, Any]:
             for setting in source.settings.values()
         },
     }
+
+
+HEAD = """# What `ktodata unpair` reads
+
+`ktodata unpair NAME` reads a preset's dataset from the Hub (`NAME:PART` one of its folders or configurations),
+`ktodata unpair FILE` a file of its layout, which its columns tell, or `--preset NAME`. This page is what
+`ktodata presets --markdown` prints; `--json` is for scripts.
+
+What all have in common: replies that are empty or alike, prompts of a pair that differ, ties, duplicates and contradictions
+are skipped and counted.
+"""
+
+
+def markdown(described: list[dict[str, Any]]) -> str:
+    """The presets as a page."""
+    pieces = [HEAD]
+    for one in described:
+        hub = f"Hub: `{one['hub_id']}`, split {one['split']}. " if one["hub_id"] else ""
+        kin = f"Also {', '.join(f'`{name}`' for name in one['kin'])}. " if one["kin"] else ""
+        folders = f"Folders {', '.join(f'`{name}`' for name in one['folders'])}. " if one["folders"] else ""
+        licence = f"Licence: {one['licence']}." if one["licence"] else ""
+        columns = "; ".join(" ".join(f"`{name}`" for name in columns) for columns in one["columns"])
+        rows = f"{one['kind'] or 'text or chat'} rows"
+        pieces.append(f"\n## {one['name']}\n\n{one['about'][0].upper()}{one['about'][1:]}.\n\n")
+        pieces.append(f"- Columns: {columns}: {rows}\n")
+        if about := f"{hub}{kin}{folders}{licence}".strip():
+            pieces.append(f"- {about}\n")
+        for flag, option in one["options"].items():
+            default = "none" if option["default"] in ("", 0) else _plain(option["default"])
+            choices = f" of {', '.join(option['choices'])}" if option["choices"] else ""
+            pieces.append(f"- `{flag}` ({default}{choices}): {option['help']}\n")
+    return "".join(pieces)
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

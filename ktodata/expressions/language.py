@@ -161,20 +161,20 @@ class _Compiler:
             case ast.Name(id=name):
                 return self._name(name)
             case ast.Attribute(value=inner, attr=field) if not field.startswith("__"):
-                return self._field(self.compile(inner), field, ast.unparse(inner))
+                return self._field(self.compile(inner), field, self._shown(inner))
             case ast.Subscript(value=inner, slice=ast.Constant(value=str() as field)):
-                return self._field(self.compile(inner), field, ast.unparse(inner))
+                return self._field(self.compile(inner), field, self._shown(inner))
             case ast.List(elts=items) | ast.Tuple(elts=items):
                 parts = [self.compile(item) for item in items]
                 return lambda record: [part(record) for part in parts]
             case ast.BoolOp(op=op, values=values):
                 return self._combined(isinstance(op, ast.And), values)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                inside, text = self.compile(operand), ast.unparse(operand)
+                inside, text = self.compile(operand), self._shown(operand)
                 return lambda record: None if (one := condition(inside(record), text)) is None else not one
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() as op, operand=operand):
                 sign = -1 if isinstance(op, ast.USub) else 1
-                inside, text = self.compile(operand), ast.unparse(operand)
+                inside, text = self.compile(operand), self._shown(operand)
                 return lambda record: None if (one := number(inside(record), text)) is None else sign * one
             case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
                 return self._arithmetic(ARITHMETIC[type(op)], left, right)
@@ -182,7 +182,14 @@ class _Compiler:
                 return self._comparison(node)
             case ast.Call():
                 return self._call(node)
-        raise MismatchError(f"`{_short(ast.unparse(node))}` is not part of the language")
+        raise MismatchError(f"`{self._shown(node)}` is not part of the language")
+
+    def _shown(self, node: ast.expr) -> str:
+        """A part of the expression, as it was written."""
+        text = ast.unparse(node)
+        for name, column in self.quoted.items():
+            text = text.replace(name, f"`{column}`")
+        return _short(text)
 
     def _name(self, name: str) -> _Evaluate:
         if name in _CONSTANTS:
@@ -204,7 +211,7 @@ class _Compiler:
         return evaluate
 
     def _combined(self, both: bool, values: list[ast.expr]) -> _Evaluate:
-        parts = [(self.compile(value), ast.unparse(value)) for value in values]
+        parts = [(self.compile(value), self._shown(value)) for value in values]
 
         def evaluate(record: Mapping[str, Any]) -> Value:
             unknown = False
@@ -220,7 +227,7 @@ class _Compiler:
 
     def _arithmetic(self, apply: Callable[[Any, Any], Any], left: ast.expr, right: ast.expr) -> _Evaluate:
         first, second = self.compile(left), self.compile(right)
-        texts = ast.unparse(left), ast.unparse(right)
+        texts = self._shown(left), self._shown(right)
 
         def evaluate(record: Mapping[str, Any]) -> Value:
             one, other = number(first(record), texts[0]), number(second(record), texts[1])
@@ -240,7 +247,7 @@ class _Compiler:
 
     def _comparison(self, node: ast.Compare) -> _Evaluate:
         operands = [node.left, *node.comparators]
-        parts = [(self.compile(operand), _short(ast.unparse(operand))) for operand in operands]
+        parts = [(self.compile(operand), self._shown(operand)) for operand in operands]
         tests = []
         for op, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(op, ast.Is | ast.IsNot) and not _is_constant(right):
@@ -268,15 +275,15 @@ class _Compiler:
             case ast.Attribute(value=inner, attr=name):
                 arguments = [inner, *node.args]
             case _:
-                raise MismatchError(f"`{_short(ast.unparse(node))}` is not part of the language")
+                raise MismatchError(f"`{self._shown(node)}` is not part of the language")
         if name not in FUNCTIONS:
             raise MismatchError(f"no function {name!r}. {nearest(name, FUNCTIONS)}")
         function = FUNCTIONS[name]
         if node.keywords or len(arguments) != function.arguments:
             raise MismatchError(f"{name} takes {function.arguments} value{'s' if function.arguments > 1 else ''}")
         if any(isinstance(argument, ast.Starred) for argument in arguments):
-            raise MismatchError(f"`{_short(ast.unparse(node))}` is not part of the language")
-        parts = [(self.compile(argument), _short(ast.unparse(argument))) for argument in arguments]
+            raise MismatchError(f"`{self._shown(node)}` is not part of the language")
+        parts = [(self.compile(argument), self._shown(argument)) for argument in arguments]
 
         def evaluate(record: Mapping[str, Any]) -> Value:
             values = [part(record) for part, _ in parts]

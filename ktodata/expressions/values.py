@@ -51,7 +51,7 @@ def _as_number(value: object) -> int | float | None:
 
 
 def number(value: Value, text: str) -> int | float | None:
-    if value is None:
+    if value is None or value == "":
         return None
     found = _as_number(value)
     if found is None:
@@ -102,12 +102,17 @@ def _moment(value: object) -> datetime.datetime | None:
     return value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
 
 
+def _unknown(value: Value, beside: Value) -> bool:
+    """Whether there is nothing to compare: null, or the empty text of a csv file where something else belongs."""
+    return value is None or (value == "" and not isinstance(beside, str))
+
+
 _Test: TypeAlias = Callable[[Value, Value, str, str], bool | None]
 
 
 def _by(apply: Callable[[Any, Any], bool], *, order: bool) -> _Test:
     def test(one: Value, other: Value, first: str, second: str) -> bool | None:
-        if one is None or other is None:
+        if _unknown(one, other) or _unknown(other, one):
             return None
         left, right = _comparable(one, other, (first, second))
         if order and isinstance(left, bool | list):
@@ -194,6 +199,11 @@ def _length(value: Value, text: str) -> int:
     return len(value)
 
 
+def _magnitude(value: Value, text: str) -> int | float | None:
+    found = number(value, text)
+    return None if found is None else abs(found)
+
+
 FUNCTIONS: dict[str, Function] = {
     "len": Function(1, _length, "characters of a text, or items of a list"),
     "words": Function(1, lambda x, at: len(_text(x, at).split()), "words of a text"),
@@ -204,5 +214,5 @@ FUNCTIONS: dict[str, Function] = {
     "startswith": Function(2, lambda x, at, y, by: _text(x, at).startswith(_text(y, by)), "whether it begins with it"),
     "endswith": Function(2, lambda x, at, y, by: _text(x, at).endswith(_text(y, by)), "whether it ends with it"),
     "number": Function(1, number, "text as a number"),
-    "abs": Function(1, lambda x, at: abs(number(x, at) or 0), "a number without its sign"),
+    "abs": Function(1, _magnitude, "a number without its sign"),
 }
