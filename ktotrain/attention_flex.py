@@ -28,7 +28,7 @@ from ktotrain.attention_pack import Ask, Ragged
 
 BLOCK = 128
 SMALLEST_HEAD = 16
-# Shapes x windows x (with and without gradient) of a long run; torch's own limit of 8 would end in an unfused T x T.
+# Shapes x windows x (with and without gradient) of a long run; torch's own limit is 8.
 COMPILATIONS = 128
 
 Ints: TypeAlias = npt.NDArray[np.int32]
@@ -144,9 +144,15 @@ def _kernel(device: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         return call
     from torch import _dynamo
 
-    _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, COMPILATIONS)
     compiled: Callable[..., tuple[Tensor, Tensor | None]] = torch.compile(call, dynamic=False, fullgraph=True)
-    return compiled
+
+    def limited(*inputs: Any) -> tuple[Tensor, Tensor | None]:
+        # A thread's own setting: with gradient checkpointing the backward pass calls this from another thread.
+        if _dynamo.config.recompile_limit < COMPILATIONS:
+            _dynamo.config.recompile_limit = COMPILATIONS
+        return compiled(*inputs)
+
+    return limited
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Every kernel computes what the loop over segments does: results, gradients, and completions that follow a pass."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -180,12 +181,14 @@ def test_flex_shapes_are_few() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
 def test_flex_compiles_once_for_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other packs, layers and passes of one bucket take what is there; a new window or bucket is compiled."""
     from torch._dynamo.utils import counters
 
     compiled = torch.compile(attention_flex._kernel("cpu"), dynamic=False, fullgraph=True, backend="eager")
     monkeypatch.setattr(attention_flex, "_kernel", lambda device: compiled)
+    torch.compiler.reset()
     counters.clear()
 
     def graphs(units: tuple[Unit, ...], **settings: Any) -> int:
@@ -200,8 +203,47 @@ def test_flex_compiles_once_for_a_shape(monkeypatch: pytest.MonkeyPatch) -> None
     assert graphs((Unit(50, (20, 30)), Unit(20, (15,)))) == 1
     assert graphs((Unit(9, (20, 30, 40)), Unit(5, (7,)), Unit(60, (30, 1)))) == 1
     assert graphs((Unit(50, (20, 30)),), sliding_window=12) == 2
-    assert graphs((Unit(50, (20, 130)),)) == 3
-    assert graphs((Unit(50, (20, 140)),)) == 3
+    assert graphs((Unit(50, (20, 230)),)) == 3
+    assert graphs((Unit(50, (20, 340)),)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU takes g++")
+@pytest.mark.parametrize("following", [False, True])
+def test_flex_compiled_by_blocks(following: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The definition reads the vectors alone; a compiled kernel goes by the lists of blocks."""
+    compiled = torch.compile(attention_flex._kernel("cpu"), dynamic=False, fullgraph=True)
+    monkeypatch.setattr(attention_flex, "_kernel", lambda device: compiled)
+    units, later, memory = (*TRIED, Unit(300, (200, 400))), (*TRIED_LATER, Unit(0, (140, 6))), Memory()
+    ragged = Following(later, spans(units), memory) if following else Ragged(units)
+    layer = nn.Module()
+    torch.manual_seed(0)
+    memory.note(layer, *torch.randn(2, 1, 2, sum(unit.size for unit in units), 16))
+    tokens = sum(ragged.sizes)
+    query, key, value = torch.randn(1, 4, tokens, 16), torch.randn(1, 2, tokens, 16), torch.randn(1, 2, tokens, 16)
+    with torch.no_grad():
+        ours, theirs = (
+            attend(layer, query, key, value, None, ragged=ragged, sliding_window=130)[0]
+            for attend in (attention_flex.flex_attention, loop_attention)
+        )
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
+@pytest.mark.parametrize("ask", [PLAIN, *SPECIAL.values()], ids=["plain", *SPECIAL])
+def test_flex_traced_with_gradients(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as a CPU can follow the compiler: results, their gradients, and the gradient of the log-sum-exp."""
+    from torch.nn.attention import flex_attention as flex
+
+    prepared = flex._apply_kernel_options
+    monkeypatch.setattr(flex, "_validate_device", lambda *_: None)  # "does not support backward on CPU"
+    monkeypatch.setattr(flex, "_apply_kernel_options", lambda *a, **k: prepared(*a, **k) | {"OUTPUT_LOGSUMEXP": True})
+    compiled = torch.compile(attention_flex._kernel("cpu"), dynamic=False, fullgraph=True, backend="aot_eager")
+    with kernels.stand_ins():
+        monkeypatch.setattr(attention_flex, "_kernel", lambda device: compiled)
+        assert kernel_trouble(KERNELS["flex"], {ask: 1}, dtype=torch.float32, device=CPU) == ""
 
 
 GROUPS = [0, 0, 0, 1, 2, 3, 2, 4, 5, 6, 7, 7, 8, 9, 10, 11]
