@@ -16,6 +16,7 @@ from ktotrain.errors import TrainingError
 
 # How the run was started, for the processes that are: their number, a blank, the program as the user calls it.
 COMMAND = "KTOTRAIN_COMMAND"
+MODULE = ("ktotrain", "__main__.py")
 ENDED_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -26,7 +27,7 @@ def is_main_process() -> bool:
 
 def program_name() -> str:
     """How this program was called."""
-    return f"{shlex.quote(sys.executable)} -m ktotrain" if Path(sys.argv[0]).name == "__main__.py" else "ktotrain"
+    return f"{shlex.quote(sys.executable)} -m ktotrain" if Path(sys.argv[0]).parts[-2:] == MODULE else "ktotrain"
 
 
 def launch(arguments: Sequence[str], processes: int) -> None:

@@ -11,19 +11,23 @@ those and nothing else. Nothing here is read by a pickle that could run code: rn
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ktotrain.errors import TrainingError
 from ktotrain.update import Update
 
 WEIGHTS, OPTIMIZER, SETTINGS = "weights.safetensors", "optimizer.safetensors", "optimizer.json"
@@ -177,20 +181,43 @@ def write_state(
 
 
 def read_state(folder: Path) -> Saved:
-    """A whole checkpoint's state.json."""
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    state["position"] = Position(**state["position"])
-    return Saved(folder=folder, **state)
+    """A whole checkpoint's state.json.
+
+    Raises:
+        TrainingError: it is not what this version writes.
+    """
+    with _readable(folder):
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state["position"] = Position(**state["position"])
+        return Saved(folder=folder, **state)
 
 
 def restore(saved: Saved, *, large: Large, update: Update, process: int) -> None:
-    """Put everything back but the log and the place in the plan. New processes take an old one's state."""
-    large.load(saved.folder)
-    update.scheduler.load_state_dict(saved.scheduler)
-    if saved.scaler:
-        update.scaler.load_state_dict(saved.scaler)
-    states = torch.load(saved.folder / RANDOM, weights_only=True)
-    set_random_state(states[process % len(states)])
+    """Put everything back but the log and the place in the plan. New processes take an old one's state.
+
+    Raises:
+        TrainingError: a file is not what this version writes.
+    """
+    with _readable(saved.folder):
+        large.load(saved.folder)
+        update.scheduler.load_state_dict(saved.scheduler)
+        if saved.scaler:
+            update.scaler.load_state_dict(saved.scaler)
+        states = torch.load(saved.folder / RANDOM, weights_only=True)
+        set_random_state(states[process % len(states)])
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise TrainingError(
+            f"the checkpoint is whole and cannot be read ({type(error).__name__}: {lines[0]})",
+            where=str(folder),
+            do="It was written by another version, or changed; resume with the version that wrote it",
+        ) from None
 
 
 def random_state() -> dict[str, Any]:
