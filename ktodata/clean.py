@@ -1,7 +1,8 @@
 """Rows taken together: contradictions, duplicates, one completion per prompt.
 
 Each function gives what stays and what goes, both in the order they came in; which rows these are depends on the
-set of rows (and the seed) alone.
+set of rows (and the seed) alone. Nothing here looks at more than the rows of one prompt, but for `OnePerPrompt`, which
+counts: so the rows of different prompts can be cleaned at different times and places.
 """
 
 from __future__ import annotations
@@ -9,22 +10,31 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ktodata.errors import SourceError
-from ktodata.schema import Row, content_hash, normalise_text, plain
 
 OnConflict: TypeAlias = Literal["error", "drop", "majority", "keep"]
 ON_CONFLICT: tuple[str, ...] = get_args(OnConflict)
+Meaning: TypeAlias = tuple[str, int]
 NAMED = 3  # contradictions that an error tells of
 
 
 class Item(NamedTuple):
-    """A row, where it came from, and `meaning`: equal for rows whose prompts and completions normalise to the same."""
+    """What cleaning needs of a row: its ids, a number that its completion shares with those that are equal after
+    normalising, its label and provenance, and its place among the rows at hand."""
 
-    row: Row
-    where: str
-    meaning: str
+    id: str
+    prompt_id: str
+    completion: int
+    label: bool
+    provenance: tuple[str, ...]
+    place: int
+
+    @property
+    def meaning(self) -> tuple[str, int]:
+        """Equal for rows whose prompts and completions are equal after normalising."""
+        return self.prompt_id, self.completion
 
 
 class Kept(NamedTuple):
@@ -34,98 +44,140 @@ class Kept(NamedTuple):
     dropped: list[Item]
 
 
-def meaning_of(row: Row) -> str:
-    """A hash of the normalised prompt and completion."""
-    return content_hash(row.prompt_id, normalise_text(row.completion))
+def contradictions(items: Sequence[Item]) -> dict[Meaning, list[Item]]:
+    """The rows of each completion that carries both labels for one prompt."""
+    seen: dict[bool, set[Meaning]] = {
+        label: {item.meaning for item in items if item.label == label} for label in (True, False)
+    }
+    both = seen[True] & seen[False]
+    found: dict[Meaning, list[Item]] = {}
+    for item in items if both else ():
+        if item.meaning in both:
+            found.setdefault(item.meaning, []).append(item)
+    return found
 
 
 def resolve_conflicts(items: Sequence[Item], policy: OnConflict) -> Kept:
     """Completions that carry both labels for one prompt, by `policy`.
 
     `drop` takes all rows of a contradiction out, `majority` those of the rarer label (all, if it is a tie; every
-    occurrence is a vote), `keep` none.
-
-    Raises:
-        SourceError: the policy is `error` and there is a contradiction.
+    occurrence is a vote), `keep` none; what to do for `error` is the caller's: see `Conflicts`.
     """
     if policy == "keep":
         return Kept(list(items), [])
-    seen: dict[bool, set[str]] = {
-        label: {item.meaning for item in items if item.row.label == label} for label in (True, False)
-    }
-    both = seen[True] & seen[False]
-    if both and policy == "error":
-        raise _contradiction(items, both)
-    votes = Counter((item.meaning, item.row.label) for item in items if item.meaning in both)
+    both = contradictions(items)
+    votes = Counter((item.meaning, item.label) for rows in both.values() for item in rows)
 
     def stays(item: Item) -> bool:
         if item.meaning not in both:
             return True
-        label = item.row.label
-        return policy == "majority" and votes[item.meaning, label] > votes[item.meaning, not label]
+        return policy == "majority" and votes[item.meaning, item.label] > votes[item.meaning, not item.label]
 
     return _split(items, [stays(item) for item in items])
 
 
-def _contradiction(items: Sequence[Item], both: set[str]) -> SourceError:
-    places: dict[str, list[str]] = {}
-    texts: dict[str, str] = {}
-    for item in items:
-        if item.meaning in both:
-            label = "desirable" if item.row.label else "undesirable"
-            places.setdefault(item.meaning, []).append(f"{label} at {item.where}")
-            texts.setdefault(item.meaning, plain(item.row.completion).strip()[:40])
-    told = "; ".join(f"{texts[one]!r} {', '.join(places[one][:4])}" for one in list(places)[:NAMED])
-    more = f"; and {len(places) - NAMED} more" if len(places) > NAMED else ""
-    return SourceError(
-        f"{len(places)} completions carry both labels: {told}{more}", do="Choose --on-conflict drop, majority or keep"
-    )
+class Conflicts:
+    """Contradictions as they are found, for the error that tells of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.told: list[tuple[str, list[str]]] = []
+
+    def add(self, text: str, places: Sequence[str]) -> None:
+        """One completion, and what is said of it where."""
+        self.count += 1
+        self.told.append((text.strip()[:40], list(places[:4])))
+        self.told = sorted(self.told, key=lambda one: one[1])[:NAMED]
+
+    def refuse(self) -> None:
+        """Stop, if there was any.
+
+        Raises:
+            SourceError: there was; the first few are named.
+        """
+        if not self.count:
+            return
+        told = "; ".join(f"{text!r} {', '.join(places)}" for text, places in self.told)
+        more = f"; and {self.count - NAMED} more" if self.count > NAMED else ""
+        raise SourceError(
+            f"{self.count} completions carry both labels: {told}{more}",
+            do="Choose --on-conflict drop, majority or keep",
+        )
 
 
 def drop_duplicates(items: Sequence[Item]) -> Kept:
     """Rows that are equal to the letter, but for one of each (the first by provenance, wherever it stands)."""
     first: dict[str, int] = {}
     for index, item in enumerate(items):
-        there = first.setdefault(item.row.id, index)
-        if there != index and _provenance(item.row) < _provenance(items[there].row):
-            first[item.row.id] = index
+        there = first.setdefault(item.id, index)
+        if there != index and item.provenance < items[there].provenance:
+            first[item.id] = index
+    if len(first) == len(items):
+        return Kept(list(items), [])
     stay = set(first.values())
     return _split(items, [index in stay for index in range(len(items))])
 
 
-def _provenance(row: Row) -> tuple[str, ...]:
-    return row.source, row.origin, row.strategy, row.parent_id
-
-
-def one_per_prompt(items: Sequence[Item], *, seed: int) -> Kept:
+class OnePerPrompt:
     """One completion of each prompt, so that nothing of a pair or a ranking is left to learn from.
 
     This is the setting of the KTO paper's experiment with one output per input: each prompt speaks once, for or
     against. Where only completions of one label remain for a prompt, one of these is drawn. The other prompts are
     shared out so that the classes come out as equal as they can, and one completion of the chosen label is drawn.
-    Every draw is seeded by the seed and the content.
+    Every draw is seeded by the seed and the content. First `count` all rows, then `choose`; both may be given a part
+    at a time, if all rows of a prompt are in one part.
     """
-    prompts: dict[str, dict[bool, int]] = {}
-    for index, item in enumerate(items):
-        best = prompts.setdefault(item.row.prompt_id, {})
-        there = best.get(item.row.label)
-        if there is None or _draw(seed, item.row) < _draw(seed, items[there].row):
-            best[item.row.label] = index
-    forced = Counter(next(iter(best)) for best in prompts.values() if len(best) == 1)
-    free = sorted((prompt for prompt, best in prompts.items() if len(best) == 2), key=lambda name: _hash(seed, name))
-    # Half of all prompts, less those that are desirable anyway.
-    desirable = max(0, min(len(free), (len(prompts) + 1) // 2 - forced[True]))
-    chosen = set(free[:desirable])
-    stay = {next(iter(best.values())) if len(best) == 1 else best[prompt in chosen] for prompt, best in prompts.items()}
-    return _split(items, [index in stay for index in range(len(items))])
 
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.forced: Counter[bool] = Counter()
+        self.free: list[Any] = []
+        self.first_undesirable: int | None = None
 
-def _draw(seed: int, row: Row) -> bytes:
-    return _hash(seed, row.id)
+    def count(self, items: Sequence[Item]) -> None:
+        """Look at some rows."""
+        import numpy as np
 
+        prompts = self._best(items)
+        self.forced.update(next(iter(best)) for best in prompts.values() if len(best) == 1)
+        # Eight bytes for each prompt is all that is kept of it.
+        free = [self._number(prompt) for prompt, best in prompts.items() if len(best) == 2]
+        self.free.append(np.array(free, dtype=np.uint64))
+        self.first_undesirable = None
 
-def _hash(seed: int, name: str) -> bytes:
-    return hashlib.blake2b(f"one per prompt {seed} {name}".encode(), digest_size=8).digest()
+    def choose(self, items: Sequence[Item]) -> Kept:
+        """What of these rows stays, when all have been counted."""
+        if self.first_undesirable is None:
+            self.first_undesirable = self._threshold()
+        stay = set()
+        for prompt, best in self._best(items).items():
+            label = next(iter(best)) if len(best) == 1 else self._number(prompt) < self.first_undesirable
+            stay.add(best[label])
+        return _split(items, [index in stay for index in range(len(items))])
+
+    def _threshold(self) -> int:
+        """The number from which on the free prompts speak against their completion."""
+        import numpy as np
+
+        free = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *self.free]))
+        prompts = self.forced.total() + len(free)
+        # Half of all prompts, less those that are desirable anyway.
+        desirable = max(0, min(len(free), (prompts + 1) // 2 - self.forced[True]))
+        return int(free[desirable]) if desirable < len(free) else 2**64
+
+    def _best(self, items: Sequence[Item]) -> dict[str, dict[bool, int]]:
+        """By prompt and label, the place in `items` of the completion that is drawn."""
+        prompts: dict[str, dict[bool, int]] = {}
+        for index, item in enumerate(items):
+            best = prompts.setdefault(item.prompt_id, {})
+            there = best.get(item.label)
+            if there is None or self._number(item.id) < self._number(items[there].id):
+                best[item.label] = index
+        return prompts
+
+    def _number(self, name: str) -> int:
+        text = f"one per prompt {self.seed} {name}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def _split(items: Sequence[Item], stays: Sequence[bool]) -> Kept:

@@ -31,6 +31,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from ktodata.engine import ENGINES
 from ktodata.errors import KtodataError, UsageError, sentences
 from ktodata.io.paths import is_input, local_path
 from ktodata.io.write import STDOUT, check_output
@@ -51,6 +52,14 @@ output_option = click.option(
 seed_option = click.option("--seed", default=0, show_default=True, help="Decides every random choice, order included.")
 workers_option = click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes. The output is the same."
+)
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="local",
+    show_default=True,
+    help="Where the workers are: processes of this machine, or a Ray cluster (RAY_ADDRESS; extra `ray`). The output is "
+    "the same.",
 )
 limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N records.")
 quarantine_option = click.option(

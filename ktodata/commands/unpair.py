@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,12 +11,12 @@ import click
 
 from ktodata import cli_common as common
 from ktodata.clean import ON_CONFLICT, OnConflict
+from ktodata.engine import Engine
 from ktodata.errors import RowError, SourceError, UsageError
-from ktodata.io import STDOUT, Quarantine, local_path, write_rows
+from ktodata.io import STDOUT, Quarantine, local_path, room_beside, write_tables
 from ktodata.schema import Kind
 from ktodata.sources import OPTIONS
-from ktodata.unpair import Unpaired
-from ktodata.unpair import unpair as make_rows
+from ktodata.unpair import Account, stream
 
 
 def preset_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,6 +67,7 @@ def preset_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @common.limit_option
 @common.seed_option
 @common.workers_option
+@common.engine_option
 @common.quarantine_option
 def unpair(
     source: str | None,
@@ -78,6 +80,7 @@ def unpair(
     limit: int | None,
     seed: int,
     workers: int,
+    engine: Engine,
     quarantine: str | None,
     **options: object,
 ) -> None:
@@ -97,33 +100,40 @@ def unpair(
     output = common.resolve_output(output, source)
     if quarantine is not None:
         _check_quarantine(quarantine, source, output)
-    with Quarantine(quarantine) as refused:
-        with common.progress("unpairing", limit) as advance, _advice_on_rows(strict=not quarantine):
-            made = make_rows(
-                source,
-                preset=preset,
-                split=split,
-                options={name: value for name, value in options.items() if value is not None},
-                one_per_prompt=one_per_prompt,
-                on_conflict=on_conflict,
-                as_kind=kind,
-                limit=limit,
-                seed=seed,
-                workers=workers,
-                quarantine=refused if quarantine else None,
-                advance=advance,
-            )
-        if made.rows:
-            write_rows(made.rows, output)
-    if not made.rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in made.skipped.most_common())
-        first = f"; the first unreadable: {made.problem}" if made.problem else ""
+    with (
+        Quarantine(quarantine) as refused,
+        _advice_on_rows(strict=not quarantine),
+        common.progress("unpairing", limit) as advance,
+        stream(
+            source,
+            preset=preset,
+            split=split,
+            options={name: value for name, value in options.items() if value is not None},
+            one_per_prompt=one_per_prompt,
+            on_conflict=on_conflict,
+            as_kind=kind,
+            limit=limit,
+            seed=seed,
+            workers=workers,
+            engine=engine,
+            quarantine=refused if quarantine else None,
+            folder=room_beside(output),
+            advance=advance,
+        ) as found,
+    ):
+        first = next(found.tables, None)
+        if first is not None:
+            write_tables(itertools.chain([first], found.tables), found.kind, output)
+    account = found.account
+    if not account.written:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in account.skipped.most_common())
+        unreadable = f"; the first unreadable: {account.problem}" if account.problem else ""
         raise SourceError(
-            f"nothing to write: {made.completions} completions read, {reasons}{first}",
+            f"nothing to write: {account.completions} completions read, {reasons}{unreadable}",
             where=source,
             do=f"All of them are in {quarantine}, with the reasons" if quarantine else "",
         )
-    _summarise(made, output, quarantine)
+    _summarise(account, output, quarantine)
 
 
 def _check_quarantine(quarantine: str, source: str, output: str) -> None:
@@ -146,12 +156,12 @@ def _advice_on_rows(*, strict: bool) -> Iterator[None]:
         raise
 
 
-def _summarise(made: Unpaired, output: str, quarantine: str | None) -> None:
-    desirable = sum(row.label for row in made.rows)
-    summary = common.Summary(made.read, made.layout.unit, len(made.rows), made.skipped)
-    summary.show(output, desirable=desirable, note=f"{made.completions} completions, layout {made.layout.name}")
+def _summarise(account: Account, output: str, quarantine: str | None) -> None:
+    summary = common.Summary(account.read, account.layout.unit, account.written, account.skipped)
+    note = f"{account.completions} completions, layout {account.layout.name}"
+    summary.show(output, desirable=account.desirable, note=note)
     if quarantine:
         common.say(f"skipped ones are in {quarantine}")
-    if desirable in (0, len(made.rows)):
-        missing = "undesirable" if desirable else "desirable"
+    if account.desirable in (0, account.written):
+        missing = "undesirable" if account.desirable else "desirable"
         common.say(f"warning: no {missing} rows; KTO needs both classes")

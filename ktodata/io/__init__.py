@@ -4,6 +4,8 @@ paths     paths as users type them
 records   records out of one file, lazily
 resolve   from SOURCE (stdin, file, folder, Hub id) to the files to read
 rows      files that already hold rows
+table     rows as columns
+spill     tables too large for memory
 write     atomic writers, the quarantine file
 """
 
@@ -11,7 +13,19 @@ from ktodata.io.paths import is_input, is_there, local_path
 from ktodata.io.records import SUFFIXES, Raw, suffix_of
 from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
 from ktodata.io.rows import read_rows
-from ktodata.io.write import STDOUT, WRITERS, Quarantine, atomic_file, check_output, check_writable, write_rows
+from ktodata.io.spill import Spill
+from ktodata.io.table import Table, records_of, rows_of, table_of
+from ktodata.io.write import (
+    STDOUT,
+    WRITERS,
+    Quarantine,
+    atomic_file,
+    check_output,
+    check_writable,
+    room_beside,
+    write_rows,
+    write_tables,
+)
 
 __all__ = [
     "STDOUT",
@@ -20,6 +34,8 @@ __all__ = [
     "Part",
     "Quarantine",
     "Raw",
+    "Spill",
+    "Table",
     "atomic_file",
     "chain_parts",
     "check_output",
@@ -30,6 +46,11 @@ __all__ = [
     "local_path",
     "read_records",
     "read_rows",
+    "records_of",
+    "room_beside",
+    "rows_of",
     "suffix_of",
+    "table_of",
     "write_rows",
+    "write_tables",
 ]

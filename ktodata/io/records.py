@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import gzip
 import io
 import json
@@ -17,7 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from ktodata.errors import RowError, SourceError
 
@@ -28,8 +27,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _BLANK = re.compile(r"\s*")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Raw:
+class Raw(NamedTuple):
     """One record as it came: an unparsed line of JSON, or the values of a columnar file or array.
 
     `where` is the file and line or row; `source` the provenance that rows made of it get; `problem` is set where
@@ -81,7 +79,7 @@ def _parse_line(line: bytes, where: str) -> object:
 
 def _broken(value: object, text: str) -> bool:
     """Whether a value, which stands in JSON as `text`, has half of a surrogate pair in it, which no file can hold."""
-    if _SURROGATE.search(text):
+    if "\\u" in text and _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

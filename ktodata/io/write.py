@@ -18,10 +18,11 @@ from typing import IO, Any
 
 from ktodata.errors import UsageError, WriteError
 from ktodata.io.paths import local_path
-from ktodata.schema import COLUMNS, Kind, Row, to_record
+from ktodata.io.table import Table, arrow_schema, records_of, table_of
+from ktodata.schema import COLUMNS, Kind, Row
 
 STDOUT = "-"
-CHUNK = 10_000  # rows in one row group of a parquet file
+CHUNK = 8192  # rows in one row group of a parquet file
 
 
 def check_output(out: str) -> None:
@@ -60,6 +61,17 @@ def check_writable(path: Path) -> None:
         raise WriteError("cannot be made", where=str(path), do=f"{above} is not a folder")
     if not os.access(above, os.W_OK):
         raise WriteError("cannot be made", where=str(path), do=f"No permission to write in {above}")
+
+
+def room_beside(out: str) -> Path | None:
+    """The folder in which to set aside what will become `out`: where there is room for it, on the same disk.
+
+    None, which is the folder for temporary files, for stdout and where nothing can be made.
+    """
+    if out == STDOUT:
+        return None
+    above = next(parent for parent in local_path(out).absolute().parents if parent.exists())
+    return above if above.is_dir() and os.access(above, os.W_OK) else None
 
 
 @contextlib.contextmanager
@@ -110,94 +122,95 @@ def write_rows(rows: Iterable[Row], out: str) -> int:
         UsageError: see `check_output`.
         WriteError: text and chat rows in one file, or the disk says no.
     """
+    some = iter(rows)
+    first = next(some, None)
+    kind = first.kind if first else "text"
+    return write_tables(_tables(itertools.chain([first] if first else [], some), kind, out), kind, out)
+
+
+def _tables(rows: Iterator[Row], kind: Kind, out: str) -> Iterator[Table]:
+    """The rows as tables of `CHUNK`, each of them checked."""
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        other = next((row.kind for row in chunk if row.kind != kind), None)
+        if other:
+            raise WriteError(f"rows of both kinds, {kind} and {other}", where=out, do="A file holds one kind only")
+        yield table_of(chunk, kind)
+
+
+def write_tables(tables: Iterable[Table], kind: Kind, out: str) -> int:
+    """`write_rows` for rows that come as tables, all of one kind."""
     check_output(out)
-    checked = _one_kind(rows, out)
     if out == STDOUT:
-        return _write_jsonl(checked, sys.stdout.buffer)
+        return _write_jsonl(iter(tables), kind, sys.stdout.buffer)
     path = local_path(out)
     with atomic_file(path) as stream:
-        return WRITERS[_suffix(path)](checked, stream)
+        return WRITERS[_suffix(path)](iter(tables), kind, stream)
 
 
 def _suffix(path: Path) -> str:
     return max((suffix for suffix in WRITERS if path.name.lower().endswith(suffix)), key=len, default="")
 
 
-def _one_kind(rows: Iterable[Row], out: str) -> Iterator[Row]:
-    kind: Kind | None = None
-    for row in rows:
-        kind = kind or row.kind
-        if row.kind != kind:
-            raise WriteError(f"rows of both kinds, {kind} and {row.kind}", where=out, do="A file holds one kind only")
-        yield row
-
-
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _write_jsonl(rows: Iterator[Row], stream: IO[bytes]) -> int:
+def _records(tables: Iterator[Table]) -> Iterator[dict[str, Any]]:
+    return itertools.chain.from_iterable(map(records_of, tables))
+
+
+def _write_jsonl(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> int:
     count = 0
-    for row in rows:
-        stream.write(f"{_json(to_record(row))}\n".encode())
+    for record in _records(tables):
+        stream.write(f"{_json(record)}\n".encode())
         count += 1
     stream.flush()
     return count
 
 
-def _write_jsonl_gz(rows: Iterator[Row], stream: IO[bytes]) -> int:
+def _write_jsonl_gz(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> int:
     # Neither a time nor a name inside: the same rows give the same bytes.
     with gzip.GzipFile(fileobj=stream, mode="wb", filename="", mtime=0, compresslevel=6) as packed:
-        return _write_jsonl(rows, packed)  # type: ignore[arg-type]  # a GzipFile is no IO[bytes] to mypy
+        return _write_jsonl(tables, kind, packed)  # type: ignore[arg-type]  # a GzipFile is no IO[bytes] to mypy
 
 
-def _write_json(rows: Iterator[Row], stream: IO[bytes]) -> int:
+def _write_json(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> int:
     count = 0
-    for row in rows:
-        stream.write(f"{',' if count else '['}\n{_json(to_record(row))}".encode())
+    for record in _records(tables):
+        stream.write(f"{',' if count else '['}\n{_json(record)}".encode())
         count += 1
     stream.write(b"\n]\n" if count else b"[]\n")
     return count
 
 
-def _write_csv(rows: Iterator[Row], stream: IO[bytes]) -> int:
+def _write_csv(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> int:
     count = 0
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([value if isinstance(value, str) else _json(value) for value in to_record(row).values()])
+    for record in _records(tables):
+        writer.writerow([value if isinstance(value, str) else _json(value) for value in record.values()])
         count += 1
     text.flush()
     text.detach()
     return count
 
 
-def _write_parquet(rows: Iterator[Row], stream: IO[bytes]) -> int:
-    import pyarrow
+def _write_parquet(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> int:
     import pyarrow.parquet
 
-    count, first = 0, next(rows, None)
-    everything = itertools.chain([first] if first else [], rows)
-    schema = arrow_schema(first.kind if first else "text")
+    schema = arrow_schema(kind)
+    count = 0
     with pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
-        while chunk := [to_record(row) for row in itertools.islice(everything, CHUNK)]:
-            writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
-            count += len(chunk)
+        for table in tables:
+            for start in range(0, table.num_rows, CHUNK):
+                group = table.slice(start, CHUNK)
+                writer.write_table(group.cast(schema))
+                count += group.num_rows
     return count
 
 
-def arrow_schema(kind: Kind) -> Any:
-    """The columns of a file of rows as a `pyarrow.Schema`; none may be null."""
-    import pyarrow
-
-    message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
-    text = pyarrow.string() if kind == "text" else pyarrow.list_(message)
-    types = {"prompt": text, "completion": text, "label": pyarrow.bool_()}
-    return pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in COLUMNS])
-
-
-WRITERS: dict[str, Callable[[Iterator[Row], IO[bytes]], int]] = {
+WRITERS: dict[str, Callable[[Iterator[Table], Kind, IO[bytes]], int]] = {
     ".jsonl": _write_jsonl,
     ".jsonl.gz": _write_jsonl_gz,
     ".json": _write_json,

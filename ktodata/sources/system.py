@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
 from ktodata.sources.contract import Example, Record, Skip
@@ -35,4 +33,4 @@ def after(turns: list[Message] | None, found: Example | Skip, *, where: str) -> 
     assert not isinstance(prompt, str)
     if prompt[: len(turns)] == turns:
         turns = []
-    return dataclasses.replace(found, prompt=[*turns, *prompt], completion=completion)
+    return found._replace(prompt=[*turns, *prompt], completion=completion)

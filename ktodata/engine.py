@@ -1,0 +1,141 @@
+"""Where per-row work runs: here, in processes of this machine, or on a Ray cluster. The results are the same.
+
+The work is a function of some shared value and one item; results come in the order of the items, and few items are
+held at a time, so that neither side of a stream grows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+from ktodata.errors import KtodataError, UsageError
+
+Engine: TypeAlias = Literal["local", "ray"]
+ENGINES: tuple[str, ...] = get_args(Engine)
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def each(
+    work: Callable[[Shared, Item], Result],
+    items: Iterable[Item],
+    *,
+    shared: Shared,
+    workers: int = 1,
+    engine: Engine = "local",
+) -> Iterator[Result]:
+    """`work(shared, item)` for each item, in their order.
+
+    Args:
+        work: a function at the top level of a module.
+        items: taken as they are needed: about two for each worker wait.
+        shared: sent to each worker once.
+        workers: processes; with `ray`, tasks that run side by side.
+        engine: `local`, or `ray` for the cluster that `RAY_ADDRESS` names, or one on this machine if it is not set.
+
+    Raises:
+        KtodataError: a worker died; or whatever `work` raises.
+        UsageError: Ray is not installed, or there is no such cluster.
+    """
+    if engine == "ray":
+        yield from _on_ray(work, items, shared, workers)
+    elif workers == 1:
+        for item in items:
+            yield work(shared, item)
+    else:
+        yield from _in_processes(work, items, shared, workers)
+
+
+def _in_processes(
+    work: Callable[[Shared, Item], Result], items: Iterable[Item], shared: Shared, workers: int
+) -> Iterator[Result]:
+    # `spawn` is the start method that every platform has and that threads cannot break.
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_prepare, initargs=(work, shared)
+    ) as pool:
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                with _interrupts_blocked():
+                    waiting.append(pool.submit(_call, item))
+                if len(waiting) > 2 * workers:  # no more in memory than keeps them busy
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise KtodataError("a worker process was killed", do="Out of memory? Try fewer --workers") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_context: tuple[Callable[[Any, Any], Any], Any] | None = None
+
+
+def _prepare(work: Callable[[Any, Any], Any], shared: Any) -> None:
+    global _context
+    _context = work, shared
+
+
+def _call(item: Any) -> Any:
+    assert _context is not None, "the worker was prepared"
+    work, shared = _context
+    return work(shared, item)
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Let processes that start here inherit that Ctrl-C is not for them: this one tells the user, a moment later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _on_ray(
+    work: Callable[[Shared, Item], Result], items: Iterable[Item], shared: Shared, workers: int
+) -> Iterator[Result]:
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("--engine ray needs Ray, which is not installed", do="pip install 'ktokit[ray]'") from None
+    started = not ray.is_initialized()
+    if started:
+        try:
+            # Not ours to listen to: its dashboard and its log lines on the driver's terminal.
+            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, num_cpus=None)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UsageError(f"no Ray cluster: {str(error).splitlines()[0]}", do="Look at RAY_ADDRESS") from None
+    try:
+        task = ray.remote(work)
+        known = ray.put(shared)
+        waiting: deque[Any] = deque()
+        for item in items:
+            waiting.append(task.remote(known, item))
+            if len(waiting) > 2 * workers:
+                yield _got(ray, waiting.popleft())
+        while waiting:
+            yield _got(ray, waiting.popleft())
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _got(ray: Any, reference: Any) -> Any:
+    """A task's result, or its error as it was raised there."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, KtodataError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise KtodataError(f"a Ray worker was lost: {str(error).splitlines()[0]}") from error

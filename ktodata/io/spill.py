@@ -1,0 +1,174 @@
+"""A table too large for memory, in parts that are not: each row goes to the part that it is told to.
+
+While the rows are few they stay in memory; beyond `BUDGET` bytes they go to a file for each part, in a folder of
+their own that goes when the block ends. Either way the same parts hold the same rows in the order they came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ktodata.errors import WriteError
+from ktodata.io.table import Table
+
+BUDGET = 48 * 2**20  # bytes of rows held in memory before they go to disk, and of each write after that
+
+
+class Spill:
+    """Parts of a table, written once and then read, a part at a time.
+
+    A context manager: files that it made are gone at its end. `folder` is where they are made when there are any:
+    a place with room, such as that of the output.
+    """
+
+    def __init__(self, parts: int, folder: Path | None = None, *, budget: int = BUDGET) -> None:
+        self.parts, self.folder, self.budget = parts, folder, budget
+        self.rows = 0
+        self._waiting: list[tuple[Table, Any]] = []
+        self._bytes = 0
+        self._sorted: dict[int, Table] | None = None
+        self._schema: Any = None
+        self._stack = contextlib.ExitStack()
+        self._place: Path | None = None
+        self._writers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiting, self._sorted = [], None
+        self._stack.close()
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the rows were too many for memory."""
+        return self._place is not None
+
+    def add(self, table: Table, part_of: Any) -> None:
+        """Rows, and the part of each: an integer array of their number.
+
+        Raises:
+            WriteError: the disk is full or read-only.
+        """
+        if not table.num_rows:
+            return
+        self._schema = self._schema or table.schema
+        self.rows += table.num_rows
+        self._waiting.append((table, part_of))
+        self._bytes += table.nbytes
+        if self._bytes > self.budget:
+            self._flush()
+
+    def finish(self) -> None:
+        """No more rows will come. What is on disk is closed, what is in memory sorted by part."""
+        if self.on_disk:
+            self._flush()
+            for writer in self._writers.values():
+                writer.close()
+            self._writers = {}
+        elif self._sorted is None:
+            self._sorted = dict(self._by_part())
+
+    def read(self, part: int, columns: Sequence[str] | None = None) -> Table | None:
+        """The rows of a part, in the order they came; None if it has none. Call `finish` first."""
+        import pyarrow
+
+        if self._sorted is not None:
+            table = self._sorted.get(part)
+            return table if table is None or columns is None else table.select(list(columns))
+        assert self._place is not None, "call finish first"
+        path = self._place / f"{part}.arrow"
+        if not path.exists():
+            return None
+        places = None if columns is None else [self._schema.get_field_index(name) for name in columns]
+        options = pyarrow.ipc.IpcReadOptions(included_fields=places, use_threads=False)
+        with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file, options=options) as stream:
+            return stream.read_all()
+
+    def forget(self, part: int) -> None:
+        """A part will not be read again: its room is free for something else."""
+        if self._sorted is not None:
+            self._sorted.pop(part, None)
+        elif self._place is not None:
+            (self._place / f"{part}.arrow").unlink(missing_ok=True)
+
+    def _by_part(self) -> list[tuple[int, Table]]:
+        """What waits, sorted by part and cut between parts."""
+        import numpy as np
+        import pyarrow
+
+        if not self._waiting:
+            return []
+        tables = [
+            pyarrow.table(table) if isinstance(table, pyarrow.RecordBatch) else table for table, _ in self._waiting
+        ]
+        whole = pyarrow.concat_tables(tables)
+        part_of = np.concatenate([numbers for _, numbers in self._waiting])
+        self._waiting, self._bytes = [], 0
+        order = np.argsort(part_of, kind="stable")
+        ordered = whole.take(pyarrow.array(order))
+        found, starts = np.unique(part_of[order], return_index=True)
+        ends = [*starts[1:], len(order)]
+        return [
+            (int(part), ordered.slice(start, end - start)) for part, start, end in zip(found, starts, ends, strict=True)
+        ]
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        try:
+            if self._place is None:
+                self._place = Path(
+                    self._stack.enter_context(tempfile.TemporaryDirectory(prefix=".ktodata-", dir=self.folder))
+                )
+                self._stack.callback(self._close)
+            for part, table in self._by_part():
+                self._writer(part).write_table(table.combine_chunks())
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise WriteError(
+                f"rows cannot be set aside: {reason}",
+                where=str(self._place or self.folder or tempfile.gettempdir()),
+                do="Free some space there; it takes about as much as the rows do",
+            ) from error
+
+    def _writer(self, part: int) -> Any:
+        import pyarrow
+
+        if part not in self._writers:
+            assert self._place is not None
+            file = pyarrow.OSFile(str(self._place / f"{part}.arrow"), "wb")
+            options = pyarrow.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+            writer = pyarrow.ipc.new_stream(file, self._schema, options=options)
+            self._writers[part] = Writer(writer, file)
+        return self._writers[part]
+
+    def _close(self) -> None:
+        """Files are closed before their folder goes, also after an error."""
+        for writer in self._writers.values():
+            with contextlib.suppress(Exception):
+                writer.close()
+        self._writers = {}
+
+
+class Writer:
+    """An Arrow stream and the file below it, closed together."""
+
+    def __init__(self, writer: Any, file: Any) -> None:
+        self.writer, self.file = writer, file
+
+    def write_table(self, table: Table) -> None:
+        self.writer.write_table(table)
+
+    def close(self) -> None:
+        try:
+            self.writer.close()
+        finally:
+            self.file.close()

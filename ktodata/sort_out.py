@@ -1,0 +1,187 @@
+"""Many rows cleaned and put in order, a part of them at a time.
+
+Rows of one prompt meet in one part, which is all that cleaning needs (`ktodata.clean`); rows of one stretch of the
+order meet in another (`ktodata.order`). The result is that of all rows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ktodata.arrange import mixed
+from ktodata.clean import (
+    Conflicts,
+    Item,
+    Kept,
+    OnConflict,
+    OnePerPrompt,
+    contradictions,
+    drop_duplicates,
+    resolve_conflicts,
+)
+from ktodata.io import Spill, Table, rows_of
+from ktodata.order import Keys, arrange, stretch_count, stretches, tail
+from ktodata.schema import COLUMNS, plain
+
+PARTS = 128  # for cleaning: a part of a file of 100 GB is still held easily
+MOST_PARTS = 256  # for the order: as many files as are open at a time
+PROVENANCE = ("source", "origin", "strategy", "parent_id")
+CLEANED = ("id", "prompt_id", "_completion", "label", *PROVENANCE)
+
+
+def part_of(table: Table) -> Any:
+    """The part for cleaning that each row belongs to: all rows of a prompt to the same."""
+    import numpy as np
+
+    return (table.column("_prompt").to_numpy() % np.uint64(PARTS)).astype(np.int64)
+
+
+class Cleaning:
+    """Contradictions, duplicates and one completion per prompt, over the parts of a `Spill` by `part_of`.
+
+    Args:
+        drop: is told of the rows that go, as a table, with the reason.
+    """
+
+    def __init__(
+        self,
+        rows: Spill,
+        *,
+        on_conflict: OnConflict,
+        one_per_prompt: bool,
+        seed: int,
+        drop: Callable[[str, Table], None],
+    ) -> None:
+        self.rows, self.on_conflict, self.drop = rows, on_conflict, drop
+        self.single = OnePerPrompt(seed) if one_per_prompt else None
+
+    def tables(self) -> Iterator[Table]:
+        """The rows that stay, part by part.
+
+        Raises:
+            SourceError: there are contradictions, and they are to be errors.
+        """
+        if self.on_conflict == "error":
+            self._refuse_contradictions()
+        if self.single:
+            for items in filter(None, map(self._items, range(PARTS))):
+                self.single.count(drop_duplicates(resolve_conflicts(items, self.on_conflict).kept).kept)
+        for part in range(PARTS):
+            items, table = self._items(part), self.rows.read(part)
+            self.rows.forget(part)
+            if table is not None:
+                yield self._cleaned(items, table)
+
+    def _cleaned(self, items: list[Item], table: Table) -> Table:
+        import numpy as np
+        import pyarrow
+
+        gone: list[Item] = []
+        left = self._without("both labels", resolve_conflicts(items, self.on_conflict), table, gone)
+        left = self._without("duplicate", drop_duplicates(left), table, gone)
+        if self.single:
+            self._without("one per prompt", self.single.choose(left), table, gone)
+        if not gone:
+            return table
+        stays = np.ones(table.num_rows, dtype=bool)
+        stays[[item.place for item in gone]] = False
+        return table.filter(pyarrow.array(stays))
+
+    def _without(self, reason: str, found: Kept, table: Table, gone: list[Item]) -> list[Item]:
+        if found.dropped:
+            self.drop(reason, _taken(table, found.dropped))
+            gone += found.dropped
+        return found.kept
+
+    def _items(self, part: int) -> list[Item]:
+        """The rows of a part that cleaning looks at: those that mean what another means, or all for one per prompt."""
+        import numpy as np
+        import pyarrow
+
+        table = self.rows.read(part, (*CLEANED, "_prompt"))
+        if table is None:
+            return []
+        places = np.arange(table.num_rows)
+        if not self.single:
+            numbers = mixed(table.column("_prompt").to_numpy(), table.column("_completion").to_numpy())
+            order = np.argsort(numbers, kind="stable")
+            twin = numbers[order][1:] == numbers[order][:-1]
+            places = np.sort(order[np.concatenate([twin, [False]]) | np.concatenate([[False], twin])])
+            table = table.take(pyarrow.array(places))
+        ids, prompts, completions, labels, *provenance = (table.column(name).to_pylist() for name in CLEANED)
+        return [
+            Item(*values)
+            for values in zip(
+                ids, prompts, completions, labels, zip(*provenance, strict=True), places.tolist(), strict=True
+            )
+        ]
+
+    def _refuse_contradictions(self) -> None:
+        conflicts = Conflicts()
+        for part in range(PARTS):
+            both = contradictions(self._items(part))
+            if both:
+                table = self.rows.read(part)
+                assert table is not None, "it has contradictions"
+                places = table.column("_where").to_pylist()
+                for items in both.values():
+                    (first,) = rows_of([_taken(table, items[:1])])
+                    told = [f"{'desirable' if one.label else 'undesirable'} at {places[one.place]}" for one in items]
+                    conflicts.add(plain(first.completion), told)
+        conflicts.refuse()
+
+
+def in_training_order(tables: Iterable[Table], *, total: int, seed: int, folder: Path | None) -> Iterator[Table]:
+    """The rows of some tables in training order (`ktodata.order.training_order`), stretch by stretch.
+
+    Args:
+        tables: all rows of a prompt are in one of them; with the columns of `ktodata.transform.spill_schema`.
+        total: how many stretches there are depends on it: the number of rows, or a bound on it.
+        folder: where rows are set aside, if they are many.
+    """
+    import numpy as np
+    import pyarrow
+
+    count = stretch_count(total)
+    parts = min(count, MOST_PARTS)
+    with Spill(parts, folder) as spill:
+        for table in tables:
+            stretch_of = stretches(_keys(table), total=total, seed=seed)
+            kept = table.drop_columns(["_where"])
+            spill.add(kept.append_column("_stretch", pyarrow.array(stretch_of)), stretch_of * parts // count)
+        spill.finish()
+        before: Keys | None = None
+        for part in range(parts):
+            table = spill.read(part)
+            spill.forget(part)
+            if table is None:
+                continue
+            stretch_of = table.column("_stretch").to_numpy()
+            for stretch in np.unique(stretch_of):
+                here = table if len(table) and (stretch_of == stretch).all() else table.filter(stretch_of == stretch)
+                keys = _keys(here)
+                order = arrange(keys, seed=seed, before=before, provenance=_provenance_of(here))
+                before = tail(keys.take(order), before)
+                yield here.take(pyarrow.array(order)).select(list(COLUMNS))
+
+
+def _keys(table: Table) -> Keys:
+    ids, prompts, completions, labels = (
+        table.column(name).to_numpy() for name in ("_id", "_prompt", "_completion", "label")
+    )
+    return Keys(ids, prompts, completions, labels)
+
+
+def _provenance_of(table: Table) -> Callable[[int], tuple[str, ...]]:
+    def provenance(place: int) -> tuple[str, ...]:
+        return tuple(table.column(name)[place].as_py() for name in ("source", "strategy", "parent_id"))
+
+    return provenance
+
+
+def _taken(table: Table, items: list[Item]) -> Table:
+    import pyarrow
+
+    return table.take(pyarrow.array([item.place for item in items], type=pyarrow.int64()))
