@@ -54,8 +54,11 @@ def machine_trouble(device: torch.device, dtype: torch.dtype) -> str:
     """Why this machine cannot run it, or ""."""
     if device.type != "cuda":
         return "it needs a CUDA GPU (on a CPU it has no backward pass)"
+    from torch.nn.attention import flex_attention as flex
     from torch.utils._triton import has_triton
 
+    if not hasattr(flex, "AuxRequest"):
+        return f"it needs torch 2.9 or later (this is {torch.__version__})"
     return "" if has_triton() else "it needs Triton, which is not installed or does not know this GPU"
 
 

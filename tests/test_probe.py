@@ -1,19 +1,20 @@
 """Which layout a model gets: shared where it is exact, and never where it only looks so."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import kernels
 import pytest
 import torch
-from support import byte_tokenizer, random_rows, run_steps, tiny_llama
+from support import byte_tokenizer, model_folder, random_rows, run_steps, text_records, tiny_llama, write_jsonl
 from torch import Tensor
 
 from benchmarks.architectures import examine, tiny
 from ktotrain import attention
 from ktotrain.attention import KERNELS, Ragged
 from ktotrain.attention_choice import KernelChoice
-from ktotrain.errors import ModelError
+from ktotrain.errors import ModelError, RecipeError
 from ktotrain.probe import choose_layout, verified_head
 
 SHARED = ("Llama", "Qwen3", "Mistral", "Gemma2", "Granite", "GPT2", "Mixtral", "GptOss")
@@ -169,6 +170,37 @@ def test_auto_goes_on_to_the_next_where_a_kernel_is_wrong_in_the_model(monkeypat
 def test_nothing_is_measured_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ktotrain.probe.rank_kernels", lambda *_, **__: pytest.fail("measured"))
     assert choose_layout(tiny_llama(), attention="auto").attention == "ktotrain_ragged"
+
+
+def test_a_run_says_what_it_will_be_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The choice is made on the run's own precision and on one of its packs; what cannot be is refused before that."""
+    from ktotrain import prepare
+    from ktotrain.recipe import recipe_from_dict
+
+    def recipe(**model: str) -> Any:
+        write_jsonl(tmp_path / "rows.jsonl", text_records(24))
+        return recipe_from_dict(
+            {
+                "model": {"path": str(model_folder(tmp_path / "model")), **model},
+                "data": {"train": [str(tmp_path / "rows.jsonl")]},
+                "train": {"batch_size": 8, "precision": "bf16"},
+            }
+        )
+
+    told: dict[str, Any] = {}
+    choose = prepare.choose_layout
+
+    def choosing(model: Any, **circumstances: Any) -> Any:
+        told.update(circumstances)
+        return choose(model, **circumstances)
+
+    monkeypatch.setattr(prepare, "choose_layout", choosing)
+    run = prepare.prepare_data(recipe())
+    prepare.prepare_policy(recipe(), run, torch.device("cpu"))
+    assert told["precision"] == torch.bfloat16
+    assert sum(len(unit.completions) for unit in told["units"]) == 8
+    with pytest.raises(RecipeError, match=r'model.attention: "flex" is not available on cpu: .* There are "auto"'):
+        prepare.refuse_what_is_missing(recipe(attention="flex"))
 
 
 def test_the_byte_tokenizer_of_these_tests_round_trips() -> None:
