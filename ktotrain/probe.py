@@ -56,8 +56,8 @@ class LayoutChoice:
 class _Trial:
     """A model on trial: `usual` is the attention it came with, `precision` what autocast will compute in, if it is on.
 
-    A kernel that cannot run in the weights' own type is tried under autocast, as the run will use it; others without,
-    where differences show sharper.
+    The loop is tried in the weights' own type, where differences show sharpest. Other kernels have been held against it
+    already and are tried as the run will use them, under its autocast.
     """
 
     model: Any
@@ -85,7 +85,7 @@ class _Trial:
         return self.precision or self.weights
 
     def needs_autocast(self, kernel: Kernel) -> bool:
-        return bool(self.precision and kernel.machine_trouble(self.device, self.weights))
+        return self.precision is not None and kernel is not LOOP
 
     def context(self, kernel: Kernel) -> contextlib.AbstractContextManager[object]:
         """What a kernel is tried in."""
