@@ -35,6 +35,9 @@ def use(name: str, *, weight: float | None = None, known: Mapping[str, Strategy]
         key: option.check(options[key], name=f"{name}.{key}") if key in options else option.default
         for key, option in strategy.options.items()
     }
+    if strategy.variant:
+        strategy = strategy.variant(values)
+        values = {key: values[key] for key in strategy.options}
     return Use(strategy, values, weight)
 
 

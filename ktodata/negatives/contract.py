@@ -210,7 +210,8 @@ class Strategy:
     `prepare` is optional, see `Prepare`. `finish(pool)` is called when the rows are safely written: a journal may go.
     `facts(pool)` says what a card should hold beside the options: the model and its revision, what it was served by.
     `needs` names what has to be given before it can run, such as `base.model or base.url`; the others run at their
-    defaults, and `ktodata strategies` shows an example of them.
+    defaults, and `ktodata strategies` shows an example of them. Where one name stands for two ways of working,
+    `variant(options)` gives the one that these options ask for, with the options that it takes, or raises UsageError.
     """
 
     name: str
@@ -222,6 +223,7 @@ class Strategy:
     finish: Callable[[Any], None] | None = None
     facts: Callable[[Any], Mapping[str, Any]] | None = None
     needs: str = ""
+    variant: Callable[[Mapping[str, Any]], Strategy] | None = None
 
     def __post_init__(self) -> None:
         if (self.one is None) == (self.many is None):

@@ -7,7 +7,7 @@ from ktodata.negatives.contaminate import CONTAMINATE
 from ktodata.negatives.contextual import CONTEXTUAL
 from ktodata.negatives.contract import Strategy
 from ktodata.negatives.corrupt import CORRUPT
-from ktodata.negatives.paraphrase import PARAPHRASE
+from ktodata.negatives.rewrite import PARAPHRASE
 from ktodata.negatives.template import TEMPLATE
 
 STRATEGIES: dict[str, Strategy] = {
