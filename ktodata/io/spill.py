@@ -14,9 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from ktodata.errors import WriteError
+from ktodata.io.ahead import OneAhead
 from ktodata.io.table import Table
 
-BUDGET = 48 * 2**20  # bytes of rows held in memory before they go to disk, and of each write after that
+BUDGET = 16 * 2**20  # bytes of rows held in memory before they go to disk, and of each write after that
 
 
 class Spill:
@@ -35,6 +36,7 @@ class Spill:
         self._schema: Any = None
         self._stack = contextlib.ExitStack()
         self._place: Path | None = None
+        self._ahead = OneAhead()
         self._writers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -70,11 +72,13 @@ class Spill:
         """No more rows will come. What is on disk is closed, what is in memory sorted by part."""
         if self.on_disk:
             self._flush()
+            self._wait()
             for writer in self._writers.values():
                 writer.close()
             self._writers = {}
         elif self._sorted is None:
-            self._sorted = dict(self._by_part())
+            self._sorted = dict(_by_part(self._waiting))
+            self._waiting = []
 
     def read(self, part: int, columns: Sequence[str] | None = None) -> Table | None:
         """The rows of a part, in the order they came; None if it has none. Call `finish` first."""
@@ -99,45 +103,43 @@ class Spill:
         elif self._place is not None:
             (self._place / f"{part}.arrow").unlink(missing_ok=True)
 
-    def _by_part(self) -> list[tuple[int, Table]]:
-        """What waits, sorted by part and cut between parts."""
-        import numpy as np
-        import pyarrow
-
-        if not self._waiting:
-            return []
-        tables = [
-            pyarrow.table(table) if isinstance(table, pyarrow.RecordBatch) else table for table, _ in self._waiting
-        ]
-        whole = pyarrow.concat_tables(tables)
-        part_of = np.concatenate([numbers for _, numbers in self._waiting])
-        self._waiting, self._bytes = [], 0
-        order = np.argsort(part_of, kind="stable")
-        ordered = whole.take(pyarrow.array(order))
-        found, starts = np.unique(part_of[order], return_index=True)
-        ends = [*starts[1:], len(order)]
-        return [
-            (int(part), ordered.slice(start, end - start)) for part, start, end in zip(found, starts, ends, strict=True)
-        ]
-
     def _flush(self) -> None:
+        """Write what waits, in the background; what was written before is done then.
+
+        Raises:
+            WriteError: it, or what was written before, does not fit.
+        """
+        self._wait()
+        if self._place is None:
+            place = tempfile.TemporaryDirectory(prefix=".ktodata-", dir=self.folder)
+            try:
+                self._place = Path(self._stack.enter_context(place))
+            except OSError as error:
+                raise self._no_room(error) from error
+            self._stack.callback(self._close)
+            self._ahead = self._stack.enter_context(OneAhead())
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        self._ahead.do(lambda: self._write(waiting))
+
+    def _wait(self) -> None:
         import pyarrow
 
         try:
-            if self._place is None:
-                self._place = Path(
-                    self._stack.enter_context(tempfile.TemporaryDirectory(prefix=".ktodata-", dir=self.folder))
-                )
-                self._stack.callback(self._close)
-            for part, table in self._by_part():
-                self._writer(part).write_table(table.combine_chunks())
+            self._ahead.wait()
         except (OSError, pyarrow.ArrowException) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise WriteError(
-                f"rows cannot be set aside: {reason}",
-                where=str(self._place or self.folder or tempfile.gettempdir()),
-                do="Free some space there; it takes about as much as the rows do",
-            ) from error
+            raise self._no_room(error) from error
+
+    def _write(self, waiting: list[tuple[Table, Any]]) -> None:
+        for part, table in _by_part(waiting):
+            self._writer(part).write_table(table.combine_chunks())
+
+    def _no_room(self, error: Exception) -> WriteError:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        return WriteError(
+            f"rows cannot be set aside: {reason}",
+            where=str(self._place or self.folder or tempfile.gettempdir()),
+            do="Free some space there; it takes about as much as the rows do",
+        )
 
     def _writer(self, part: int) -> Any:
         import pyarrow
@@ -172,3 +174,21 @@ class Writer:
             self.writer.close()
         finally:
             self.file.close()
+
+
+def _by_part(waiting: list[tuple[Table, Any]]) -> list[tuple[int, Table]]:
+    """Tables sorted by part and cut between parts."""
+    import numpy as np
+    import pyarrow
+
+    if not waiting:
+        return []
+    whole = pyarrow.concat_tables([table for table, _ in waiting])
+    part_of = np.concatenate([numbers for _, numbers in waiting])
+    order = np.argsort(part_of, kind="stable")
+    ordered = whole.take(pyarrow.array(order))
+    found, starts = np.unique(part_of[order], return_index=True)
+    ends = [*starts[1:], len(order)]
+    return [
+        (int(part), ordered.slice(start, end - start)) for part, start, end in zip(found, starts, ends, strict=True)
+    ]

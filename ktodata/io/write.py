@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import gzip
 import io
 import itertools
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from ktodata.errors import UsageError, WriteError
+from ktodata.io.ahead import OneAhead
 from ktodata.io.paths import local_path
 from ktodata.io.table import Table, arrow_schema, records_of, table_of
 from ktodata.schema import COLUMNS, Kind, Row
@@ -201,12 +203,17 @@ def _write_parquet(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> in
 
     schema = arrow_schema(kind)
     count = 0
-    with pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
+    with (
+        pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer,
+        OneAhead() as ahead,
+    ):
         for table in tables:
             for start in range(0, table.num_rows, CHUNK):
                 group = table.slice(start, CHUNK)
-                writer.write_table(group.cast(schema))
+                # Compressed while the next rows are put in order.
+                ahead.do(functools.partial(writer.write_table, group.cast(schema)))
                 count += group.num_rows
+        ahead.wait()
     return count
 
 
