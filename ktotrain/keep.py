@@ -110,6 +110,19 @@ class Keeper:
         self._newest_step = position.step
         return ""
 
+    def save_or_end(self) -> None:
+        """Save a checkpoint. If that is impossible it is said, and the run goes on, unless it would be for nothing.
+
+        Raises:
+            TrainingError: the weights are not finite.
+        """
+        if self.save() and not self.large.finite():
+            raise TrainingError(
+                "the weights are not finite, and nothing can be learned any more",
+                where=f"step {self.position.step}",
+                do=f"Lower optim.learning_rate; {self._way_on()}",
+            )
+
     def stopped(self, stop: StopRequest) -> StoppedError:
         """Save, and make the error that ends the run."""
         step = self.position.step
@@ -138,6 +151,7 @@ class Keeper:
             saved = "nothing has been learned"
         elif trouble := self.save():
             saved = trouble
+            advice += f"; {self._way_on()}"
         else:
             saved = f"what was learned before them is saved in {self.newest}"
             advice += "; --resume passes over those rows"

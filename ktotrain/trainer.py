@@ -218,7 +218,7 @@ def _loop(run: _Run) -> None:
         if _evaluate_if_due(run):
             finished = time.perf_counter()
         if settings.save_every and (last or number % settings.save_every == 0):
-            keeper.save()
+            keeper.save_or_end()
             finished = time.perf_counter()
 
 
