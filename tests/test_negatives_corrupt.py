@@ -16,7 +16,7 @@ import pytest
 
 from ktodata.negatives.contract import Skip
 from ktodata.negatives.corrupt import CORRUPT, OPERATIONS, corrupt
-from ktodata.negatives.corruption import augmenters
+from ktodata.negatives.corruption import augmenters, formal, keyboards, lexicon
 from ktodata.negatives.corruption.layout import EMOJI, hide, lay_out, protected_spans, sentences, unhide
 from ktodata.schema import make_row, normalise
 
@@ -108,6 +108,8 @@ def test_code_and_addresses_are_left_alone() -> None:
         "well`bar baz`well it is",
         "write to:bob.b@example.org then",
         "访问www.example.org/a，谢谢你们的帮助",
+        "访问https://example.org/a，谢谢你们的帮助",
+        "请看https://example.org/a谢谢你们的帮助",
         "请看example.org/a，谢谢你们的帮助",
     ],
 )
@@ -135,7 +137,7 @@ def test_lines_indentation_and_emoji_survive() -> None:
             marks = [re.match(r"[ \t]*(?:- |\d\. )?", line)[0] for line in text.splitlines()]  # type: ignore[index]
             kept = [re.match(r"[ \t]*(?:- |\d\. )?", line)[0] for line in result.splitlines()]  # type: ignore[index]
             assert marks == kept, (name, text, result)
-        if name not in ("tone", "emoji"):
+        if name not in ("tone", "formal", "emoji"):
             assert Counter(re.findall(EMOJI, text)) == Counter(re.findall(EMOJI, result)), (name, text, result)
 
 
@@ -195,6 +197,145 @@ def test_several_operations_all_apply() -> None:
     assert Counter(result.split()) != Counter(text.replace(" 😊", "").split())
 
 
+def test_text_glued_to_an_address_is_not_protected_with_it() -> None:
+    text = "请看https://example.org/a谢谢你们的帮助，再见"
+    ((start, stop),) = protected_spans(text)
+    assert text[start:stop] == "https://example.org/a"
+    assert all("谢谢你们的帮助" not in str(worse(text, "delete", seed=seed, intensity=0.9)) for seed in range(5))
+    ((start, stop),) = protected_spans("siehe https://de.example.org/wiki/Größe und")
+    assert stop - start == len("https://de.example.org/wiki/Größe")
+
+
+def test_some_of_the_operations_for_each_row() -> None:
+    text = "First I went home. Then I slept for a long long time. After that I ate something good."
+    names = ("sentences", "keyboard", "emoji", "truncate")
+    kinds = Counter()
+    for seed in range(60):
+        (one,) = [str(worse(text, seed=seed, operations=names, pick=1))]
+        moved = Counter(one.split()) == Counter(text.split())
+        kinds["sentences" if moved else "truncate" if text.startswith(one) else "keyboard"] += 1
+        # One that finds nothing to do (there is no emoji) gives its place to another.
+        assert one != text
+        two = str(worse(text, seed=seed, operations=("sentences", "keyboard", "emoji"), pick=2))
+        assert not two.startswith("First I went home. Then")
+        assert Counter(two.split()) != Counter(text.split())
+    assert min(kinds[name] for name in ("sentences", "truncate", "keyboard")) > 8
+
+
+def test_single_operations_may_have_their_own_intensity() -> None:
+    text = " ".join(f"word{index}" for index in range(100))
+    shares = (("delete", 0.8), ("keyboard", 0.1))
+    both = str(worse(text, "delete", "keyboard", intensity=0.01, intensities=shares)).split()
+    assert len(both) == 20
+    assert sum(not re.fullmatch(r"word\d+", word) for word in both) == 2
+    assert len(str(worse(text, "delete", intensity=0.5, intensities=(("keyboard", 1.0),))).split()) == 50
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if len(lay_out(text).words) > 6])
+def test_the_default_is_more_than_one_word(text: str) -> None:
+    for seed in range(30):
+        result = worse(text, seed=seed)
+        assert isinstance(result, str)
+        old, new = lay_out(text).words, lay_out(result).words
+        moved = sum((Counter(old) - Counter(new)).values()) + sum((Counter(new) - Counter(old)).values())
+        assert moved >= 2 or sum(a != b for a, b in zip(old, new, strict=False)) >= 2
+
+
+KEYS = {
+    "qwerty": {"q": "was", "a": "qwsz", "m": "njk"},
+    "qwertz": {"q": "was", "z": "tghu", "y": "asx", "ö": "lpüä"},
+    "azerty": {"a": "zqé", "q": "azsw", "m": "lpù"},
+    "italian": {"ò": "lpàè", "è": "pòàì"},
+    "spanish": {"ñ": "lp"},
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keyboards_are_where_the_letters_are(name: str) -> None:
+    table = keyboards.neighbours(name)
+    for key, beside in KEYS[name].items():
+        found = set(table[key]) - {keyboards.unaccented(key)}
+        assert found <= set(beside), key
+        assert len(found) >= min(2, len(beside)), key
+        assert {char.upper() for char in table[key] if char != "ß"} == set(table[key.upper()])
+
+
+@pytest.mark.parametrize("name", keyboards.LAYOUTS)
+def test_every_key_has_others_beside_it(name: str) -> None:
+    table = keyboards.neighbours(name)
+    assert len(table) > 20
+    for key, beside in table.items():
+        assert key not in beside
+        assert beside, key
+        assert all(len(char) == 1 and not char.isdigit() for char in beside)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "name"),
+    [
+        ("yeah sure", "en", "qwerty"),
+        ("ja klar", "de", "qwertz"),
+        ("oui merci", "fr", "azerty"),
+        ("sì grazie", "it", "italian"),
+        ("sí claro", "es", "spanish"),
+        ("hm", "", "qwerty"),
+        ("שלום עולם", "", "hebrew"),
+        ("привіт світ", "", "ukrainian"),
+        ("สวัสดีครับ", "en", "thai"),
+    ],
+)
+def test_the_keyboard_is_the_languages(text: str, language: str, name: str) -> None:
+    assert keyboards.layout_of(text, language) == name
+
+
+def test_typos_are_of_the_keyboard() -> None:
+    text = "warum quälst du dich so sehr zwischen zwei zielen" * 3
+
+    def slips(**options: Any) -> set[tuple[str, str]]:
+        found = set()
+        for seed in range(40):
+            result = str(worse(text, "keyboard", seed=seed, intensity=1.0, **options))
+            found |= {(a, b) for a, b in zip(text, result, strict=True) if a != b}
+        return found
+
+    for options, name in (({}, "qwertz"), ({"language": "fr"}, "azerty"), ({"keyboard": "qwerty"}, "qwerty")):
+        table = keyboards.neighbours(name)
+        made = slips(**options)
+        assert len(made) > 20
+        assert all(wrong in table[right] for right, wrong in made), name
+    assert ("ä", "a") in slips()
+
+
+def test_words_put_in_are_the_texts_or_its_languages() -> None:
+    text = "Allora, domani andiamo al mare con la bici, poi mangiamo una pizza."
+    own = set(re.findall(r"\w+", text.lower()))
+    for seed in range(20):
+        result = str(worse(text, "insert", seed=seed))
+        more = Counter(re.findall(r"[\w'è]+", result.lower())) - Counter(re.findall(r"\w+", text.lower()))
+        assert sum(more.values()) >= 2
+        assert set(more) <= own | set(lexicon.common_words("it"))
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("yeah sure, gonna be there at 8 lol 😊 wanna come?", "en"),
+        ("dai va bene, ci vediamo stasera 😂 ok?", "it"),
+        ("vale tío, nos vemos mañana 😂", "es"),
+        ("ouais carrément, on se voit demain 😘", "fr"),
+        ("klar, bin gleich da 🙈 was machst du?", "de"),
+    ],
+)
+def test_formal_is_an_office_letter_in_every_language(text: str, code: str) -> None:
+    results = {str(worse(text, "formal", seed=seed, intensity=1.0)) for seed in range(20)}
+    assert len(results) == 20
+    phrases = [phrase for kind in formal.phrases(code).values() for phrase in kind]
+    for result in results:
+        assert not re.findall(EMOJI, result)
+        assert sum(phrase.casefold() in result.casefold() for phrase in phrases) >= 2
+    assert worse("Привіт, як справи?", "formal") == Skip("nothing that the operations change")
+
+
 def test_intensity_is_how_much() -> None:
     text = " ".join(f"word{index}" for index in range(100))
     lengths = [len(str(worse(text, "delete", intensity=share)).split()) for share in (0.1, 0.5, 0.9)]
@@ -220,6 +361,8 @@ def test_known_operations_do_what_they_say() -> None:
     assert Counter(re.findall(r"\w+", results["repeat"].lower())) > bare
     assert len(results["foreign"]) > len(text)
     assert results["split"].replace(" ", "") == text.replace(" ", "")
+    stray = Counter(re.findall(r"\w+", results["insert"].lower())) - bare
+    assert sum(stray.values()) >= 2
     for name in ("keyboard", "ocr", "spelling", "char"):
         assert len(results[name].split()) == len(words), name
         assert sum(a != b for a, b in zip(results[name].split(), words, strict=True)) >= 2, name

@@ -36,7 +36,15 @@ def test_defaults_and_settings() -> None:
     (corrupt,) = parse_uses(
         ["corrupt"], ["corrupt.operations=tone, emoji", "corrupt.intensity=1", "corrupt.protect=false"]
     )
-    assert corrupt.options == {"operations": ("tone", "emoji"), "intensity": 1.0, "protect": False, "language": "auto"}
+    assert corrupt.options == {
+        "operations": ("tone", "emoji"),
+        "pick": None,
+        "intensity": 1.0,
+        "intensities": (),
+        "protect": False,
+        "language": "auto",
+        "keyboard": "auto",
+    }
 
 
 def test_mixes() -> None:
@@ -101,7 +109,7 @@ def test_entries_of_a_table_add_up() -> None:
         (
             ["corrupt"],
             ["corrupt.zzz=1"],
-            "strategy 'corrupt' has no option 'zzz'. Known: intensity, language, operations",
+            "strategy 'corrupt' has no option 'zzz'. Known: intensities, intensity, keyboard",
         ),
         (["corrupt"], ["corupt.intensity=1"], "no strategy 'corupt'. Did you mean 'corrupt'?"),
         (["corrupt"], ["other.count=1"], "--set other.count is for a strategy that is not used. Add --strategy other"),

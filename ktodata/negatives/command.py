@@ -223,6 +223,8 @@ def strategies(as_json: bool) -> None:
         for key, option in entry.options.items():
             click.echo(f"  --set {name}.{key}={_default(option)}")
             click.echo(f"      {option.help} It is {option.allowed()}.")
+            for choice, note in option.notes.items():
+                click.echo(f"      {choice:<12} {note}")
 
 
 def _default(option: Option) -> str:
@@ -231,7 +233,7 @@ def _default(option: Option) -> str:
 
 def _described(entry: Strategy) -> dict[str, object]:
     options = {
-        key: {"default": option.default, "help": option.help, "allowed": option.allowed()}
+        key: {"default": option.default, "help": option.help, "allowed": option.allowed(), "notes": dict(option.notes)}
         for key, option in entry.options.items()
     }
     return {"summary": entry.summary, "needs": entry.needs, "example": example_of(entry), "options": options}

@@ -83,14 +83,15 @@ class Option:
     | `table` | a tuple of pairs (name, number): names of `choices`, numbers from `low` to `high` | `a:0.1,b:1` |
     | `file` | the path of a file that is there | a path |
 
-    `low` is excluded from the range when `open_low` is set. An `optional` one may be None, written `none` or left
-    empty. A `secret` one is shown nowhere, and kept out of cards.
+    `notes` says what some of the choices mean. `low` is excluded from the range when `open_low` is set. An `optional`
+    one may be None, written `none` or left empty. A `secret` one is shown nowhere, and kept out of cards.
     """
 
     kind: Literal["int", "float", "bool", "text", "choice", "list", "table", "file"]
     default: Any
     help: str
     choices: tuple[str, ...] = ()
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     low: float | None = None
     high: float | None = None
     open_low: bool = False

@@ -15,10 +15,11 @@ import sys
 import threading
 from typing import Any
 
+from ktodata.negatives.corruption import keyboards
+
 # nlpaug tries to import these at start for augmenters that are not used here: 4.9 s with them, 0.4 s without.
 _UNUSED = ("torch", "transformers", "sklearn", "librosa", "matplotlib", "nltk", "gensim")
 _LOCK = threading.Lock()
-KEYBOARDS = ("en", "de", "es", "fr", "he", "it", "nl", "pl", "th", "tr", "uk")
 
 
 def reorder(action: str, count: int, *, rng: random.Random, share: float) -> list[int]:
@@ -45,8 +46,9 @@ def _one_run(kept: list[int], count: int) -> list[int]:
     return kept[1:] if kept[:1] == [1] and kept[1:2] > [2] else kept
 
 
-def typos(kind: str, words: list[str], *, rng: random.Random, share: float, language: str = "en") -> list[str]:
+def typos(kind: str, words: list[str], *, rng: random.Random, share: float, layout: str = "qwerty") -> list[str]:
     """The words with typos in a `share` of them, one typo a word: `keyboard`, `ocr`, `char`, `spelling` or `split`.
+    `layout` is the keyboard's.
 
     Words that the kind knows nothing about (another script, an unlisted word) stay as they are.
     """
@@ -58,17 +60,18 @@ def typos(kind: str, words: list[str], *, rng: random.Random, share: float, lang
         augmenter = _spelling()
         augmenter.aug_p = share
     else:
-        augmenter = _char_augmenter(kind, words, rng, language)
+        augmenter = _char_augmenter(kind, words, rng, layout)
         augmenter.aug_word_p = share
     augmenter.rng = rng
     return _augmented(augmenter, words)
 
 
-def _char_augmenter(kind: str, words: list[str], rng: random.Random, language: str) -> Any:
+def _char_augmenter(kind: str, words: list[str], rng: random.Random, layout: str) -> Any:
     if kind == "keyboard":
-        lang = language if language in KEYBOARDS else "en"
-        plain = {"include_special_char": False, "include_numeric": False, "include_upper_case": False}
-        return _augmenter("char", "KeyboardAug", lang=lang, **plain)
+        augmenter = _augmenter("char", "KeyboardAug")
+        # Its own layouts lack accents, and have marks and digits where letters are meant.
+        augmenter.model.model = keyboards.neighbours(layout)
+        return augmenter
     if kind == "ocr":
         return _augmenter("char", "OcrAug", min_char=2)
     action = rng.choice(("swap", "delete", "insert", "substitute"))

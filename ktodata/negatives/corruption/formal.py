@@ -22,7 +22,7 @@ def formalise(
     None in a language that has no phrases here.
     """
     code = (lexicon.guess(text) if language == "auto" else language) or ""
-    if code not in _phrases():
+    if not phrases(code):
         return None
     flat = flatten(text, rng=rng, intensity=intensity, protect=protect, language=code) or text
     hidden = hide(flat, protect=protect)
@@ -33,15 +33,15 @@ def formalise(
     if not places:
         return None
     words = list(layout.words)
-    phrases = _phrases()[code]
+    set_phrases = phrases(code)
     chosen = sorted(rng.sample(places, max(1, round(intensity * len(places)))))
-    before = rng.sample(phrases["before"], len(phrases["before"]))
+    before = rng.sample(set_phrases["before"], len(set_phrases["before"]))
     for number, place in enumerate(chosen):
         words[place] = after(before[number % len(before)], words[place], code)
     if rng.random() < 2 * intensity - 0.5:
-        words[0] = f"{rng.choice(phrases['opening'])} {words[0]}"
+        words[0] = f"{rng.choice(set_phrases['opening'])} {words[0]}"
     if rng.random() < 2 * intensity - 0.5:
-        words[-1] = f"{words[-1]} {rng.choice(phrases['closing'])}"
+        words[-1] = f"{words[-1]} {rng.choice(set_phrases['closing'])}"
     return unhide(layout.weave(words), hidden[1])
 
 
@@ -54,6 +54,11 @@ def after(phrase: str, sentence: str, code: str) -> str:
     return f"{phrase[:1].upper()}{phrase[1:]} {sentence}"
 
 
+def phrases(code: str) -> Mapping[str, Sequence[str]]:
+    """What a language has to put `before` sentences, and as `opening` and `closing`; nothing for one that has none."""
+    return _table().get(code, {})
+
+
 @functools.cache
-def _phrases() -> Mapping[str, Mapping[str, Sequence[str]]]:
+def _table() -> Mapping[str, Mapping[str, Sequence[str]]]:
     return tomllib.loads((resources.files(__package__) / "lexicons" / "formal.toml").read_text(encoding="utf-8"))

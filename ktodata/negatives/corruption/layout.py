@@ -19,6 +19,9 @@ UNSPACED = (
 PICTURES = "\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 JOINERS = "\ufe0e\ufe0f\u200d\u20e3\U000e0020-\U000e007f\U0001f3fb-\U0001f3ff"
 EMOJI = rf"(?:[0-9#*]\ufe0f?\u20e3|[©®™‼⁉]\ufe0f|[{PICTURES}][{JOINERS}]*(?:\u200d[{PICTURES}♀♂][{JOINERS}]*)*)"
+# What goes on an address. Text in a script without spaces does not, nor its punctuation: "https://x.org/a。谢谢".
+_INSIDE = rf"\s<>`{UNSPACED}\u3000-\u303f\uff00-\uffef"
+_ADDRESS = rf"[^{_INSIDE}]*[^{_INSIDE}.,;:!?)\]}}'\"…]"
 # Each begins only where a run of its characters does ("-https", "1.https" and all): otherwise a long run costs its
 # length squared. Letters of other scripts are no part of such a run: "访问www.example.org".
 PROTECTED = "|".join(
@@ -26,11 +29,11 @@ PROTECTED = "|".join(
         # A fence never closed protects to the end.
         r"(?:^[ \t]*(?P<fence>`{3,}|~{3,})[^\n]*(?:\n(?s:.*?))?(?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z))",
         r"(?:(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\n)(?s:.))+?(?<!`)(?P=tick)(?!`))",
-        r"(?:(?<![a-zA-Z0-9+.\-])[a-zA-Z0-9+.\-]+://[^\s<>`]*[^\s<>`.,;:!?)\]}'\"…])",
+        rf"(?:(?<![a-zA-Z0-9+.\-])[a-zA-Z0-9+.\-]+://{_ADDRESS})",
         r"(?:(?<![\w.+\-])(?:mailto:)?[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+)",
         r"(?:(?<![a-zA-Z0-9_\-])(?<![^.]\.)"
         r"(?:www\.|(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io|ai|dev|app|info|co|uk|it|es|fr|de|eu)\b(?=/))"
-        r"[^\s<>`]*[^\s<>`.,;:!?)\]}'\"…])",
+        rf"{_ADDRESS})",
         r"(?:(?<![a-zA-Z0-9_\-])(?<![^.]\.)(?:[a-zA-Z0-9\-]+\.)+(?:com|org|net|edu|gov|io)\b)",
     )
 )

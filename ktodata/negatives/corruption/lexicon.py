@@ -81,6 +81,7 @@ def is_common(word: str, code: str) -> bool:
     return word in _table(code)["markers"]
 
 
+@functools.cache
 def common_words(code: str) -> list[str]:
     """A language's most common words."""
     return sorted(set(_table(code)["markers"]) - set(_table(code)["words"]) - set(_table(code)["interjections"]))

@@ -49,7 +49,7 @@ def truncate(text: str, *, rng: random.Random, intensity: float, protect: bool) 
     return text[:cut]
 
 
-def foreign(text: str, *, rng: random.Random, intensity: float, protect: bool) -> str | None:
+def foreign(text: str, *, rng: random.Random, intensity: float, protect: bool, language: str = "auto") -> str | None:
     """Phrases in another language put in, between words: one, and at higher intensity up to one per sentence."""
     layout = lay_out(text, protect=protect)
     count = len(layout.words)
@@ -57,7 +57,7 @@ def foreign(text: str, *, rng: random.Random, intensity: float, protect: bool) -
         return None
     hidden = hide(text, protect=protect)
     times = max(1, round(intensity * (len(sentences(hidden[0]).words) if hidden else 1)))
-    own = {lexicon.guess(text), *_scripts(text)}
+    own = {lexicon.guess(text) if language == "auto" else language, *_scripts(text)}
     others = [code for code in sorted(_phrases()) if code not in own]
     words = list(layout.words)
     joint = " " if layout.spaced else ""

@@ -7,7 +7,7 @@ import math
 import random
 import re
 
-from ktodata.negatives.corruption import augmenters, lexicon
+from ktodata.negatives.corruption import augmenters, keyboards, lexicon
 from ktodata.negatives.corruption.layout import EMOJI, Layout, lay_out, protected_spans, starts_sentence
 
 
@@ -96,11 +96,47 @@ def _joined(before: str, after: str) -> str:
     return before + (" " if spaced and not opened else "") + head
 
 
-def misspell(text: str, *, rng: random.Random, intensity: float, protect: bool, kind: str) -> str | None:
-    """Typos in a share of the words: neighbouring keys, misread letters, lost or swapped ones, known misspellings."""
+def misspell(
+    text: str,
+    *,
+    rng: random.Random,
+    intensity: float,
+    protect: bool,
+    kind: str,
+    language: str = "auto",
+    keyboard: str = "auto",
+) -> str | None:
+    """Typos in a share of the words: neighbouring keys, misread letters, lost or swapped ones, known misspellings.
+
+    For the kind `keyboard` the layout is the text's language's, unless one is named.
+    """
     layout = lay_out(text, protect=protect, runs=True)
-    language = lexicon.guess(text) or "en" if kind == "keyboard" else "en"
-    words = augmenters.typos(kind, layout.words, rng=rng, share=intensity, language=language)
+    keys = "qwerty"
+    if kind == "keyboard":
+        code = lexicon.guess(text) if language == "auto" else language
+        keys = keyboards.layout_of(text, code) if keyboard == "auto" else keyboard
+    words = augmenters.typos(kind, layout.words, rng=rng, share=intensity, layout=keys)
+    return None if words == layout.words else layout.weave(words)
+
+
+def insert(text: str, *, rng: random.Random, intensity: float, protect: bool, language: str = "auto") -> str | None:
+    """Words put in where they do not belong, as many as a share `intensity` of those there are: some from elsewhere in
+    the text, some common ones of its language."""
+    layout = lay_out(text, protect=protect)
+    count = len(layout.words)
+    if count < 2:
+        return None
+    code = lexicon.guess(text) if language == "auto" else language
+    common = lexicon.common_words(code) if code and layout.spaced else []
+    joint = " " if layout.spaced else ""
+    words = list(layout.words)
+    number = max(2 if count > 3 else 1, round(intensity * count))
+    for place in sorted(rng.sample(range(count), min(number, count))):
+        others = [word for word in layout.words if word.casefold() != layout.words[place].casefold()]
+        from_text = others and (not common or rng.random() < 0.5)
+        stray = rng.choice(others if from_text else common) if others or common else ""
+        if stray:
+            words[place] = f"{words[place]}{joint}{stray.lower() if stray[1:].islower() else stray}"
     return None if words == layout.words else layout.weave(words)
 
 
@@ -108,17 +144,18 @@ def repeat(text: str, *, rng: random.Random, intensity: float, protect: bool) ->
     """Runs of two to six words said twice in a row, as by a model that is stuck; `intensity`: how much of the text."""
     layout = lay_out(text, protect=protect)
     count = len(layout.words)
+    if count < 2:
+        return None
     joint = " " if layout.spaced else ""
     starts: dict[int, int] = {}
     budget = math.ceil(intensity * count)
     for _ in range(8 * max(1, count)):
         if budget <= 0:
             break
-        start = rng.randrange(count) if count else 0
+        start = rng.randrange(count)
         size = min(rng.randint(2, 6), budget + 1, count - start)
         run = layout.gaps[start + 1 : start + size]
         if size < 1 or any(not _inline(gap, protect) for gap in run) or _overlaps(starts, start, size):
-            budget -= count < 2
             continue
         starts[start] = size
         budget -= size
