@@ -1,0 +1,114 @@
+"""The language of a row, on chat lines of one to eleven words."""
+
+import pytest
+
+from ktodata.errors import UsageError
+from ktodata.negatives.language import check_code, detect
+from ktodata.schema import Message, make_row
+
+FIVE = ("en", "it", "es", "fr", "de")
+LINES = {
+    "en": [
+        "yeah sure, see u at 8",
+        "idk maybe tomorrow?",
+        "nope, i hate mondays",
+        "thx a lot",
+        "my cat ate the pizza lol",
+        "that movie was kinda boring tbh",
+        "grab me a coffee pls",
+        "haha same here",
+    ],
+    "it": [
+        "sì dai ci sto, a che ora?",
+        "boh non so, magari domani",
+        "no, odio il lunedì",
+        "grazie mille",
+        "il gatto ha mangiato la pizza lol",
+        "quel film era un po' noioso",
+        "mi porti un caffè?",
+        "anch'io ahah",
+    ],
+    "es": [
+        "sí claro, ¿a qué hora?",
+        "no sé, quizás mañana",
+        "no, odio los lunes",
+        "muchas gracias",
+        "mi gato se comió la pizza lol",
+        "esa peli fue un poco aburrida",
+        "tráeme un café porfa",
+        "yo también jaja",
+    ],
+    "fr": [
+        "ouais carrément, à quelle heure ?",
+        "chais pas, peut-être demain",
+        "non, je déteste le lundi",
+        "merci beaucoup",
+        "mon chat a mangé la pizza lol",
+        "ce film était un peu nul",
+        "prends-moi un café stp",
+        "moi aussi haha",
+    ],
+    "de": [
+        "ja klar, um wie viel uhr?",
+        "keine ahnung, vllt morgen",
+        "nee, ich hasse montage",
+        "vielen dank",
+        "meine katze hat die pizza gefressen lol",
+        "der film war irgendwie langweilig",
+        "bring mir nen kaffee mit bitte",
+        "ich auch haha",
+    ],
+}
+OTHERS = [
+    "não sei, talvez amanhã",
+    "mijn kat heeft de pizza opgegeten",
+    "mój kot zjadł pizzę",
+    "да, конечно, во сколько?",
+    "はい、もちろんです",
+    "jag vet inte, kanske imorgon",
+    "tabii ki, saat kaçta?",
+]
+
+
+def language(reply: str, prompt: str = "", among: tuple[str, ...] = FIVE) -> str:
+    return detect(make_row(prompt, reply, True, source="s", origin="feedback"), reply, among)
+
+
+@pytest.mark.parametrize("code", FIVE)
+def test_short_chat_lines_are_placed(code: str) -> None:
+    assert [line for line in LINES[code] if language(line) != code] == []
+
+
+@pytest.mark.parametrize("line", OTHERS)
+def test_other_languages_are_none_of_the_five(line: str) -> None:
+    assert language(line) == ""
+
+
+def test_a_reply_that_says_too_little_is_placed_by_its_prompt() -> None:
+    for code in FIVE:
+        for reply in ("ok", "lol", "😊", "ok cool", "???"):
+            assert language(reply, LINES[code][4]) == code, (reply, code)
+    assert language("😊👍", "123") == ""
+
+
+def test_the_reply_decides_where_it_says_enough() -> None:
+    assert language(LINES["it"][4], LINES["en"][4]) == "it"
+    assert language(OTHERS[1], LINES["en"][4]) == ""
+
+
+def test_of_a_chat_only_the_last_turn_counts() -> None:
+    prompt: list[Message] = [{"role": "user", "content": line} for line in (*LINES["en"], LINES["fr"][4])]
+    row = make_row(prompt, [{"role": "assistant", "content": "ok"}], True, source="s", origin="feedback")
+    assert detect(row, "ok", FIVE) == "fr"
+
+
+def test_code_and_links_are_no_words() -> None:
+    code = "```python\nfor item in the_list: print('the and of to is')\n```"
+    assert language(f"{LINES['it'][4]}\n{code}\nhttps://example.org/the/and/of") == "it"
+
+
+def test_packs_may_be_in_other_languages() -> None:
+    assert language("mijn kat heeft de pizza opgegeten", among=("en", "nl")) == "nl"
+    check_code("nl", name="x")
+    with pytest.raises(UsageError, match="no language 'xx'"):
+        check_code("xx", name="x")
