@@ -4,6 +4,7 @@ What else can be wrong with a file is in test_data_files.py and test_data_unpair
 test_expressions.py, with a chat export in test_label_chats.py.
 """
 
+import contextlib
 import copy
 import json
 from pathlib import Path
@@ -12,9 +13,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from families import SAMPLES, assistant, user
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ktodata.cli import main
-from ktodata.sources import SOURCES
+from ktodata.errors import RowError, SourceError
+from ktodata.schema import kind_of, parse_text, plain
+from ktodata.sources import SOURCES, Example, Piece, Skip, detect
 
 GONE = object()  # as a value: the column is missing
 
@@ -218,3 +223,55 @@ def test_an_unusable_record_is_counted_and_kept(tmp_path: Path, case: str) -> No
     kept = [json.loads(line) for line in (tmp_path / "bad").read_text(encoding="utf-8").splitlines()]
     assert bad in [one["record"] for one in kept if one["reason"] == reason]
     assert f" {reason}" in told
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["\n\nAssistant: x", "true", "0", "prompter", "assistant", "system", "m1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "from", "value", "text", "replies", "rank", "tool_calls"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("preset", sorted(SOURCES))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_is_in_a_record_it_is_read_or_refused(preset: str, data: st.DataObject) -> None:
+    source, records = SOURCES[preset], []
+    for sample in SAMPLES[preset]:
+        columns = data.draw(st.sets(st.sampled_from(sorted(sample)), max_size=3))
+        records.append({**sample, **{name: data.draw(VALUES) for name in columns}})
+    pieces: dict[str, list[Any]] = {}
+    found: list[Any] = []
+    for record in records:
+        with contextlib.suppress(RowError):
+            read = list(source.read(record, "here"))
+            found += [one for one in read if not isinstance(one, Piece)]
+            for piece in [one for one in read if isinstance(one, Piece)]:
+                pieces.setdefault(piece.key, []).append(piece.value)
+    for family in pieces.values():
+        assert source.join is not None
+        joined = list(source.join(family))
+        assert all(0 <= place < len(family) for place, _ in joined)
+        found += [one for _, one in joined]
+    for one in found:
+        assert isinstance(one, Skip | Example)
+        if isinstance(one, Example):
+            assert isinstance(one.label, bool)
+            assert plain(one.completion).strip()
+            assert kind_of(one.prompt) == kind_of(one.completion)
+            for text in (one.prompt, one.completion):
+                parse_text(text, name="text", where="here")
+    with contextlib.suppress(SourceError):
+        detect(records[0], where="here")

@@ -55,7 +55,7 @@ def test_outcomes_become_labels_and_everything_is_counted(tmp_path: Path, suffix
     result = run(source, "-o", str(out), "--desirable", SALE, "--undesirable", NONE)
     assert result.exit_code == 0, result.stderr
     assert result.stderr.splitlines() == [
-        "read    5 records (5 completions)",
+        "read    5 records (5 completions, layout label)",
         f"written 2 rows to {out}: 1 desirable, 1 undesirable",
         "skipped 3: 3 neither holds",
     ]
@@ -184,7 +184,7 @@ def test_edits_make_one_row_of_each_label(tmp_path: Path) -> None:
     result = run(
         source, "-o", str(tmp_path / "o.csv"), "--original", "draft", "--edited", "sent", "--prompt", "request"
     )
-    assert "read    4 records (7 completions)" in result.stderr
+    assert "read    4 records (7 completions, layout label)" in result.stderr
     chat = [{"messages": turns("q", "old"), "draft": "old", "sent": "new"}]
     rows = label(save(tmp_path / "b.jsonl", chat), Edits("draft", "sent")).rows
     assert short(rows) == Counter([("q", "old", False), ("q", "new", True)])

@@ -87,7 +87,7 @@ def test_a_telegram_chat_becomes_replies_in_one_voice(tmp_path: Path) -> None:
     result = run(source, "-o", str(out), "--speaker", "anna")
     assert result.exit_code == 0, result.stderr
     assert result.stderr.splitlines() == [
-        "read    12 messages (12 completions)",
+        "read    12 messages (12 completions, layout telegram)",
         f"written 3 rows to {out}: 3 desirable, 0 undesirable",
         "skipped 9: 4 someone else's turn, 1 forwarded, 1 no text, 1 nothing before it, 1 part of the turn before, "
         "1 service message",

@@ -1,12 +1,14 @@
 """docs/label.md is true: its blocks run on the files it shows, and it names every function of the language."""
 
 import re
-from collections.abc import Callable
+import runpy
+import shlex
 from pathlib import Path
 
 import pytest
-from test_readme import sh
+from click.testing import CliRunner
 
+from ktodata.cli import main
 from ktodata.expressions import FUNCTIONS
 from ktodata.io import read_rows
 
@@ -21,34 +23,38 @@ WRITTEN = {
     "edits.parquet": (1, 1),
     "anna.parquet": (2, 0),
     "short.parquet": (2, 0),
-    "train.parquet": (2, 2),
 }
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Callable[[str], str]:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the page shows."""
     for kind, name, text in BLOCKS:
+        assert bool(name) == (kind not in ("sh", "python"))
         if name:
             (tmp_path / name).write_text(text, encoding="utf-8")
-        assert bool(name) == (kind not in ("sh", "python"))
-
-    def run(block: str) -> str:
-        return sh(block, tmp_path)
-
-    return run
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_every_block_runs(tmp_path: Path, shell: Callable[[str], str]) -> None:
-    for kind, _, text in BLOCKS:
-        if kind == "sh":
-            shell(text)
-        elif kind == "python":
-            (tmp_path / "example.py").write_text(text, encoding="utf-8")
-            assert "neither holds" in shell("python example.py")
-    found = {path.name: read_rows(str(path)) for path in tmp_path.iterdir() if path.name in WRITTEN}
-    assert {
-        name: (sum(row.label for row in rows), sum(not row.label for row in rows)) for name, rows in found.items()
-    } == WRITTEN
+def test_every_block_runs(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line for kind, _, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+    assert len(lines) == len(WRITTEN) + 1
+    for line in lines:
+        command, *arguments = shlex.split(line)
+        assert command == "ktodata"
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, f"{line}\n{result.stderr}"
+    counts = {}
+    for name in WRITTEN:
+        labels = [row.label for row in read_rows(name)]
+        counts[name] = (labels.count(True), labels.count(False))
+    assert counts == WRITTEN
+    assert not all(row.label for row in read_rows("train.parquet"))
+    (example,) = [text for kind, _, text in BLOCKS if kind == "python"]
+    (files / "example.py").write_text(example, encoding="utf-8")
+    runpy.run_path("example.py")
+    assert "'neither holds': 2" in capsys.readouterr().out
 
 
 def test_every_function_is_named() -> None:

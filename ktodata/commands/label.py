@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import click
 
 from ktodata import cli_common as common
 from ktodata.chats import voice
-from ktodata.chats.export import is_chat, label_chat
+from ktodata.chats.export import chat_records, is_chat
 from ktodata.chats.tables import Fields
 from ktodata.clean import ON_CONFLICT, OnConflict
-from ktodata.commands.unpair import _advice_on_rows, _check_quarantine
-from ktodata.errors import SourceError, UsageError
+from ktodata.commands.written import advice_on_rows, check_quarantine, summarise, write_stream
+from ktodata.engine import Engine
+from ktodata.errors import UsageError
 from ktodata.expressions import FUNCTIONS, Expression
-from ktodata.io import Quarantine, write_rows
-from ktodata.label import ON_BOTH, Edits, Judge, OnBoth, Outcomes, Texts, Thumbs
-from ktodata.label import label as make_rows
+from ktodata.io import Quarantine, room_beside
+from ktodata.label import ON_BOTH, Edits, Judge, OnBoth, Outcomes, Texts, Thumbs, outcome_records
 from ktodata.schema import Kind
-from ktodata.unpair import Unpaired
+from ktodata.unpair import stream_records
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LANGUAGE = "\n".join(
@@ -90,6 +89,7 @@ LANGUAGE = "\n".join(
 @common.limit_option
 @common.seed_option
 @common.workers_option
+@common.engine_option
 @common.quarantine_option
 def label(
     source: str | None,
@@ -117,6 +117,7 @@ def label(
     limit: int | None,
     seed: int,
     workers: int,
+    engine: Engine,
     quarantine: str | None,
 ) -> None:
     """Turn logged outcomes into rows of prompt, completion and label.
@@ -134,28 +135,33 @@ def label(
     judge = _judge(desirable, undesirable, on_both, thumbs, original, edited, chatting)
     speaking = voice.voice_of(speaker, context=context, gap=_seconds(gap))
     output = common.resolve_output(output, source)
-    if quarantine is not None:
-        _check_quarantine(quarantine, source, output)
-    with Quarantine(quarantine) as refused:
-        with common.progress("labelling", limit) as advance, _advice_on_rows(strict=not quarantine):
-            rest: dict[str, Any] = {
-                "one_per_prompt": one_per_prompt,
-                "on_conflict": on_conflict,
-                "as_kind": kind,
-                "limit": limit,
-                "seed": seed,
-                "workers": workers,
-                "quarantine": refused if quarantine else None,
-                "advance": advance,
-            }
-            if judge is None:
-                made = label_chat(source, speaking, fields=fields, **rest)
-            else:
-                texts = Texts(prompt, completion, messages)
-                made = make_rows(source, judge, texts=texts, split=split, **rest)
-        if made.rows:
-            write_rows(made.rows, output)
-    _summarise(made, source, output, quarantine)
+    check_quarantine(quarantine, source, output)
+    with advice_on_rows(strict=not quarantine):
+        if judge is None:
+            layout, raws = chat_records(source, speaking, fields=fields, limit=limit, strict=not quarantine)
+        else:
+            texts = Texts(prompt, completion, messages)
+            layout, raws = outcome_records(source, judge, texts=texts, split=split, limit=limit)
+    with (
+        Quarantine(quarantine) as refused,
+        advice_on_rows(strict=not quarantine),
+        common.progress("labelling", limit) as advance,
+        stream_records(
+            layout,
+            raws,
+            one_per_prompt=one_per_prompt,
+            on_conflict=on_conflict,
+            as_kind=kind,
+            seed=seed,
+            workers=workers,
+            engine=engine,
+            quarantine=refused if quarantine else None,
+            folder=room_beside(output),
+            advance=advance,
+        ) as found,
+    ):
+        write_stream(found, output)
+    summarise(found.account, source, output, quarantine, advice="; `ktodata negatives` makes some")
 
 
 def _judge(
@@ -197,19 +203,3 @@ def _seconds(text: str) -> float:
     if match is None:
         raise UsageError(f"--gap is {text!r}", do="Write a number and s, m, h or d, such as 30m or 6h")
     return float(match[1]) * _UNITS[match[2]]
-
-
-def _summarise(made: Unpaired, source: str, output: str, quarantine: str | None) -> None:
-    """Say what became of the records. Raises SourceError if nothing did."""
-    if not made.rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in made.skipped.most_common())
-        first = f"; the first unreadable: {made.problem}" if made.problem else ""
-        raise SourceError(f"nothing to write: {made.completions} completions read, {reasons}{first}", where=source)
-    desirable = sum(row.label for row in made.rows)
-    summary = common.Summary(made.read, made.layout.unit, len(made.rows), made.skipped)
-    summary.show(output, desirable=desirable, note=f"{made.completions} completions")
-    if quarantine:
-        common.say(f"skipped ones are in {quarantine}")
-    if desirable in (0, len(made.rows)):
-        missing, advice = ("undesirable", "; `ktodata negatives` makes some") if desirable else ("desirable", "")
-        common.say(f"warning: no {missing} rows; KTO needs both classes{advice}")

@@ -80,8 +80,8 @@ HEAD = """# What `ktodata unpair` reads
 `ktodata unpair FILE` a file of its layout, which its columns tell, or `--preset NAME`. This page is what
 `ktodata presets --markdown` prints; `--json` is for scripts.
 
-What all have in common: replies that are empty or alike, prompts of a pair that differ, ties, duplicates and contradictions
-are skipped and counted.
+What all have in common: replies that are empty or alike, prompts of a pair that differ, ties, duplicates and
+contradictions are skipped and counted.
 """
 
 

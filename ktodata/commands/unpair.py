@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from ktodata import cli_common as common
 from ktodata.clean import ON_CONFLICT, OnConflict
+from ktodata.commands.written import advice_on_rows, check_quarantine, summarise, write_stream
 from ktodata.engine import Engine
-from ktodata.errors import RowError, SourceError, UsageError
-from ktodata.io import STDOUT, Quarantine, local_path, room_beside, write_tables
+from ktodata.io import Quarantine, room_beside
 from ktodata.schema import Kind
 from ktodata.sources import OPTIONS
-from ktodata.unpair import Account, stream
+from ktodata.unpair import stream
 
 
 def preset_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,11 +96,10 @@ def unpair(
     """
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
-    if quarantine is not None:
-        _check_quarantine(quarantine, source, output)
+    check_quarantine(quarantine, source, output)
     with (
         Quarantine(quarantine) as refused,
-        _advice_on_rows(strict=not quarantine),
+        advice_on_rows(strict=not quarantine),
         common.progress("unpairing", limit) as advance,
         stream(
             source,
@@ -121,47 +118,5 @@ def unpair(
             advance=advance,
         ) as found,
     ):
-        first = next(found.tables, None)
-        if first is not None:
-            write_tables(itertools.chain([first], found.tables), found.kind, output)
-    account = found.account
-    if not account.written:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in account.skipped.most_common())
-        unreadable = f"; the first unreadable: {account.problem}" if account.problem else ""
-        raise SourceError(
-            f"nothing to write: {account.completions} completions read, {reasons}{unreadable}",
-            where=source,
-            do=f"All of them are in {quarantine}, with the reasons" if quarantine else "",
-        )
-    _summarise(account, output, quarantine)
-
-
-def _check_quarantine(quarantine: str, source: str, output: str) -> None:
-    """Refuse a quarantine file that is none, or that would take the place of the input or the output."""
-    if quarantine in ("", STDOUT):
-        raise UsageError(f"--quarantine is {quarantine!r}", do="Name a file")
-    if output != STDOUT and local_path(quarantine).resolve() == local_path(output).resolve():
-        raise UsageError(f"{quarantine} is both the output and the quarantine file", do="Name two files")
-    common.refuse_input(quarantine, source)
-
-
-@contextlib.contextmanager
-def _advice_on_rows(*, strict: bool) -> Iterator[None]:
-    """Say of an unreadable record that it can be set aside, where it was not."""
-    try:
-        yield
-    except RowError as error:
-        if strict:
-            raise error.advised("Mend it, or name a --quarantine FILE for such records") from error
-        raise
-
-
-def _summarise(account: Account, output: str, quarantine: str | None) -> None:
-    summary = common.Summary(account.read, account.layout.unit, account.written, account.skipped)
-    note = f"{account.completions} completions, layout {account.layout.name}"
-    summary.show(output, desirable=account.desirable, note=note)
-    if quarantine:
-        common.say(f"skipped ones are in {quarantine}")
-    if account.desirable in (0, account.written):
-        missing = "undesirable" if account.desirable else "desirable"
-        common.say(f"warning: no {missing} rows; KTO needs both classes")
+        write_stream(found, output)
+    summarise(found.account, source, output, quarantine)
