@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ktotrain import attention_flex, attention_loop, attention_varlen
 from ktotrain.attention_pack import Ask, Following, Memory, Ragged, no_mask
+from ktotrain.last_layer import in_two_runs
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -94,5 +95,5 @@ def register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
 
     for kernel in KERNELS.values():
-        AttentionInterface.register(kernel.implementation, kernel.attend)
+        AttentionInterface.register(kernel.implementation, in_two_runs(kernel.attend))
         AttentionMaskInterface.register(kernel.implementation, no_mask)

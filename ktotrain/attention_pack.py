@@ -66,14 +66,16 @@ class Ask:
 
 
 class Memory:
-    """Keys and values of every attention layer in a pass over a pack, and its last hidden states [T, hidden].
+    """Keys and values of every attention layer in a pass over a pack, and its last hidden states.
 
+    `hidden` is [T, hidden], or [M, hidden] where only those of the tokens `held_M` (in order) were computed.
     Nothing is copied: what a pass with gradient holds anyway is kept reachable, without its graph.
     """
 
     def __init__(self) -> None:
         self.layers: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self.hidden: Tensor | None = None
+        self.held_M: Tensor | None = None
 
     def note(self, layer: nn.Module, key: Tensor, value: Tensor) -> None:
         """Keep a layer's keys and values; a second pass over the layer (gradient checkpointing) changes nothing."""
@@ -85,9 +87,11 @@ class Ragged:
 
     With a `memory`, each layer's keys and values are noted there. `asks` is None, or a list that each call of the
     attention adds to. `source` is the memory in which the segments' prefixes lie, None if they lie in the pack.
+    `needed_M` says, in order, which tokens' last hidden states are read, None if all are: see `ktotrain.last_layer`.
     """
 
     source: Memory | None = None
+    needed_M: Tensor | None = None
 
     def __init__(self, units: tuple[Unit, ...], memory: Memory | None = None) -> None:
         self.units, self.memory = units, memory

@@ -71,6 +71,7 @@ class PackedBatch:
     `input_ids_BL` and `position_ids_BL` are what the model is fed. `mask_BL` (True for real tokens) is there for
     the padded layout only; `units` describes the others, whose B is 1. The log-probability of `target_N[n]` is read
     at flat position `source_N[n]` and belongs to branch `branch_N[n]`, which is row `rows[branch]` of the step.
+    The M distinct positions among `source_N` are `needed_M`, in order, and `place_N` is where a source is among them.
     """
 
     input_ids_BL: Tensor
@@ -80,6 +81,8 @@ class PackedBatch:
     source_N: Tensor
     target_N: Tensor
     branch_N: Tensor
+    needed_M: Tensor
+    place_N: Tensor
     rows: tuple[int, ...]
 
     @property

@@ -189,13 +189,17 @@ class _Scored:
         """The batch whose flat positions the sources are."""
         lengths = [len(branch.completion_ids) for branch in self.branches]
         targets = np.concatenate([branch.completion_ids for branch in self.branches])
+        sources = np.concatenate(self.sources).astype(np.int64)
+        needed, place = np.unique(sources, return_inverse=True)
         return PackedBatch(
             input_ids_BL=torch.from_numpy(ids.astype(np.int64)),
             position_ids_BL=torch.from_numpy(positions.astype(np.int64)),
             mask_BL=None if mask is None else torch.from_numpy(mask),
             units=units,
-            source_N=torch.from_numpy(np.concatenate(self.sources).astype(np.int64)),
+            source_N=torch.from_numpy(sources),
             target_N=torch.from_numpy(targets.astype(np.int64)),
+            needed_M=torch.from_numpy(needed),
+            place_N=torch.from_numpy(place),
             branch_N=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
             rows=tuple(branch.row for branch in self.branches),
         )

@@ -26,7 +26,7 @@ from ktotrain.batch import Branch, PackedBatch, Unit
 from ktotrain.errors import ModelError
 from ktotrain.logps import Head
 from ktotrain.packing import Layout, continuation, pack
-from ktotrain.scorer import Scorer, find_head, no_grad_scores
+from ktotrain.scorer import Scorer, find_head, no_grad_scores, spare_last_layer
 
 # Two orders of summation in float32 differ by about 1e-6 relative; a token that sees a wrong one, by far more.
 PARITY = 1e-4
@@ -136,6 +136,7 @@ def choose_layout(
             kernel, why = _kernel_for(trial, layout, attention, units)
             with trial.context(kernel):
                 head = verified_head(model)
+                why += _sparing(trial, head, layout)
                 follows = layout == "shared" and head is not None and _can_follow(trial, head)
             return LayoutChoice(layout, kernel.implementation, reason + why, head, follows)
         trouble = found
@@ -190,6 +191,16 @@ def layer_asks(model: Any, seed: int = 0) -> Asks:
     ragged.asks = []
     no_grad_scores(Scorer(model, find_head(model)), batch.to(_device(model)), ragged)
     return ask_counts(ragged.asks)
+
+
+def _sparing(trial: _Trial, head: Head | None, layout: Layout) -> str:
+    """Let the last layer leave out what no score needs, where that is exact; what is to be said about it."""
+    if head is None:
+        return ""
+    branches = _probe_branches(trial.model, np.random.default_rng(trial.seed))
+    (batch,) = pack(branches, pack_tokens=10_000, layout=layout)
+    trouble = spare_last_layer(trial.model, head, batch.to(trial.device))
+    return f"; the last layer computes prompts in full ({trouble})" if trouble else ""
 
 
 def structural_trouble(model: Any) -> str:

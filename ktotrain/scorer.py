@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ktotrain.attention import Following, Memory, Ragged
 from ktotrain.batch import Continuation, PackedBatch
+from ktotrain.last_layer import install, installed, uninstall, worth_it
 from ktotrain.logps import CHUNK_ELEMENTS, Head, branch_logps, token_logps
 
 
@@ -35,6 +36,7 @@ class Scorer:
         # Padded rows need no position ids (they count from 0), and not every model takes them.
         taken = inspect.signature(self.decoder.forward).parameters
         self.takes_positions = "position_ids" in taken
+        self.spares_last_layer = installed(self.decoder)
 
     def __call__(self, batch: PackedBatch, ragged: Ragged | None = None) -> Tensor:
         """Summed log-probability of each branch's completion: float32 of shape R.
@@ -45,11 +47,25 @@ class Scorer:
         if self.head is None:
             scores_N = self._by_own_head(batch, inputs)
         else:
-            hidden = self.decoder(**inputs).last_hidden_state.flatten(0, 1)
-            if ragged is not None and ragged.memory is not None:
-                ragged.memory.hidden = hidden.detach()
-            scores_N = token_logps(hidden[batch.source_N], batch.target_N, self.head)
+            hidden, source_N = self.hidden(batch, inputs)
+            scores_N = token_logps(hidden[source_N], batch.target_N, self.head)
         return branch_logps(scores_N, batch.branch_N, len(batch.rows))
+
+    def hidden(self, batch: PackedBatch, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Last hidden states, and where among them the scored tokens are read.
+
+        They are those of all flat positions, or of the needed ones alone where the last layer spares the rest.
+        """
+        ragged: Ragged | None = inputs.get("ragged")
+        spare = self.spares_last_layer and worth_it(batch.needed_M, batch.positions)
+        if ragged is None:
+            spare = False
+        elif spare:
+            ragged.needed_M = batch.needed_M
+        hidden = self.decoder(**inputs).last_hidden_state.flatten(0, 1)
+        if ragged is not None and ragged.memory is not None:
+            ragged.memory.hidden, ragged.memory.held_M = hidden.detach(), batch.needed_M if spare else None
+        return hidden, batch.place_N if spare else batch.source_N
 
     def remembering(self, batch: PackedBatch) -> tuple[Tensor, Memory]:
         """The scores of a shared batch, and what `following` needs to score other completions of its prompts."""
@@ -62,7 +78,8 @@ class Scorer:
         assert self.head is not None, "remembered hidden states go through the head as it is"
         assert memory.hidden is not None, "the pass that remembers is over"
         batch = continuation.batch
-        hidden = memory.hidden[continuation.last_U]
+        last_U = continuation.last_U
+        hidden = memory.hidden[last_U if memory.held_M is None else torch.searchsorted(memory.held_M, last_U)]
         if batch.positions:
             ragged = Following(batch.units, continuation.spans, memory)
             own = self.decoder(**self._inputs(batch, ragged)).last_hidden_state[0]
@@ -142,6 +159,44 @@ def _from_logits(logits_NV: Tensor, target_N: Tensor) -> Tensor:
     """Log-probabilities of the targets, by whole logits: float32 of shape N."""
     logits_NV = logits_NV.float()
     return logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+
+
+def spare_last_layer(model: Any, head: Head, batch: PackedBatch) -> str:
+    """Let the model's last layer compute what scored tokens need and no more, if its hidden states stay the same.
+
+    Args:
+        model: set to one of the kernels of `ktotrain.attention`.
+        batch: of the shared or packed layout, with prompts long enough for it to matter.
+
+    Returns:
+        Why the layer is left as it is, or "".
+    """
+    decoder = find_decoder(model)
+    whole, source_N = _hidden(Scorer(model, head), batch)
+    if not install(decoder, model.config.get_text_config().num_hidden_layers):
+        return "it is not the last of a list of layers"
+    try:
+        spared, place_N = _hidden(Scorer(model, head), batch)
+        # Hidden states, not scores: those of a random model hardly tell one token from another.
+        expected = whole[source_N].float()
+        worst = float((spared[place_N].float() - expected).abs().max() / expected.abs().max())
+        rounding = 1e-5 if whole.dtype == torch.float32 and not torch.is_autocast_enabled(whole.device.type) else 3e-2
+        trouble = "" if worst <= rounding else f"its hidden states change by {worst:.1e} of the largest"
+    except (TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        trouble = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+    if trouble:
+        uninstall(decoder)
+    return trouble
+
+
+def _hidden(scorer: Scorer, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    training = scorer.model.training
+    scorer.model.eval()
+    try:
+        with torch.no_grad():
+            return scorer.hidden(batch, scorer._inputs(batch, None))
+    finally:
+        scorer.model.train(training)
 
 
 def find_decoder(model: Any) -> Any:
