@@ -110,9 +110,9 @@ def test_what_a_request_holds() -> None:
     text = "\n\nHuman: hi\n\nAssistant: yo\n\nHuman: bye\n\nAssistant:"
     both = [Request("a", chat("hi"), 1), Request("b", text, 2)]
     with serving() as stub:
-        found = ask(stub.url, requests=both, sampling=sampling, extra='{"top_k": 3, "user": "x"}')
+        found = ask(stub.url, requests=both, sampling=sampling, extra='{"top_k": 3, "user": "x", "max_tokens": null}')
     bodies = {body["seed"]: body for body in stub.bodies}
-    common = {"model": "tiny", "temperature": 1.3, "max_tokens": 7, "top_p": 0.9, "min_p": 0.05}
+    common = {"model": "tiny", "temperature": 1.3, "top_p": 0.9, "min_p": 0.05}
     common |= {"repetition_penalty": 1.1, "top_k": 3, "user": "x"}
     assert bodies[1] == {**common, "seed": 1, "messages": chat("hi")}
     assert bodies[2] == {**common, "seed": 2, "prompt": text, "stop": ["\nHuman:", "\nAssistant:"]}
@@ -174,6 +174,7 @@ def test_what_one_request_cannot_have_is_a_skip(failure: str, outcome: Outcome) 
         ("429 0", "429 Too Many Requests: slow down, in 3 tries"),
         ("403 not yours", "403 Forbidden: not yours. Name the environment variable"),
         ("400 no chat_template", "400 Bad Request: no chat_template. If its model has no chat template"),
+        ("400 not supported in the v1/completions endpoint", "It takes chats only: `ktodata unpair FILE --as chat`"),
         ("422 Unexpected fields: min_p", "422 .*min_p. Options that the server does not know"),
     ],
 )

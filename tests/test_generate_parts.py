@@ -151,6 +151,30 @@ def test_other_options_have_another_journal(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [kept], "and never touches this one"
 
 
+def test_a_journal_of_other_options_is_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = filled(tmp_path / "out.jsonl")
+    with caplog.at_level(logging.WARNING):
+        Journal(tmp_path / "out.jsonl").open("base", {"model": "other"}).close()
+    assert f"{path} is of other options or another model, and not used" in caplog.text
+
+
+def test_an_interrupted_run_says_what_it_keeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def interrupt(*_: object, **__: object) -> Iterator[tuple[Request, Outcome]]:
+        raise KeyboardInterrupt
+        yield
+
+    filled(tmp_path / "out.jsonl")
+    journal = Journal(tmp_path / "out.jsonl")
+    backend = Scripted({})
+    backend.generate = interrupt  # type: ignore[method-assign]
+    asker = Asker(backend, journal, journal.open("base", {"model": "m"}))
+    row = make_row("p", "c", True, source="s", origin="pair")
+    with pytest.raises(KeyboardInterrupt):
+        list(replies([Ask(row, random.Random(1), "k")], ["p"], asker, cut="keep"))
+    assert "6 finished replies are kept in" in caplog.text
+    journal.close()
+
+
 def test_a_file_that_is_no_journal_is_refused_and_kept(tmp_path: Path) -> None:
     path = filled(tmp_path / "out.jsonl")
     path.write_text('{"mine": 1}\n', encoding="utf-8")

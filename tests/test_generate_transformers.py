@@ -26,21 +26,21 @@ from ktodata.schema import Message, Text, make_row
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "recipes" / "quickstart" / "model"
 STUB = ROOT.parent / "shared" / "tools" / "hub_stub.py"
-WILD = Sampling(temperature=1.3, top_p=0.95, max_tokens=24)
+WILD = Sampling(temperature=1.3, top_p=0.95, max_tokens=16)
 
 
 def chat(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]
 
 
-def requests(count: int = 20) -> list[Request]:
+def requests(count: int = 10) -> list[Request]:
     return [
         Request(f"k{n}", chat(f"what about {'the pizza and ' * (n % 5)}number {n}?"), 100 + n) for n in range(count)
     ]
 
 
 def ask(model: Path, asked: list[Request] | None = None, **settings: Any) -> dict[str, Outcome]:
-    settings = {"sampling": WILD, "batch": 8, "device": "cpu", **settings}
+    settings = {"sampling": WILD, "batch": 4, "device": "cpu", **settings}
     back_end = Transformers(str(model), **settings)
     return {request.key: outcome for request, outcome in back_end.generate(asked or requests(), known=())}
 
@@ -60,14 +60,14 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_replies_do_not_depend_on_batches_or_order() -> None:
     one = ask(QUICKSTART, batch=1)
-    assert len({outcome.text for outcome in one.values() if isinstance(outcome, Reply)}) >= 18
-    assert ask(QUICKSTART, batch=7) == one
-    assert ask(QUICKSTART, requests()[::-1], batch=20) == one
+    assert len({outcome.text for outcome in one.values() if isinstance(outcome, Reply)}) >= 9
+    assert ask(QUICKSTART, batch=4) == one
+    assert ask(QUICKSTART, requests()[::-1], batch=10) == one
     assert ask(QUICKSTART, requests()[3:4]) == {"k3": one["k3"]}
 
 
 def test_continuous_batching_gives_the_replies_of_static_batches() -> None:
-    sampling = Sampling(temperature=1.2, top_k=200, top_p=0.9, min_p=0.01, max_tokens=24)
+    sampling = Sampling(temperature=1.2, top_k=200, top_p=0.9, min_p=0.01, max_tokens=16)
     static = ask(QUICKSTART, sampling=sampling)
     assert ask(QUICKSTART, sampling=sampling, batching="continuous", batch=3) == static
     greedy = Sampling(temperature=0, max_tokens=16)
@@ -79,30 +79,30 @@ def test_continuous_batching_gives_the_replies_of_static_batches() -> None:
 def test_the_seed_decides() -> None:
     one = ask(QUICKSTART)
     other = ask(QUICKSTART, [Request(request.key, request.prompt, request.seed + 1000) for request in requests()])
-    assert sum(one[key] != other[key] for key in one) >= 18
+    assert sum(one[key] != other[key] for key in one) >= 9
 
 
 def test_a_penalty_does_not_see_the_padding() -> None:
-    sampling = Sampling(temperature=1.0, repetition_penalty=1.5, max_tokens=20)
-    assert ask(QUICKSTART, sampling=sampling, batch=20) == ask(QUICKSTART, sampling=sampling, batch=1)
+    sampling = Sampling(temperature=1.0, repetition_penalty=1.5, max_tokens=16)
+    assert ask(QUICKSTART, sampling=sampling, batch=10) == ask(QUICKSTART, sampling=sampling, batch=1)
 
 
 def test_settings_are_heard() -> None:
-    greedy = ask(QUICKSTART, sampling=Sampling(temperature=0, max_tokens=24))
-    assert ask(QUICKSTART, sampling=Sampling(top_k=1, max_tokens=24)) == greedy
-    assert ask(QUICKSTART, sampling=Sampling(top_p=1e-6, max_tokens=24)) == greedy
-    assert ask(QUICKSTART, sampling=Sampling(min_p=1.0, max_tokens=24)) == greedy
+    greedy = ask(QUICKSTART, sampling=Sampling(temperature=0, max_tokens=12))
+    assert ask(QUICKSTART, sampling=Sampling(top_k=1, max_tokens=12)) == greedy
+    assert ask(QUICKSTART, sampling=Sampling(top_p=1e-6, max_tokens=12)) == greedy
+    assert ask(QUICKSTART, sampling=Sampling(min_p=1.0, max_tokens=12)) == greedy
     short = ask(QUICKSTART, sampling=Sampling(temperature=1.3, max_tokens=3))
-    assert sum(isinstance(outcome, Reply) and outcome.finish == "length" for outcome in short.values()) >= 15
+    assert sum(isinstance(outcome, Reply) and outcome.finish == "length" for outcome in short.values()) >= 7
 
 
 def test_known_replies_cost_nothing_and_batches_stay_what_they_are() -> None:
     asked = requests()
-    back_end = Transformers(str(QUICKSTART), sampling=WILD, batch=8, device="cpu")
+    back_end = Transformers(str(QUICKSTART), sampling=WILD, batch=4, device="cpu")
     assert list(back_end.generate(asked, known={request.key for request in asked})) == []
     assert back_end._loaded is None
     whole = ask(QUICKSTART, asked)
-    known = {f"k{n}" for n in range(20) if n % 3}
+    known = {f"k{n}" for n in range(10) if n % 3}
     part = {request.key: outcome for request, outcome in back_end.generate(asked, known=known)}
     assert part == {key: whole[key] for key in whole if key not in known}
 
@@ -221,7 +221,7 @@ def test_an_adapter_is_a_model(tmp_path: Path) -> None:
 
 BREAKAGES = [
     pytest.param("empty", "the folder holds no model: it has no config.json", id="no model"),
-    pytest.param("tokenizer", "tokenizer", id="no tokenizer"),
+    pytest.param("tokenizer", "the model has no tokenizer. Put the tokenizer's files", id="no tokenizer"),
     pytest.param("weights", "the model cannot be loaded", id="no weights"),
     pytest.param("torn", "the model cannot be loaded", id="torn weights"),
     pytest.param("config", "no model can be loaded", id="torn config"),
@@ -362,6 +362,7 @@ def _lines(source: Path) -> int:
     return sum(path.read_bytes().count(b"\n") - 1 for path in source.parent.glob("*.journal"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STUB.is_file(), reason="no stand-in for the Hub beside this repository")
 def test_a_model_of_the_hub(source: Path, tmp_path: Path) -> None:
     shutil.copytree(QUICKSTART, tmp_path / "hub" / "models" / "someone" / "tiny")

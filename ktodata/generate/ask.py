@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ktodata.io.paths import local_path
 from ktodata.negatives.contract import Ask, Run, Skip
 from ktodata.schema import Message, Row, Text
 
+log = logging.getLogger(__name__)
 DRAWS = 3  # for one draft: replies that are empty, or were broken off and have no whole sentence, are drawn again
 EMPTY = Skip("empty reply")
 BROKEN_OFF = Skip("broken off by max_tokens")
@@ -80,6 +82,10 @@ def replies(
             waiting = sorted(again)
             if not waiting:
                 return
+    except KeyboardInterrupt:
+        if kept := asker.journal.kept():
+            log.warning(kept)
+        raise
     except KtodataError as error:
         kept = asker.journal.kept()
         asker.journal.close()

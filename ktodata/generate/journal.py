@@ -159,10 +159,20 @@ class Journal:
             if section.facts == facts:  # a later round of the same strategy
                 return section
         section = Section(path, facts)
+        self._mention_others(strategy, path)
         if section.found:
             log.warning("continuing with %d replies that %s holds", section.found, path)
         self.sections.append(section)
         return section
+
+    def _mention_others(self, strategy: str, path: Path | None) -> None:
+        """An option that was changed by mistake would otherwise look like a journal that was lost."""
+        if self.output is None:
+            return
+        beginning = f"{self.output.name}.{strategy}-"
+        for other in sorted(self.output.parent.glob("*.journal")):
+            if other.name.startswith(beginning) and other != path:
+                log.warning("%s is of other options or another model, and not used", other)
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of all; `remove` them once the output is written, never before."""

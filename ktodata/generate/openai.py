@@ -75,7 +75,7 @@ class Server:
             backoff: seconds before the first of those; twice as long before each next, up to a minute.
             timeout: seconds for one reply.
             per_minute: most requests started in a minute, evenly; 0 for no limit.
-            extra: more fields of every request, as a JSON object; they go over ours.
+            extra: more fields of every request, as a JSON object; they go over ours, and null takes one out.
 
         Raises:
             UsageError: `url` is none or holds a password, or `extra` is no JSON object.
@@ -152,7 +152,8 @@ class Server:
         body["max_tokens"] = sampling.max_tokens
         optional = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
         changed = {name: getattr(sampling, name) for name in optional if getattr(sampling, name) != optional[name]}
-        return path, {**body, **changed, **({"stop": list(stops)} if stops else {}), **self._extra}, stops
+        whole = {**body, **changed, **({"stop": list(stops)} if stops else {}), **self._extra}
+        return path, {name: value for name, value in whole.items() if value is not None}, stops
 
     async def _tried(
         self, client: httpx2.AsyncClient, method: str, path: str, body: Mapping[str, Any] | None, parse: Parse[T]
@@ -238,10 +239,12 @@ class Server:
             return "Name the environment variable that holds the key with the option key_env"
         if "chat template" in message or "chat_template" in message:
             return "If its model has no chat template, set the option chat to transcript"
+        if "v1/completions" in message:
+            return "It takes chats only: `ktodata unpair FILE --as chat` makes chats of text"
         if status in (404, 405):
             return f"Asked for model {self.model!r}; look at its name, and whether the URL should end in /v1"
-        if status == 422 or "unexpected" in message.lower() or "unknown" in message.lower():
-            return "Options that the server does not know must stay at their defaults"
+        if status == 422 or any(word in message.lower() for word in ("unexpected", "unknown", "unsupported")):
+            return "Options that the server does not know must stay at their defaults; null in extra takes a field out"
         return ""
 
     def _client(self) -> httpx2.AsyncClient:
@@ -261,7 +264,10 @@ class Server:
             async with self._client() as client:
                 return await self._tried(client, "GET", "models", None, _names)
 
-        names = asyncio.run(listed())
+        try:
+            names = asyncio.run(listed())
+        except ModelError as error:
+            raise ModelError(error.what, where=self.url, do=f"{error.do}, or name the model to begin with") from error
         if isinstance(names, Skip) or len(names) != 1:
             known = (
                 f"It lists: {', '.join(sorted(names)[:20])}"

@@ -100,7 +100,9 @@ MODEL_OPTIONS: Mapping[str, Option] = {
         default="",
         help="Name of the environment variable that holds the server's key; without one, no key is sent.",
     ),
-    "extra": Option(kind="text", default="", help="More fields for every request to a server, as a JSON object."),
+    "extra": Option(
+        kind="text", default="", help="More fields for every request to a server, as JSON; null takes one out."
+    ),
 }
 # What decides a reply; the rest (concurrency, patience, batch sizes) may change between a killed run and the next.
 DECISIVE = (

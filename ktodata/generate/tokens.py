@@ -56,6 +56,8 @@ class Tokens:
         # What the weights are loaded by, so that a push in between is not mixed in.
         self.pinned = "" if folder else _commit(model, revision)
         self.revision = hash_folder(folder) if folder else self.pinned
+        if folder and base != self.path and Path(base).is_dir():
+            self.revision += f"+{hash_folder(Path(base))}"  # an adapter says nothing without its base
         self.tokenizer = _load_tokenizer(self.path, self.pinned, where=model)
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         self.context = positions if isinstance(positions, int) and positions > 0 else 10**9
@@ -159,7 +161,9 @@ def _load_config(path: str, revision: str, *, where: str) -> Any:
     from transformers import AutoConfig
 
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise ModelError("the folder holds no model: it has no config.json", where=where, do="Name one that has")
+        raise ModelError(
+            "the folder holds no model: it has no config.json", where=where, do="Name the model's own, or a Hub id"
+        )
     with loading("no model can be loaded", where):
         return AutoConfig.from_pretrained(path, revision=revision or "main")
 
@@ -178,6 +182,9 @@ def _load_tokenizer(path: str, revision: str, *, where: str) -> Any:
     from transformers import AutoTokenizer
 
     beside = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the model"
+    names = ("tokenizer*", "vocab*", "merges*", "*.model", "tekken*", "*.tiktoken")
+    if Path(path).is_dir() and not any(next(Path(path).glob(name), None) for name in names):
+        raise ModelError("the model has no tokenizer", where=where, do=beside)
     with loading("no tokenizer can be loaded", where, beside if Path(path).is_dir() else ""):
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
     if not len(tokenizer):  # what transformers makes up for a folder without tokenizer files

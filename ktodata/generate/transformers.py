@@ -109,8 +109,10 @@ class Transformers:
             yield one, self._reply(one, row)
 
     def _continuous(self, batch: list[Encoded]) -> Iterator[tuple[Encoded, Reply]]:
-        from ktodata.generate.continuous import run_continuous
-
+        try:
+            from ktodata.generate.continuous import run_continuous
+        except ImportError as error:  # these parts of transformers are young
+            raise ModelError("this transformers has no continuous batching that fits", do="Use static") from error
         model = self._load()
         with _memory(self.model, self._batch):
             for one, made in run_continuous(model, batch, self._sampling, self._batch):
