@@ -129,6 +129,8 @@ def _phrases(text: str, known: _Known, language: str) -> list[_Phrase]:
             telling = match is not None and word not in known.dull and len(word) > 1
             # A word that may join two others stays in, if another comes.
             joins = bool(run) and word in known.links and match is not None
+            # An article only after another such word: "casa de la playa", but not "funciona el ordenador".
+            joins = joins and (word not in _ARTICLES or _key(run[-1]) in known.links)
             if match and (telling or joins):
                 run.append(match)
                 continue
@@ -165,6 +167,7 @@ def _key(match: re.Match[str]) -> str:
     return _JOINED.sub("", match.group().lower().replace("’", "'"))
 
 
+_ARTICLES = frozenset(("el", "la", "los", "las", "le", "les", "l"))
 _JOINED = re.compile(r"(?:'(?:s|m|re|ve|ll|d)?|n't)$")
 # An elided article or pronoun ("l'ora", "j'arrive") is a word of its own.
 _TOKEN = re.compile(
