@@ -26,7 +26,7 @@ from ktodata.errors import RowError
 from ktodata.io import Quarantine, Raw, Spill, Table, records_of, rows_of
 from ktodata.schema import COLUMNS, Kind, Row
 from ktodata.sort_out import PARTS, Cleaning, in_training_order, part_of
-from ktodata.sources import Source
+from ktodata.sources import Source, named_source
 from ktodata.transform import UNREADABLE, Chunk, PieceOf, Rejected, Rules, chunks_of, join, transform
 
 JOINED = 2000  # pieces that a worker joins at a time, or somewhat more: those of a key stay together
@@ -143,6 +143,8 @@ def stream(
     **rest: Any,
 ) -> Iterator[Stream]:
     """`unpair` for any number of rows: see there, and `stream_records`."""
+    if options and (named := named_source(source, preset)):
+        named.configured(options)  # a slip in an option is told before anything is fetched
     layout, raws = discover(source, preset, split, limit, strict=quarantine is None)
     with stream_records(layout.configured(options or {}), raws, quarantine=quarantine, **rest) as found:
         yield found

@@ -167,6 +167,13 @@ def test_safety_has_three_axes(tmp_path: Path) -> None:
         assert len(rows) == 4
 
 
+def test_a_licence_that_forbids_commerce_is_said(tmp_path: Path) -> None:
+    for name, told in (("pku-saferlhf", "note: the licence of pku-saferlhf is CC-BY-NC-4.0"), ("helpsteer2", "")):
+        result = run("unpair", save(tmp_path / "a.jsonl", SAMPLES[name]), "-o", str(tmp_path / "o.jsonl"))
+        assert told in result.stderr
+        assert ("note:" in result.stderr) == bool(told)
+
+
 def test_ratings_by_another_axis_and_other_thresholds(tmp_path: Path) -> None:
     source = save(tmp_path / "a.jsonl", SAMPLES["helpsteer2"])
     made = unpair(source, options={"axis": "verbosity", "desirable_at": 2, "undesirable_at": 4})
@@ -237,8 +244,14 @@ def test_options_that_a_preset_does_not_have_are_refused(tmp_path: Path) -> None
     cases = {
         ("--min-margin", "1"): "the preset 'hh-rlhf' has no --min-margin. It has no such options; `ktodata presets`",
         ("--axis", "safe"): "the preset 'hh-rlhf' has no --axis",
-        ("--preset", "shp", "--axis", "safe"): "columns chosen, rejected: the preset 'shp' needs history",
+        (
+            "--preset",
+            "shp",
+            "--axis",
+            "safe",
+        ): "the preset 'shp' has no --axis. It has --min-ratio, --max-pairs-per-prompt",
     }
+    assert run("unpair", "hh-rlhf", "-o", "-", "--axis", "safe").exit_code == 2, "and nothing is fetched before"
     for options, text in cases.items():
         result = run("unpair", source, "-o", str(tmp_path / "o.jsonl"), *options)
         assert (result.exit_code, result.stderr.count("\n")) in ((2, 1), (1, 1))

@@ -41,7 +41,8 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ]
         store(mirror / folder / "train.jsonl.gz", list(pairs))
         store(mirror / folder / "test.jsonl.gz", list(pairs[:1]))
-    store(mirror / "red-team-attempts" / "train.jsonl.gz", [{"transcript": "x", "rating": 1}])
+    attempts = [{"transcript": transcript(f"q{n}", "x"), "rating": float(n)} for n in range(5)]
+    store(mirror / "red-team-attempts" / "red_team_attempts.jsonl.gz", list(attempts))
     (mirror / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
 
     def turns(number: int, reply: str) -> list[dict[str, str]]:
@@ -51,6 +52,12 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data.mkdir(parents=True)
     columns = {name: [turns(n, f"{name} {n}") for n in range(5)] for name in ("chosen", "rejected")}
     pandas.DataFrame(columns).to_parquet(data / "train-00000-of-00001.parquet")
+    scored = {**columns, "score_chosen": [9.0, 8.0, 7.0, 6.0, 6.0], "score_rejected": [1.0, 1.0, 6.5, 6.0, 7.0]}
+    preferences = root / "datasets" / "HuggingFaceH4" / "ultrafeedback_binarized" / "data"
+    preferences.mkdir(parents=True)
+    for split in ("train_prefs", "train_sft"):
+        frame = pandas.DataFrame({"prompt": [f"q{n}" for n in range(5)], **scored})
+        frame.to_parquet(preferences / f"{split}-00000-of-00001.parquet")
     (root / "datasets" / "someone" / "empty").mkdir()
     (root / "datasets" / "someone" / "empty" / "README.md").write_text("nothing", encoding="utf-8")
     server = subprocess.Popen(
@@ -123,6 +130,23 @@ def test_a_part_of_the_preset(home: Path, endpoint: str) -> None:
     ] * 2
 
 
+def test_a_preset_knows_its_split_and_its_thresholds(home: Path, endpoint: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "o.jsonl")
+    done = unpair(home, endpoint, "ultrafeedback", "--min-margin", "1", "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert "read    5 pairs (10 completions, layout ultrafeedback)" in done.stderr
+    assert "skipped 6: 2 margin too small, 2 rejected scored higher, 2 tie" in done.stderr
+    assert {row.source for row in read_rows(out)} == {"HuggingFaceH4/ultrafeedback_binarized:train_prefs"}
+
+
+@pytest.mark.parametrize("name", ["hh-rlhf:red-team-attempts", "hh-rlhf-red-team"])
+def test_the_red_team_has_a_layout_of_its_own(home: Path, endpoint: str, name: str) -> None:
+    done = unpair(home, endpoint, name, "--undesirable-at", "4")
+    assert done.returncode == 0, done.stderr
+    assert "read    5 transcripts (5 completions, layout hh-rlhf-red-team)" in done.stderr
+    assert sorted(json.loads(line)["label"] for line in done.stdout.splitlines()) == [False, True, True]
+
+
 @pytest.mark.parametrize("options", [[], ["--limit", "3"]])
 def test_any_dataset_of_pairs(home: Path, endpoint: str, options: list[str]) -> None:
     done = unpair(home, endpoint, "someone/pairs", *options)
@@ -140,7 +164,6 @@ def test_any_dataset_of_pairs(home: Path, endpoint: str, options: list[str]) -> 
         (["someone/none", "--preset", "hh-rlhf"], "someone/none on the Hub: no such dataset"),
         (["hh-rlhf", "--split", "dev"], "no split 'dev'. It has: test, train"),
         (["hh-rlhf:red-team"], "no data folder 'red-team'. Known: harmless-base"),
-        (["hh-rlhf:red-team-attempts"], "red-team-attempts/train.jsonl.gz:1: transcript has no"),
         (["hh-rlhf:helpful-base"], "no data files (looked in helpful-base)"),
         (["someone/pairs", "--split", "test"], "Unknown split \"test\". Should be one of ['train']"),
         (["someone/pairs:other"], "BuilderConfig 'other' not found. Available: ['default']"),

@@ -135,6 +135,8 @@ def test_llama_factory_kto_files() -> None:
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     assert read({"conversations": turns, "label": True}) == [([user("q")], [assistant("a")], True)]
     assert read({"instruction": "q", "input": "", "output": "a", "kto_tag": True})[0][0] == [user("q")]
+    assert read({"conversations": turns, "kto_tag": False}) == [([user("q")], [assistant("a")], False)]
+    assert read({"messages": [user("q"), assistant("a")], "kto_tag": True})[0][2] is True
     assert read({"messages": [user("q")], "label": True}) == [("no reply at the end", 1)]
     assert read({"messages": [assistant("q")], "label": True}) == [("no prompt", 1)]
     assert read({"messages": [user("q"), assistant("")], "label": True}) == [("empty completion", 1)]

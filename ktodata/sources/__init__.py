@@ -43,9 +43,9 @@ _ALL = (
     SCORED_PAIRS,
     DPO,
     KTO,
+    ROWS,
     AXOLOTL_KTO,
     AXOLOTL_DPO,
-    ROWS,
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 
@@ -60,6 +60,7 @@ __all__ = [
     "detect",
     "get_source",
     "layouts",
+    "named_source",
     "of_hub_id",
 ]
 
@@ -82,6 +83,21 @@ def of_hub_id(repo: str, config: str = "") -> Source | None:
     """
     found = [one for one in SOURCES.values() if repo.lower() in map(str.lower, (one.hub_id, *one.kin))]
     return next((one for one in found if config in one.folders), found[0] if found else None)
+
+
+def named_source(source: str, preset: str = "") -> Source | None:
+    """The preset that is asked for: by its own name, or by what is to be read, if that is a preset's dataset.
+
+    Raises:
+        UsageError: there is no preset of this name.
+    """
+    if preset:
+        return get_source(preset)
+    name, _, config = source.partition(":")
+    found = SOURCES.get(name)
+    if found is None or not found.hub_id:
+        return None
+    return of_hub_id(found.hub_id, config) if config else found
 
 
 def detect(record: Record, *, where: str) -> Source:

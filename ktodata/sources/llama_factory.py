@@ -11,6 +11,8 @@ from ktodata.sources.messages import as_messages
 from ktodata.sources.pairs import read_pair
 from ktodata.sources.system import system_turns
 
+CONVERSATIONS = ("conversations", "messages")
+
 
 def read_dpo(record: Record, where: str) -> Iterator[Example | Skip]:
     """Pairs: `conversations` or alpaca columns are the prompt, `chosen` and `rejected` one turn or string each."""
@@ -19,12 +21,13 @@ def read_dpo(record: Record, where: str) -> Iterator[Example | Skip]:
 
 def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
     """A conversation whose last turn is the completion, or alpaca columns, with a label."""
-    if "kto_tag" in record:
-        prompt, label = _prompt(record, where), boolean(record, "kto_tag", where)
-        completion: list[Message] = [{"role": "assistant", "content": string(record, "output", where)}]
-    else:
+    label = boolean(record, "kto_tag" if "kto_tag" in record else "label", where)
+    if any(name in record for name in CONVERSATIONS):
         *prompt, last = _prompt(record, where) or [{"role": "", "content": ""}]
-        completion, label = [last], boolean(record, "label", where)
+        completion = [last]
+    else:
+        prompt = _prompt(record, where)
+        completion = [{"role": "assistant", "content": string(record, "output", where)}]
     if completion[0]["role"] != "assistant":
         yield Skip("no reply at the end")
     elif not prompt:
@@ -37,7 +40,7 @@ def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
 
 def _prompt(record: Record, where: str) -> list[Message]:
     turns = system_turns(record, where) or []
-    name = next((name for name in ("conversations", "messages") if name in record), "")
+    name = next((name for name in CONVERSATIONS if name in record), "")
     if name:
         return turns + as_messages(column(record, name, where), name=name, where=where)
     for index, exchange in enumerate(record.get("history") or []):
@@ -65,7 +68,13 @@ DPO = Source(
 KTO = Source(
     name="llama-factory-kto",
     about="LLaMA-Factory's KTO files: messages or conversations with a label, or alpaca columns with kto_tag",
-    columns=(("messages", "label"), ("conversations", "label"), ("instruction", "output", "kto_tag")),
+    columns=(
+        ("messages", "label"),
+        ("conversations", "label"),
+        ("conversations", "kto_tag"),
+        ("messages", "kto_tag"),
+        ("instruction", "output", "kto_tag"),
+    ),
     read=read_kto,
     unit="rows",
     completions=1,

@@ -39,4 +39,5 @@ ROWS = Source(
     unit="rows",
     completions=1,
     origin="feedback",
+    kin=("trl-lib/kto-mix-14k",),
 )
