@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ktotrain.batch import Branch
 from ktotrain.files import write_atomic
 
 KEY_BYTES = 16
+HASHED_AT_ONCE = 8
 FORMAT = "ktokit reference log-probabilities, 1"
 
 
@@ -52,12 +54,19 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor]], *, precision: str, con
         precision: what matrices are multiplied in.
         config: whatever else decides what the weights compute, as text.
     """
-    named = sorted(parameters, key=lambda item: item[0])
-    # Hashing frees the interpreter lock: threads make the most of it.
+    hashes: list[tuple[str, bytes]] = []
+    pending: deque[tuple[str, Future[bytes]]] = deque()
+    # Hashing frees the interpreter lock: threads make the most of it. Few at a time: a tensor may have been gathered
+    # from other processes for this alone.
     with ThreadPoolExecutor() as threads:
-        hashes = list(threads.map(lambda item: _tensor_hash(*item), named))
+        for name, tensor in parameters:
+            pending.append((name, threads.submit(_tensor_hash, name, tensor)))
+            if len(pending) > HASHED_AT_ONCE:
+                done, future = pending.popleft()
+                hashes.append((done, future.result()))
+        hashes += [(name, future.result()) for name, future in pending]
     whole = hashlib.sha256("\n".join([FORMAT, precision, config]).encode())
-    for one in hashes:
+    for _, one in sorted(hashes):
         whole.update(one)
     return whole.hexdigest()[:32]
 

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from ktotrain.cache import ScoreCache
+from ktotrain.lockstep import even_out
 from ktotrain.metrics import RowValues, step_metrics
+from ktotrain.parallel import Processes
 from ktotrain.plan import Step
 from ktotrain.prepare import Policy, RunData
 from ktotrain.recipe import Recipe
 from ktotrain.step import Machinery, Packing, StepPacks, StepScores, build_packs, run_step
 from ktotrain.update import BadGradientError, Update, autocast, make_optimizer
+from ktotrain.zero import ZeroUpdate
 
 # Rows that an error names.
 NAMED = 3
@@ -37,13 +40,22 @@ class Parts:
 
 
 def assemble(
-    recipe: Recipe, run_data: RunData, policy: Policy, accelerator: Any, total: Callable[[Tensor], Tensor]
+    recipe: Recipe, run_data: RunData, policy: Policy, processes: Processes, total: Callable[[Tensor], Tensor]
 ) -> Parts:
     """The parts of a run. `total` sums a tensor over processes."""
-    settings, device = recipe.train, accelerator.device
+    settings, accelerator = recipe.train, processes.accelerator
+    device = accelerator.device
     parameters = [parameter for _, parameter in policy.parameters]
     optimizer, scheduler = make_optimizer(parameters, recipe.optim, len(run_data.steps))
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    kind: Callable[..., Update] = Update
+    if processes.kind == "deepspeed":
+        kind = functools.partial(ZeroUpdate, config=processes.plugin.deepspeed_config)
+    layout = policy.choice.layout
+    even: dict[str, Any] = {}
+    if processes.lockstep:
+        most = functools.partial(accelerator.reduce, reduction="max")
+        even["even"] = functools.partial(even_out, layout=layout, most=most, device=device)
     return Parts(
         Machinery(
             policy.scorer,
@@ -51,17 +63,19 @@ def assemble(
             device,
             total=total,
             autocast=functools.partial(autocast, device.type, settings.precision),
+            **even,
         ),
         Packing(
             recipe.data.max_length,
             settings.pack_tokens,
-            policy.choice.layout,
+            layout,
             pad_id=run_data.tokenizer.pad_token_id or 0,
             process=accelerator.process_index,
             processes=accelerator.num_processes,
             follow=policy.choice.follows,
+            lockstep=processes.lockstep,
         ),
-        Update(optimizer, scheduler, scaler, policy.parameters, recipe.optim.max_grad_norm, accelerator),
+        kind(optimizer, scheduler, scaler, policy.parameters, recipe.optim.max_grad_norm, accelerator),
     )
 
 

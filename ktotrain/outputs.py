@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ktotrain.card import Summary, results_of, write_card
 from ktotrain.errors import TrainingError
@@ -18,6 +20,7 @@ from ktotrain.plots import draw_plots, read_metrics
 from ktotrain.prepare import Policy, RunData
 from ktotrain.recipe import Recipe
 from ktotrain.samples import Prompt, generate, pick_prompts, write_samples
+from ktotrain.sharding import whole_tensors
 
 
 def sample(
@@ -40,13 +43,40 @@ def sample(
     return prompts, completions
 
 
-def save_model(policy: Policy, tokenizer: Any, folder: Path) -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Together:
+    """What all processes had to make together, where weights are sharded: the trained weights, and the samples."""
+
+    weights: dict[str, Tensor]
+    after: list[str]
+
+
+def made_together(
+    recipe: Recipe, run: RunData, policy: Policy, prompts: Sequence[Prompt], *, main: bool
+) -> Together | None:
+    """Called by all processes before the main one calls `finish`; None where it can do without the others."""
+    if not policy.scorer.sharded:
+        return None
+    trained = {name for name, _ in policy.parameters} if policy.model is not policy.base else None
+    weights: dict[str, Tensor] = {}
+    named = policy.model.state_dict(keep_vars=True)
+    copies: dict[int, Tensor] = {}  # tied weights stay one tensor
+    for name, tensor in whole_tensors(policy.model, wanted=None if trained is None else trained.__contains__):
+        if main:
+            weights[name] = copies.setdefault(id(named[name]), tensor.cpu())
+    return Together(weights, sample(recipe, run, policy, prompts)[1])
+
+
+def save_model(policy: Policy, tokenizer: Any, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
     """The trained model or adapter and its tokenizer, as `save_pretrained` writes them: whole, or not there.
+
+    Args:
+        weights: those to save, by their names in the model, if it does not hold them whole.
 
     Raises:
         TrainingError: the disk or the folder's permissions say no.
     """
-    saved: dict[str, Any] = {}
+    saved: dict[str, Any] = {} if weights is None else {"state_dict": weights}
     if policy.model is not policy.base:
         saved["selected_adapters"] = [policy.model.active_adapter]  # not the frozen reference beside it
     aside: Path | None = None
@@ -81,10 +111,11 @@ def finish(
     prompts: Sequence[Prompt],
     before: Sequence[str],
     seconds: float,
+    together: Together | None = None,
 ) -> list[Path]:
     """Write everything; returns the plots. The model comes first: whatever fails after it has cost nothing."""
-    save_model(policy, run.tokenizer, output_dir / "model")
-    _, after = sample(recipe, run, policy, prompts)
+    save_model(policy, run.tokenizer, output_dir / "model", together.weights if together else None)
+    after = together.after if together else sample(recipe, run, policy, prompts)[1]
     if prompts:
         write_samples(output_dir / "samples.jsonl", prompts, before, after)
     plots = draw_plots(output_dir / "metrics.jsonl", output_dir / "plots")

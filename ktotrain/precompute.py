@@ -13,6 +13,7 @@ import torch
 
 from ktotrain.batch import Branch, TokenizedRow
 from ktotrain.cache import ScoreCache, sequence_key
+from ktotrain.lockstep import fill
 from ktotrain.losses import Loss
 from ktotrain.packing import pack
 from ktotrain.plan import Step
@@ -74,7 +75,10 @@ def precompute(
         branches = [dataclasses.replace(branch, row=place) for place, (_, branch) in enumerate(chunk)]
         packs = pack(branches, pack_tokens=packing.pack_tokens, layout=packing.layout, pad_id=packing.pad_id)
         scores = torch.zeros(len(chunk), dtype=torch.float32, device=machinery.device)
-        for cpu_batch in packs[packing.process :: packing.processes]:
+        mine = packs[packing.process :: packing.processes]
+        if packing.lockstep:
+            mine = fill(mine, -(-len(packs) // packing.processes), packing.layout)
+        for cpu_batch in mine:
             if stopping():
                 break
             batch = cpu_batch.to(machinery.device)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
@@ -27,11 +28,13 @@ from ktotrain.packing import pack
 from ktotrain.plan import Step, plan_run
 from ktotrain.probe import LayoutChoice, choose_layout
 from ktotrain.recipe import Recipe
-from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy, Reference, copy_of
+from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy, Reference, twin_of
 from ktotrain.samples import Prompt
 from ktotrain.scorer import Scorer
 from ktotrain.step import Objective
 from ktotrain.token_cache import open_cache
+
+Place: TypeAlias = Callable[[Any], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,8 +142,16 @@ def prepare_data(recipe: Recipe) -> RunData:
     return run
 
 
-def prepare_policy(recipe: Recipe, run: RunData, device: torch.device) -> Policy:
+def _as_it_is(_: Any) -> None:
+    """Nothing: the model computes where it was loaded to."""
+
+
+def prepare_policy(recipe: Recipe, run: RunData, device: torch.device, place: Place = _as_it_is) -> Policy:
     """Load the policy and its reference, and choose the layout.
+
+    Args:
+        device: where models are loaded to.
+        place: what brings a loaded model, adapters on it, to where it computes: in shards over processes, say.
 
     Raises:
         ModelError: something cannot be loaded, or does not fit together.
@@ -167,15 +178,23 @@ def prepare_policy(recipe: Recipe, run: RunData, device: torch.device) -> Policy
             dropout=adapter.dropout,
             target_modules=adapter.target_modules,
         )
+    initial = settings.reference == "initial"
+    twin = copy.deepcopy(base) if initial and adapter is None else None
+    frozen = FrozenAdapter(model) if initial and adapter is not None and adapter.init else None
+    place(base)
     choice = choose_layout(base, attention=settings.attention, **_circumstances(recipe, run))
     scorer = Scorer(base, choice.head)
     reference: Reference
-    if settings.reference != "initial":
-        reference = _other_reference(recipe, run, device, choice)
-    elif adapter is None:
-        reference = copy_of(base, choice.head)
-    elif adapter.init:
-        reference = FrozenAdapter(model, scorer)
+    if not initial:
+        reference = _other_reference(recipe, run, device, choice, place)
+    elif twin is not None:
+        place(twin)
+        if choice.attention != twin.config._attn_implementation:
+            twin.set_attn_implementation(choice.attention)
+        reference = twin_of(twin, choice.head)
+    elif frozen is not None:
+        frozen.scorer = scorer
+        reference = frozen
     else:
         reference = AdapterOff(model, scorer)
     if settings.gradient_checkpointing:
@@ -258,7 +277,9 @@ def _circumstances(recipe: Recipe, run: RunData) -> dict[str, Any]:
     return {"precision": precisions.get(recipe.train.precision), "units": units}
 
 
-def _other_reference(recipe: Recipe, run: RunData, device: torch.device, choice: LayoutChoice) -> FrozenCopy:
+def _other_reference(
+    recipe: Recipe, run: RunData, device: torch.device, choice: LayoutChoice, place: Place
+) -> FrozenCopy:
     model = load_model(
         recipe.model.reference,
         dtype=recipe.model.dtype,
@@ -267,6 +288,7 @@ def _other_reference(recipe: Recipe, run: RunData, device: torch.device, choice:
         trust_remote_code=recipe.model.trust_remote_code,
     )
     _check_fit(model, run, recipe, where=f"model.reference {recipe.model.reference}")
+    place(model)
     other = choose_layout(model, attention=recipe.model.attention, **_circumstances(recipe, run))
     if other.layout != choice.layout:
         # One layout for both: packs are made once. The slower one serves every model.

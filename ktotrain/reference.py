@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ktotrain.batch import PackedBatch
 from ktotrain.logps import Head
-from ktotrain.scorer import Scorer, no_grad_scores
+from ktotrain.scorer import Scorer, find_head, no_grad_scores
+from ktotrain.sharding import whole_tensors
 
 FROZEN = "reference"  # peft's name for the frozen adapter
 
@@ -28,7 +29,10 @@ class Reference(Protocol):
     def __call__(self, batch: PackedBatch) -> Tensor: ...
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight it computes with, under the name it has without adapters."""
+        """Every weight it computes with, under the name it has without adapters, in the order of names.
+
+        Where weights are sharded each is gathered in its turn, so all processes must go through all of them.
+        """
         ...
 
     def settings(self) -> str:
@@ -72,11 +76,16 @@ class AdapterOff(_WithoutAdapter):
 class FrozenAdapter:
     """The reference of a policy whose adapter was loaded: a frozen copy of that adapter on the same base.
 
-    Made before the first step. The copy is never saved: see `ktotrain.outputs.save_model`.
+    Made before the first step, and before weights are sharded; `scorer` is set after that. The copy is never saved:
+    see `ktotrain.outputs.save_model`.
     """
 
-    def __init__(self, adapted: Any, scorer: Scorer) -> None:
-        self.adapted, self.scorer = adapted, scorer
+    scorer: Scorer
+
+    def __init__(self, adapted: Any, scorer: Scorer | None = None) -> None:
+        self.adapted = adapted
+        if scorer is not None:
+            self.scorer = scorer
         trained = adapted.active_adapter
         adapted.add_adapter(FROZEN, copy.deepcopy(adapted.peft_config[trained]))
         weights = dict(adapted.named_parameters())
@@ -135,17 +144,19 @@ class FrozenCopy(_WithoutAdapter):
 
 def copy_of(model: nn.Module, head: Head | None) -> FrozenCopy:
     """A frozen copy of a model as it is now; costs its weights' memory once more."""
-    from ktotrain.scorer import find_head
+    return twin_of(copy.deepcopy(model), head)
 
-    twin = copy.deepcopy(model)
+
+def twin_of(twin: nn.Module, head: Head | None) -> FrozenCopy:
+    """The reference that such a copy is; `head` is the LM head of its original."""
     return FrozenCopy(Scorer(twin, None if head is None else find_head(twin)))
 
 
 def _weights(model: Any, *, adapter: str) -> Iterator[tuple[str, Tensor]]:
     """A model's weights without adapters, but for the one named; peft's wrappers leave no trace in the names."""
-    for name, tensor in model.state_dict().items():
+    for name, tensor in whole_tensors(model, lambda name: name.replace(".base_layer", "")):
         if "lora_" not in name or (adapter and f".{adapter}." in f"{name}."):
-            yield name.replace(".base_layer", ""), tensor
+            yield name, tensor
 
 
 def _settings(model: Any) -> str:

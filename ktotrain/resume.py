@@ -17,6 +17,7 @@ from ktotrain.log import holds_a_run, is_finished
 from ktotrain.prepare import Policy, RunData
 from ktotrain.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from ktotrain.run_state import Saved, read_state
+from ktotrain.sharding import whole_tensors
 
 # Keys that may change with --force, and why the numbers stay what they were. Any other key decides the numbers.
 WHEN = "decides when something is written, not what is learned"
@@ -192,10 +193,10 @@ def _model_fingerprint(policy: Policy) -> str:
             some = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // SAMPLED)].cpu().contiguous()
             digest.update(some.view(torch.uint8).numpy().data)
 
-    for name, tensor in sorted(policy.base.state_dict().items()):
+    for name, tensor in whole_tensors(policy.base):
         if "lora_" not in name:
             take("policy", name.replace(".base_layer", ""), tensor)
-    for name, tensor in sorted(policy.reference.weights(), key=lambda item: item[0]):
+    for name, tensor in policy.reference.weights():
         take("reference", name, tensor)
     digest.update(policy.reference.settings().encode())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ import dataclasses
 import io
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -81,18 +81,7 @@ class Whole:
         """See `Large`."""
         if not main:
             return
-        save_file({name: p.detach().contiguous() for name, p in self.parameters}, folder / WEIGHTS)
-        tensors: dict[str, Tensor] = {}
-        rest: dict[str, dict[str, Any]] = {}
-        state = self.optimizer.state_dict()
-        for index, values in state["state"].items():
-            for key, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"{index}.{key}"] = value.contiguous()
-                else:
-                    rest.setdefault(str(index), {})[key] = value
-        save_file(tensors, folder / OPTIMIZER)
-        (folder / SETTINGS).write_text(json.dumps({"state": rest, "param_groups": state["param_groups"]}))
+        write_large(folder, {name: p.detach() for name, p in self.parameters}, self.optimizer.state_dict())
 
     def load(self, folder: Path) -> None:
         """See `Large`."""
@@ -100,16 +89,36 @@ class Whole:
         with torch.no_grad():
             for name, parameter in self.parameters:
                 parameter.copy_(weights[name])
-        settings = json.loads((folder / SETTINGS).read_text())
-        state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in settings["state"].items()}
-        for name, tensor in load_file(folder / OPTIMIZER).items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = tensor.clone()  # off the file, which may be removed
-        groups = [
-            {key: tuple(value) if key == "betas" else value for key, value in group.items()}
-            for group in settings["param_groups"]
-        ]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.optimizer.load_state_dict(read_optimizer(folder))
+
+
+def write_large(folder: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
+    """Write weights, and an optimizer's `state_dict` without pickles."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for index, values in optimizer["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{key}"] = value.contiguous()
+            else:
+                rest.setdefault(str(index), {})[key] = value
+    save_file(tensors, folder / OPTIMIZER)
+    (folder / SETTINGS).write_text(json.dumps({"state": rest, "param_groups": optimizer["param_groups"]}))
+
+
+def read_optimizer(folder: Path) -> dict[str, Any]:
+    """The optimizer's `state_dict` that `write_large` wrote."""
+    settings = json.loads((folder / SETTINGS).read_text())
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in settings["state"].items()}
+    for name, tensor in load_file(folder / OPTIMIZER).items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor.clone()  # off the file, which may be removed
+    groups = [
+        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+        for group in settings["param_groups"]
+    ]
+    return {"state": state, "param_groups": groups}
 
 
 @dataclasses.dataclass(slots=True)

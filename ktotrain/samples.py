@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ktotrain.errors import ModelError
 from ktotrain.files import write_atomic
+from ktotrain.sharding import is_sharded
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,12 @@ def generate(
             for row, prompt_ids in enumerate(batch):
                 ids[row, longest - len(prompt_ids) :] = torch.tensor(prompt_ids, device=device)
                 mask[row, longest - len(prompt_ids) :] = 1
-            generated = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            generated = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=settings,
+                synced_gpus=is_sharded(base),  # all processes run as many passes as the one that needs most
+            )
             completions += tokenizer.batch_decode(generated[:, longest:], skip_special_tokens=True)
     return completions
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ktotrain.attention import Following, Memory, Ragged
 from ktotrain.batch import Continuation, PackedBatch
+from ktotrain.empty import empty_pack
 from ktotrain.last_layer import install, installed, uninstall, worth_it
 from ktotrain.logps import CHUNK_ELEMENTS, Head, branch_logps, token_logps
 
@@ -30,7 +32,7 @@ class Scorer:
     def __init__(self, model: Any, head: Head | None) -> None:
         self.model = model
         self.decoder = find_decoder(model)
-        self.head = head
+        self._head = head
         # Whether the model's own head can be fed hidden states; found out when it is first used.
         self.own_head: bool | None = None
         # Padded rows need no position ids (they count from 0), and not every model takes them.
@@ -43,6 +45,10 @@ class Scorer:
 
         `ragged` describes the batch, if the caller wants to see what attention makes of it: see `remembering`.
         """
+        scores: Tensor = self.inside(self._scores, batch, ragged)
+        return scores
+
+    def _scores(self, batch: PackedBatch, ragged: Ragged | None) -> Tensor:
         inputs = self._inputs(batch, ragged)
         if self.head is None:
             scores_N = self._by_own_head(batch, inputs)
@@ -75,6 +81,10 @@ class Scorer:
     @torch.no_grad()
     def following(self, continuation: Continuation, memory: Memory) -> Tensor:
         """Scores of completions whose prompts were encoded in an earlier pass: float32 of shape R, no gradient."""
+        scores: Tensor = self.inside(self._following, continuation, memory)
+        return scores
+
+    def _following(self, continuation: Continuation, memory: Memory) -> Tensor:
         assert self.head is not None, "remembered hidden states go through the head as it is"
         assert memory.hidden is not None, "the pass that remembers is over"
         batch = continuation.batch
@@ -84,8 +94,29 @@ class Scorer:
             ragged = Following(batch.units, continuation.spans, memory)
             own = self.decoder(**self._inputs(batch, ragged)).last_hidden_state[0]
             hidden = torch.cat((hidden, own))
+        elif self.sharded:  # the other processes wait for this one at every layer
+            self.decoder(**self._inputs(empty_pack("shared").to(hidden.device), None))
         scores_N = token_logps(hidden[batch.source_N], batch.target_N, self.head)
         return branch_logps(scores_N, batch.branch_N, len(batch.rows))
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights lie in shards over processes: see `ktotrain.sharding`."""
+        return hasattr(self.model, "inside_forward")
+
+    @property
+    def head(self) -> Head | None:
+        """The LM head as plain tensors; sharded, its weights are whole within a forward pass only, and others then."""
+        return find_head(self.model) if self._head is not None and self.sharded else self._head
+
+    def inside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call `function` as a forward pass of the whole model: sharded weights are whole only within one.
+
+        Without a head that we compute, `function` enters the model's own forward pass itself.
+        """
+        if self.sharded and self._head is not None:
+            return self.model.inside_forward(function, *arguments)
+        return function(*arguments)
 
     def _inputs(self, batch: PackedBatch, ragged: Ragged | None) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids_BL, "use_cache": False}
@@ -141,7 +172,8 @@ class Scorer:
 
     def _own_head_is_separable(self, batch: PackedBatch) -> bool:
         """Whether the model's head gives the same logits when it is fed hidden states: tried on a few tokens."""
-        if self.decoder is self.model or "forward" in vars(self.decoder):
+        # Sharded, the model's forward pass cannot be entered for its head alone.
+        if self.decoder is self.model or self.sharded or "forward" in vars(self.decoder):
             return False
         source, inputs = batch.source_N[:8], self._inputs(batch, None)
         with torch.no_grad():
@@ -194,7 +226,8 @@ def _hidden(scorer: Scorer, batch: PackedBatch) -> tuple[Tensor, Tensor]:
     scorer.model.eval()
     try:
         with torch.no_grad():
-            return scorer.hidden(batch, scorer._inputs(batch, None))
+            hidden: tuple[Tensor, Tensor] = scorer.inside(scorer.hidden, batch, scorer._inputs(batch, None))
+            return hidden
     finally:
         scorer.model.train(training)
 

@@ -32,7 +32,8 @@ from ktotrain.scorer import Scorer, no_grad_scores
 class Packing:
     """How branches become packs, and which of them are this process's.
 
-    `follow` allows mismatched completions to follow the graded pass's prompts: see `ktotrain.probe`.
+    `follow` allows mismatched completions to follow the graded pass's prompts: see `ktotrain.probe`. `lockstep` says
+    that all processes must run the same passes in the same order: see `ktotrain.lockstep`.
     """
 
     max_length: int
@@ -42,6 +43,7 @@ class Packing:
     process: int = 0
     processes: int = 1
     follow: bool = False
+    lockstep: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,13 +58,17 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Machinery:
-    """What a step runs on. `total` sums a tensor over processes; `autocast` opens the precision's context."""
+    """What a step runs on. `total` sums a tensor over processes; `autocast` opens the precision's context.
+
+    `even` adds packs without rows until every process has as many as any other, where that is needed.
+    """
 
     scorer: Scorer
     reference: Reference
     device: torch.device
     total: Callable[[Tensor], Tensor]
     autocast: Callable[[], contextlib.AbstractContextManager[object]]
+    even: Callable[[StepPacks], StepPacks] = lambda packs: packs
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -127,20 +133,27 @@ def build_packs(
     def packs_of(branches: list[Branch], tokens: int) -> list[PackedBatch]:
         return pack(branches, pack_tokens=tokens, layout=packing.layout, pad_id=packing.pad_id)
 
-    def share_of(branches: list[Branch]) -> list[PackedBatch]:
+    def all_of(branches: list[Branch]) -> list[PackedBatch]:
         tokens = packing.pack_tokens
         if packing.processes > 1:
             tokens = min(tokens, even_share(branches, packing.processes))
-        return packs_of(branches, tokens)[packing.process :: packing.processes]
+        return packs_of(branches, tokens)
+
+    def share_of(packs: list[PackedBatch]) -> list[PackedBatch]:
+        return packs[packing.process :: packing.processes]
 
     own = graded_branches(step, rows, max_length=packing.max_length)
     lent = mismatched_branches(step, rows, max_length=packing.max_length) if loss.estimates_z_ref else []
-    graded = share_of(own)
+    all_graded = all_of(own)
+    graded = share_of(all_graded)
     # A process estimates from the pairs of the rows that it grades, so that they can follow those rows' prompts.
     mine = {row for batch in graded for row in batch.rows}
     lent_here = [branch for branch in lent if branch.row in mine]
     following = None
-    if packing.follow and packing.layout == "shared" and len(graded) == 1 and lent_here:
+    follow = packing.follow and packing.layout == "shared"
+    if packing.lockstep:
+        follow = follow and _all_can_follow(all_graded, lent, packing)
+    if follow and len(graded) == 1 and lent_here:
         following = continuation(graded[0], lent_here)
         if following.batch.positions > packing.pack_tokens:
             following = None
@@ -150,7 +163,7 @@ def build_packs(
         known_2n = torch.zeros(2 * len(own), dtype=torch.float32)
         known_2n[[branch.row for branch in own + shifted]] = torch.tensor([known[branch] for branch in own + lent])
     return StepPacks(
-        reference=share_of(own + shifted) if known is None else [],
+        reference=share_of(all_of(own + shifted)) if known is None else [],
         known_2n=known_2n,
         graded=graded,
         mismatched=packs_of(lent_here if following is None else [], packing.pack_tokens),
@@ -159,6 +172,14 @@ def build_packs(
         pairs=len(lent),
         row_tokens=sum(len(branch.prompt_ids) + len(branch.completion_ids) for branch in own),
     )
+
+
+def _all_can_follow(graded: list[PackedBatch], lent: list[Branch], packing: Packing) -> bool:
+    """Whether each process has one pack at most, with pairs to follow it and room for them: then all do, or none."""
+    fed = {branch.row: len(branch.completion_ids) - 1 for branch in lent}
+    lengths = [[fed[row] for row in batch.rows if row in fed] for batch in graded]
+    fits = all(some and sum(some) <= packing.pack_tokens for some in lengths)
+    return fits and len(graded) <= packing.processes
 
 
 def run_step(
@@ -173,6 +194,7 @@ def run_step(
         learn: called for each pack with the sum of its rows' losses over the rows of the step; None scores without
             gradient.
     """
+    packs = machinery.even(packs)
     count = len(packs.labels_n)
     reference_2n = reference_scores(packs, machinery)
     lent_n = torch.zeros(count, dtype=torch.float32, device=machinery.device)
@@ -193,7 +215,7 @@ def run_step(
         labels_n, desirable_weight=objective.desirable_weight, undesirable_weight=objective.undesirable_weight
     )
     for cpu_batch in packs.graded:
-        rows = torch.tensor(cpu_batch.rows, device=machinery.device)
+        rows = torch.tensor(cpu_batch.rows, dtype=torch.int64, device=machinery.device)
         policy_R = _score(cpu_batch, machinery, graded=learn is not None) if held is None else held
         log_ratios_R = policy_R - reference_2n[rows]
         losses_R = objective.loss.per_row(log_ratios_R, labels_n[rows], weights_n[rows], z_ref, beta=objective.beta)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,8 @@ from ktotrain.launch import is_main_process
 from ktotrain.learn import BadStepError, Parts, assemble, train_step, with_rates
 from ktotrain.lock import RunLock
 from ktotrain.log import MetricsLog, cut_back
-from ktotrain.outputs import finish, sample
+from ktotrain.outputs import finish, made_together, sample
+from ktotrain.parallel import LostProcessError, Processes, join, lost_another, processes_launched, require_rows_for_all
 from ktotrain.plan import Step
 from ktotrain.precompute import missing_sequences, precompute
 from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refuse_what_is_missing
@@ -38,7 +38,8 @@ from ktotrain.progress import Progress
 from ktotrain.recipe import Recipe, recipe_to_dict
 from ktotrain.reference import FrozenCopy
 from ktotrain.resume import find_start, identity, refuse_others
-from ktotrain.run_state import Saved, Whole, random_state, read_state, restore, set_random_state
+from ktotrain.run_state import Saved, random_state, read_state, restore, set_random_state
+from ktotrain.sharded_state import large_of
 from ktotrain.stop import StopRequest
 
 
@@ -75,6 +76,7 @@ def run(recipe: Recipe, *, dry_run: bool = False, resume: bool = False, force: b
     if dry_run:
         show_plan(recipe, prepare_data(recipe))
         return None
+    require_rows_for_all(recipe.train.batch_size, processes_launched())
     output_dir = Path(recipe.train.output_dir)
     main = is_main_process()
     if output_dir.exists() and not output_dir.is_dir():
@@ -89,24 +91,23 @@ def run(recipe: Recipe, *, dry_run: bool = False, resume: bool = False, force: b
 
 def _run(recipe: Recipe, output_dir: Path, start: Path | None) -> RunResult:
     """The run in a folder that is locked, from the checkpoint `start`, which the main process has found."""
-    from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
 
     run_data = prepare_data(recipe)
-    # Without a GPU accelerate must be told, or several processes on a CPU would not find each other.
-    cpu = torch.accelerator.current_accelerator() is None
-    accelerator = Accelerator(cpu=cpu, log_with=list(recipe.train.trackers) or None, project_dir=str(output_dir))
-    _require_all_processes(accelerator)
+    processes = join(trackers=recipe.train.trackers, output_dir=output_dir, precision=recipe.train.precision)
+    accelerator = processes.accelerator
     if accelerator.num_processes > 1:
         (start,) = broadcast_object_list([start])
     torch.manual_seed(recipe.train.seed)  # a fresh adapter's first matrices
-    policy = prepare_policy(recipe, run_data, accelerator.device)
+    policy = prepare_policy(recipe, run_data, processes.load_device, processes.place)
     if recipe.train.trackers:
         output_dir.mkdir(parents=True, exist_ok=True)
         accelerator.init_trackers("ktokit", config=_flat(recipe_to_dict(recipe)))
     try:
-        return train(recipe, run_data, policy, accelerator, output_dir, read_state(start) if start else None)
+        return train(recipe, run_data, policy, processes, output_dir, read_state(start) if start else None)
     except (torch.OutOfMemoryError, RuntimeError) as error:
+        if lost_another(error):
+            raise LostProcessError("another process has ended", do="Look for its error") from error
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise _out_of_memory(recipe, error) from error
@@ -118,14 +119,15 @@ def train(
     recipe: Recipe,
     run_data: RunData,
     policy: Policy,
-    accelerator: Any,
+    processes: Processes,
     output_dir: Path,
     saved: Saved | None = None,
 ) -> RunResult:
     """The whole loop, and everything that is written. `saved` is the checkpoint that it goes on from."""
+    accelerator = processes.accelerator
     stop = StopRequest(accelerator)
-    parts = assemble(recipe, run_data, policy, accelerator, total=stop.total)
-    large = Whole(policy.parameters, parts.update.optimizer)
+    parts = assemble(recipe, run_data, policy, processes, total=stop.total)
+    large = large_of(processes.kind, policy.parameters, parts.update)
     belongs = identity(recipe, run_data, policy, large.layout())
     if saved:
         refuse_others(saved, belongs)
@@ -159,6 +161,7 @@ def train(
                 restore(saved, large=large, update=parts.update, process=accelerator.process_index)
             _loop(_Run(recipe, run_data, parts, known, keeper, log, bar, stop))
             keeper.require_learned()
+            together = made_together(recipe, run_data, policy, position.prompts, main=main)
             if main:
                 with keeper.finishing():
                     plots = finish(
@@ -169,6 +172,7 @@ def train(
                         prompts=position.prompts,
                         before=position.before,
                         seconds=keeper.seconds,
+                        together=together,
                     )
                     log.require_written()
     return RunResult(output_dir, last, position.metrics, position.evaluation, plots, position.skipped)
@@ -334,20 +338,6 @@ def _out_of_memory(recipe: Recipe, error: BaseException) -> TrainingError:
         where=f"pack_tokens = {settings.pack_tokens}",
         do=f"Try {', or '.join(knobs)}; `--dry-run` estimates what is needed{go_on}",
     )
-
-
-def _require_all_processes(accelerator: Any) -> None:
-    """Refuse to train apart: launched side by side, each process would write the same folder.
-
-    Raises:
-        TrainingError: the launcher started more processes than have found each other.
-    """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:
-        raise TrainingError(
-            f"{launched} processes were launched and {accelerator.num_processes} found each other",
-            do="Look at the launcher's settings (`accelerate env`)",
-        )
 
 
 def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ktotrain.recipe import OptimRecipe
 
 # fp16: a gradient that overflows at a larger scale than this is the search for a scale; at this one it is a bad step.
 LEAST_SCALE = 1.0
+# Elements of gradients that are summed over processes at a time: 256 MiB in float32.
+SUMMED_AT_ONCE = 2**26
 
 
 class BadGradientError(Exception):
@@ -62,14 +65,15 @@ class Update:
         Raises:
             BadGradientError: the gradient is not finite, and no scaler sees to it.
         """
-        if self.accelerator.num_processes > 1:
+        sharded = isinstance(self.parameters[0], DTensor)  # torch has summed those within the backward pass
+        if self.accelerator.num_processes > 1 and not sharded:
             _sum_over_processes(self.parameters, self.accelerator)
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         total = torch.nn.utils.get_total_norm(gradients)
-        norm = float(total)
+        norm = float(_whole(total))
         if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE):
-            named = [name for name, p in self.named if p.grad is not None and not torch.isfinite(p.grad).all()]
+            named = [name for name, p in self.named if p.grad is not None and not torch.isfinite(_whole(p.grad)).all()]
             if self.scaler.is_enabled():
                 self.scaler.update()
             self.forget()
@@ -84,18 +88,26 @@ class Update:
         return ({"grad_norm": norm} if math.isfinite(norm) else {}) | {"learning_rate": learning_rate}
 
 
-def _sum_over_processes(parameters: list[torch.nn.Parameter], accelerator: Any) -> None:
-    """One flat sum of all gradients. Exact where DDP is not: its mean is over processes, whatever they hold.
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    A process whose packs are fewer, or none, takes part with zeros, so nobody waits for anybody.
+
+def _sum_over_processes(parameters: list[torch.nn.Parameter], accelerator: Any) -> None:
+    """A flat sum of all gradients, in few pieces: a step that fits on one GPU has no room for another copy of them.
+
+    Exact where DDP is not: its mean is over processes, whatever they hold. A process whose packs are fewer, or none,
+    takes part with zeros, so nobody waits for anybody.
     """
+    pieces: list[list[torch.nn.Parameter]] = [[]]
     for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    summed = accelerator.reduce(flat, reduction="sum")
-    for parameter, part in zip(parameters, summed.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
+        if pieces[-1] and sum(p.numel() for p in pieces[-1]) + parameter.numel() > SUMMED_AT_ONCE:
+            pieces.append([])
+        pieces[-1].append(parameter)
+    for piece in pieces:
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in piece]
+        summed = accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), reduction="sum")
+        for parameter, part in zip(piece, summed.split([p.numel() for p in piece]), strict=True):
+            parameter.grad = part.view_as(parameter)
 
 
 def make_optimizer(
