@@ -81,6 +81,12 @@ def flops_per_token(shape: str) -> float:
     return 2.0 * layers * (attention + 3 * hidden * intermediate)
 
 
+def spared_flops_per_token(shape: str) -> float:
+    """The part of it that the last layer spares for a token that nothing is read of: output projection and MLP."""
+    hidden, intermediate, _, heads, *_ = SHAPES[shape]
+    return 2.0 * (hidden * (hidden // heads) * heads + 3 * hidden * intermediate)
+
+
 def head_flops_per_token(shape: str) -> float:
     """The same for a scored token's logits."""
     hidden, *_, vocabulary, _ = SHAPES[shape]

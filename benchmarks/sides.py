@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.shapes import make_model, texts_of
 
+COUNTED = ("positions", "tokens", "scored", "spared", "graded_tokens", "graded_scored", "graded_spared")
 LORA = {"r": 16, "lora_alpha": 32}
 
 
@@ -163,7 +164,7 @@ class Watched:
         """Put itself around the functions of ktotrain that it watches."""
         import torch
 
-        from ktotrain import scorer, step, trainer
+        from ktotrain import last_layer, scorer, step, trainer
 
         # Where the loop has its functions from.
         loop = next(
@@ -176,16 +177,18 @@ class Watched:
         call, following = scorer.Scorer.__call__, scorer.Scorer.following
 
         def counted_call(model: Any, batch: Any, *arguments: Any) -> Any:
-            self._count(batch, graded=torch.is_grad_enabled())
+            spares = model.spares_last_layer and batch.units and last_layer.worth_it(batch.needed_M, batch.positions)
+            spared = batch.positions - len(batch.needed_M) if spares else 0
+            self._count(batch, graded=torch.is_grad_enabled(), spared=spared)
             return call(model, batch, *arguments)
 
         def counted_following(model: Any, continuation: Any, *arguments: Any) -> Any:
-            self._count(continuation.batch, graded=False)
+            self._count(continuation.batch, graded=False, spared=0)
             return following(model, continuation, *arguments)
 
         def counted_step(*arguments: Any, **named: Any) -> Any:
             self.inside = True
-            self.steps.append(dict.fromkeys(("positions", "tokens", "scored", "graded_tokens", "graded_scored"), 0))
+            self.steps.append(dict.fromkeys(COUNTED, 0))
             try:
                 return step.run_step(*arguments, **named)
             finally:
@@ -206,10 +209,10 @@ class Watched:
         ):
             setattr(owner, name, value)
 
-    def _count(self, batch: Any, *, graded: bool) -> None:
+    def _count(self, batch: Any, *, graded: bool, spared: int) -> None:
         if self.inside:
             tokens, scored = batch.tokens, len(batch.target_N)
-            added = (batch.positions, tokens, scored, tokens * graded, scored * graded)
+            added = (batch.positions, tokens, scored, spared, tokens * graded, scored * graded, spared * graded)
             now = self.steps[-1]
             self.steps[-1] = {key: now[key] + more for key, more in zip(now, added, strict=True)}
 

@@ -40,7 +40,7 @@ CPU = {
     "7m-fp32-precomputed": ["--precomputed"],
     "7m-bf16": ["--precision", "bf16"],
     "7m-bf16-precomputed": ["--precision", "bf16", "--precomputed"],
-    "7m-150k": ["--shape", "7m-150k", "--steps", "3"],
+    "7m-150k": ["--shape", "7m-150k", "--steps", "1"],
 }
 ON_CPU = ["--steps", "8"]
 TINY = ["--shape", "7m", "--steps", "3", "--batch", "4", "--longer", "1500"]

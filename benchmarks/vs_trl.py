@@ -8,11 +8,11 @@ quickstart's chats.
 
 Each side runs in a process of its own, whose peak memory is read at its end (on a GPU: what torch had allocated at
 most). A step's time is the wall time since the end of the step before; the median over the steps after the first two
-counts. Rows are fed in file order to both, so that losses can be compared; `--own-order` lets ktotrain plan its steps
-as it does by default, which keeps rows of a prompt together (TRL has no shuffling). With `--precomputed` the
-reference's log-probabilities are computed before training on both sides, and that time counts in neither. A side that
-runs out of memory is reported so, and the other one goes on. Weights are float32 in both; with `--lora` and bf16, the
-frozen ones are bfloat16 in both.
+counts (of one or two steps, all: enough for memory). Rows are fed in file order to both, so that losses can be
+compared; `--own-order` lets ktotrain plan its steps as it does by default, which keeps rows of a prompt together (TRL
+has no shuffling). With `--precomputed` the reference's log-probabilities are computed before training on both sides,
+and that time counts in neither. A side that runs out of memory is reported so, and the other one goes on. Weights are
+float32 in both; with `--lora` and bf16, the frozen ones are bfloat16 in both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shapes import SHAPES, flops_per_token, head_flops_per_token
+from benchmarks.shapes import SHAPES, flops_per_token, head_flops_per_token, spared_flops_per_token
 from benchmarks.sides import run_child
 
 ROOT = Path(__file__).parents[1]
@@ -143,10 +143,11 @@ def merge(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Several rounds of one side as one: the times together, everything else from the last."""
     if any("error" in one for one in rounds):
         return next(one for one in rounds if "error" in one)
-    if len(rounds[0]["seconds"]) <= WARM_UP:
-        return {"error": f"no step was measured: the first {WARM_UP} do not count"}
+    if not (steps := len(rounds[0]["seconds"])):
+        return {"error": "it took no step"}
+    start = WARM_UP if steps > WARM_UP else 0
     listed = [key for key in ("seconds", "work", "packing") if key in rounds[0]]
-    return rounds[-1] | {key: [value for one in rounds for value in one[key][WARM_UP:]] for key in listed}
+    return rounds[-1] | {key: [value for one in rounds for value in one[key][start:]] for key in listed}
 
 
 def report(results: dict[str, Any], options: argparse.Namespace) -> str:
@@ -211,10 +212,11 @@ def useful_flops(step: dict[str, int], options: argparse.Namespace) -> float:
     """FLOPs of a step of ktotrain's.
 
     Each token fed is counted once per pass: 1 forward, and for the graded pass 2 more (1 with LoRA) backward.
-    Attention scores are not counted, nor is what gradient checkpointing computes again.
+    Attention scores are not counted, nor what gradient checkpointing computes again, nor what the last layer spares.
     """
     backward = 1 if options.lora else 2
     body = flops_per_token(options.shape) * (step["tokens"] + backward * step["graded_tokens"])
+    body -= spared_flops_per_token(options.shape) * (step["spared"] + backward * step["graded_spared"])
     head = head_flops_per_token(options.shape) * (step["scored"] + backward * step["graded_scored"])
     return body + head
 
