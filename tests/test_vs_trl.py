@@ -1,0 +1,114 @@
+"""What the benchmark makes of what both sides measured: ratios, shares, and sides that failed."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import sides, suite
+from benchmarks.shapes import flops_per_token, head_flops_per_token, spared_flops_per_token
+from benchmarks.vs_trl import figures, lengthen, merge, parser, report
+
+STEP = dict.fromkeys(sides.COUNTED, 0) | {"tokens": 300, "graded_tokens": 100, "scored": 90, "graded_scored": 30}
+GEMM = {"rate": 1e9, "device": "CPU"}
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    return parser().parse_args(["rows.jsonl", "--batch", "4", "--steps", "4", *arguments])
+
+
+def side(seconds: float, peak: float, **more: Any) -> dict[str, Any]:
+    return {
+        "seconds": [9.0, 9.0, seconds, seconds],
+        "losses": [0.5, 0.4, 0.3, 0.2],
+        "positions": 100,
+        "tokens": 80,
+        "peak": peak * 2**30,
+        **more,
+    }
+
+
+def both() -> dict[str, Any]:
+    ours = side(0.5, 1.0, work=[STEP] * 4, packing=[0.005] * 4, layout="shared")
+    return {"gemm": GEMM, "trl": merge([side(2.0, 3.0)]), "ktotrain": merge([ours])}
+
+
+def test_the_first_two_steps_do_not_count() -> None:
+    found = figures(both(), options())
+    assert (found["ratio"], found["memory"], found["losses"]) == (4, 3, 0)
+    work = flops_per_token("7m") * (300 + 2 * 100) + head_flops_per_token("7m") * (90 + 2 * 30)
+    assert found["efficiency"] == pytest.approx(work / 0.5 / 1e9)
+    assert found["trl_efficiency"] == pytest.approx(work / 2.0 / 1e9)
+    assert found["packing"] == pytest.approx(0.01)
+    assert "4.00 x rows/s, 3.00 x less memory" in report(both(), options())
+    assert figures(both(), options("--lora"))["efficiency"] < found["efficiency"], "frozen weights have no gradient"
+
+
+def test_what_the_last_layer_spares_is_no_work() -> None:
+    spared = both()
+    spared["ktotrain"]["work"] = [STEP | {"spared": 50, "graded_spared": 20}] * 2
+    less = figures(both(), options())["efficiency"] - figures(spared, options())["efficiency"]
+    assert less == pytest.approx(spared_flops_per_token("7m") * (50 + 2 * 20) / 0.5 / 1e9)
+
+
+def test_one_step_is_enough_for_memory() -> None:
+    one = side(2.0, 3.0) | {"seconds": [2.0], "losses": [0.5]}
+    assert merge([one])["seconds"] == [2.0]
+    assert "error" in merge([one | {"seconds": []}])
+
+
+@pytest.mark.parametrize("failed", ["trl", "ktotrain"])
+def test_a_side_without_memory_is_reported_and_the_other_too(failed: str) -> None:
+    results = both() | {failed: merge([{"error": "out of memory", "peak": 2.0**37}])}
+    said = report(results, options())
+    assert "out of memory" in said
+    assert "ratio" not in said
+    assert ("GEMM rate" in said) == (failed == "trl")
+    row = suite.table_row("1.5b-full", results, options())
+    assert row.count("|") == suite.HEADER[0].count("|")
+    assert "out of memory" in row
+    assert "128.00 GiB" in row
+
+
+def test_out_of_memory_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from ktotrain.errors import TrainingError
+
+    def too_much(_: argparse.Namespace) -> dict[str, Any]:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        except torch.OutOfMemoryError as error:
+            raise TrainingError("out of memory") from error
+
+    def broken(_: argparse.Namespace) -> dict[str, Any]:
+        raise ValueError("something else")
+
+    child = options("--child", "ktotrain", "--work", str(tmp_path))
+    monkeypatch.setattr(sides, "run_ktotrain", too_much)
+    sides.run_child(child)
+    assert json.loads((tmp_path / "ktotrain.json").read_text())["error"] == "out of memory"
+    monkeypatch.setattr(sides, "run_ktotrain", broken)
+    with pytest.raises(ValueError, match="something else"):
+        sides.run_child(child)
+
+
+def test_rows_grow_to_a_length_and_no_further(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{n} " * 5, "completion": f"c{n}", "label": n % 2 == 0, "id": "x"} for n in range(6)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lengthen(path, 60)
+    longer = [json.loads(line) for line in path.read_text().splitlines()]
+    sizes = [len(row["prompt"] + row["completion"]) for row in longer]
+    assert all(30 < size < 60 for size in sizes)
+    for row, before in zip(longer, rows, strict=True):
+        assert row["prompt"].endswith(before["prompt"])
+        assert (row["completion"], row["label"]) == (before["completion"], before["label"])
+
+
+def test_the_suite_names_what_the_parser_takes() -> None:
+    for arguments in [*suite.GPU.values(), *suite.CPU.values()]:
+        found = parser().parse_args(["rows", *suite.ON_GPU, *arguments])
+        assert found.steps >= 1
