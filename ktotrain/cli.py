@@ -15,7 +15,7 @@ import click
 
 from ktotrain import __version__
 from ktotrain.errors import StoppedError
-from ktotrain.launch import COMMAND, is_main_process, launch, program_name
+from ktotrain.launch import COMMAND, is_main_process, launch, let_the_first_speak, program_name
 
 INTERRUPTED = 130  # what shells report for a process that Ctrl-C ended: 128 + SIGINT
 
@@ -38,8 +38,8 @@ class _Errors(click.Group):
             code = getattr(error, "exit_code", None)
             if not isinstance(code, int):
                 raise
-            if is_main_process():
-                click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+            let_the_first_speak()
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
             ctx.exit(code)
 
 
@@ -141,6 +141,7 @@ def run(
         if is_main_process():
             again = [*arguments, "--resume", *["--force"] * force] if stopped.resumable else [*arguments, *flags]
             click.echo(f"{stopped.what}. Go on with: {_command(again)}", err=True)
+        let_the_first_speak()
         ctx.exit(stopped.exit_code)
     if result is not None and is_main_process():
         shown = ("loss", "rewards/margins", "rewards/auc")

@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -16,6 +17,8 @@ from ktotrain.errors import TrainingError
 
 # How the run was started, for the processes that are: their number, a blank, the program as the user calls it.
 COMMAND = "KTOTRAIN_COMMAND"
+# Seconds in which the first process says an error that all have.
+PATIENCE = 10
 MODULE = ("ktotrain", "__main__.py")
 ENDED_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
@@ -23,6 +26,16 @@ ENDED_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 def is_main_process() -> bool:
     """Whether this process is the one that speaks: the only one, or the first that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def let_the_first_speak() -> None:
+    """Before a process that is not the first ends with an error: time for the first, which has it too, to say it.
+
+    A launcher ends all processes as soon as one has ended, this one included. Whoever is still there after this has
+    an error of its own.
+    """
+    if not is_main_process():
+        time.sleep(PATIENCE)
 
 
 def program_name() -> str:
@@ -64,13 +77,18 @@ def launch(arguments: Sequence[str], processes: int) -> None:
         with _signals_handed_on():
             elastic_launch(config, sys.executable)("-m", "ktotrain", *arguments)
     except ChildFailedError as error:
-        codes = [failure.exitcode for _, failure in sorted(error.failures.items())]
-        for code in codes:
-            if code in ENDED_BY_SIGNAL:
-                raise SystemExit(code) from None
-        rank, failure = next(iter(sorted(error.failures.items())))
+        # Whoever failed by itself comes first: the others were ended because of that.
+        codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
+        rank = min(codes, key=lambda rank: (codes[rank] == -signal.SIGTERM, codes[rank] < 0, rank))
+        if codes[rank] in ENDED_BY_SIGNAL:
+            raise SystemExit(codes[rank]) from None
+        if codes[rank] < 0:
+            raise TrainingError(
+                f"process {rank} of {processes} was killed by {signal.Signals(-codes[rank]).name}",
+                do="If it has saved checkpoints, --resume goes on from the newest",
+            ) from None
         raise TrainingError(
-            f"process {rank} of {processes} ended with exit code {failure.exitcode}", do="Its error stands above"
+            f"process {rank} of {processes} ended with exit code {codes[rank]}", do="Its error stands above"
         ) from None
     finally:
         del os.environ[COMMAND]

@@ -36,7 +36,7 @@ def sh(text: str, folder: Path, **environment: str) -> str:
 
 
 def test_every_block_is_of_a_kind_that_is_run_here() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "toml", "sh", "python", ""]
+    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "toml", "sh", "python", "sh", ""]
 
 
 def test_make_targets() -> None:
@@ -93,6 +93,9 @@ def test_from_data_to_a_model(tmp_path: Path) -> None:
     (python,) = blocks("python")
     (tmp_path / "example.py").write_text(python, encoding="utf-8")
     assert "runs/second/model" in sh("python example.py", tmp_path)
+    assert "step 4/4" in sh(blocks("sh")[3], tmp_path)
+    (tmp_path / "runs" / "long" / "README.md").unlink()  # as if it had been killed right before its last line
+    assert "going on from runs/long/checkpoints/step-4" in sh(blocks("sh")[3], tmp_path)
 
 
 def test_the_file_tree_is_the_tree() -> None:

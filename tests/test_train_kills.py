@@ -1,0 +1,18 @@
+"""Killed at any moment and resumed, a run is the run that was not; `python -m benchmarks.kills` does 20 of these."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.kills import kill_and_resume
+
+
+@pytest.mark.slow
+def test_three_kills(tmp_path: Path) -> None:
+    report = kill_and_resume(tmp_path, kills=3, seed=4)
+    assert report.kills.total() == 3
+    assert report.kills["model"] == 1
+    assert report.kills["save"] == 1
+    assert report.differences == []
