@@ -287,6 +287,8 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         ["--speaker", "Bob"],
         "c.txt:1: dates that are none",
     ),
+    "a page": ("messages.html", "<html>", ["--speaker", "Anna"], "Telegram offers machine-readable JSON"),
+    "an archive": ("chat.zip", "PK", [], "Unpack it: WhatsApp's .txt is in it"),
     "not UTF-8": ("c.txt", "12.03.24, 18:00 - Bob: hé\n".encode("latin-1"), ["--speaker", "Bob"], "c.txt: not UTF-8"),
     "no author": ("a.jsonl", '{"time": 1, "text": "x"}\n', ["--speaker", "A"], "no column that could be the author"),
     "no time": (
@@ -336,6 +338,13 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_unpair_sends_a_chat_export_to_label(tmp_path: Path) -> None:
+    source = export(tmp_path / "result.json", chat(*ANNA))
+    result = CliRunner().invoke(main, ["unpair", source, "-o", str(tmp_path / "o.jsonl")])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "chat exports are for `ktodata label`" in result.stderr
 
 
 def test_unreadable_messages_go_to_the_quarantine(tmp_path: Path) -> None:

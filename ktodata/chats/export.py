@@ -11,7 +11,7 @@ from typing import Any
 from ktodata.chats import tables, telegram, voice, whatsapp
 from ktodata.chats.tables import Fields
 from ktodata.chats.voice import Voice
-from ktodata.errors import RowError, UsageError
+from ktodata.errors import RowError, SourceError, UsageError
 from ktodata.io import Raw, chain_parts, find_parts, is_there, local_path
 from ktodata.peek import peek
 from ktodata.sources import Piece, Skip, Source
@@ -19,6 +19,10 @@ from ktodata.unpair import Unpaired, unpair_records
 
 SHOWN = 6  # authors that an error names
 ANY = Fields()
+OTHER_EXPORTS = {
+    ".html": "Export the chat again: Telegram offers machine-readable JSON",
+    ".zip": "Unpack it: WhatsApp's .txt is in it",
+}
 
 
 def label_chat(
@@ -46,7 +50,7 @@ def is_chat(source: str) -> bool:
     if not is_there(source):
         return False
     path = local_path(source)
-    return path.suffix.lower() == ".txt" or telegram.open_export(path, "") is not None
+    return path.suffix.lower() in (".txt", *OTHER_EXPORTS) or telegram.open_export(path, "") is not None
 
 
 def chat_records(
@@ -83,6 +87,8 @@ def chat_records(
 def _open_chat(source: str, fields: Fields) -> tuple[str, Callable[..., Iterable[Piece | Skip]], Iterator[Raw]]:
     path = local_path(source)
     if is_there(source):
+        if advice := OTHER_EXPORTS.get(path.suffix.lower()):
+            raise SourceError(f"a {path.suffix.lower()} file cannot be read", where=source, do=advice)
         provenance = "/".join(path.resolve().parts[-2:])
         if (messages := telegram.open_export(path, provenance)) is not None:
             return "telegram", telegram.read, messages

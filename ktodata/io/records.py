@@ -117,7 +117,8 @@ def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     head = _head(cast(io.BufferedReader, stream))
     if head[:1] == b"{":
         if head.partition(b"\n")[0].strip() == b"{":
-            raise SourceError("one JSON object over many lines", where=name, do="An array of objects is needed")
+            advice = "An array of objects is needed; chat exports are for `ktodata label`"
+            raise SourceError("one JSON object over many lines", where=name, do=advice)
         yield from read_lines(stream, name, source)
     elif head[:1] == b"[":
         with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig") as text:
