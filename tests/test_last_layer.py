@@ -139,6 +139,21 @@ def test_a_copy_computes_with_its_own_weights() -> None:
     assert twin.generate(torch.ones(1, 4, dtype=torch.int64), max_new_tokens=2, do_sample=False).shape == (1, 6)
 
 
+def test_a_layer_that_is_sharded_in_pieces_runs_once() -> None:
+    batch, found = batch_of(), []
+    for pieces in (True, False):
+        model = tiny_llama()
+        head = choose_layout(model, attention="ragged").head
+        layer = model.model.layers[-1]
+        calls: list[int] = []
+        layer.self_attn.q_proj.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        if pieces:
+            layer.self_attn.reshard = None  # what torch's `fully_shard` puts there
+        found.append(Scorer(model, head)(batch))
+        assert len(calls) == (1 if pieces else 2)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
 def test_a_layer_of_another_shape_is_left_alone() -> None:
     choice = choose_layout(model := tiny("GPT2"), attention="ragged")
     assert not last_layer.installed(find_decoder(model))
