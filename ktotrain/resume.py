@@ -126,14 +126,30 @@ def refuse_other_recipe(saved: Mapping[str, Mapping[str, Any]], recipe: Recipe, 
     raise TrainingError(f"the checkpoint belongs to another recipe: {listed}", where=str(where), do=advice)
 
 
-def identity(recipe: Recipe, run: RunData, policy: Policy, layout: Mapping[str, str]) -> dict[str, Any]:
+def identity(
+    recipe: Recipe, run: RunData, policy: Policy, layout: Mapping[str, str], *, processes: int
+) -> dict[str, Any]:
     """What a checkpoint of this run belongs to; made before anything has been trained."""
     return {
         "recipe": recipe_to_dict(recipe),
         "weights": dict(layout),
         "model": _model_fingerprint(policy),
         "rows": _rows_fingerprint(run),
+        "machine": {
+            "device": policy.base.device.type,
+            "attention": f"{policy.choice.layout}, {policy.choice.attention}",
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "processes": processes,
+        },
     }
+
+
+def other_machine(saved: Saved, now: Mapping[str, Any]) -> str:
+    """What is different here and moves the numbers in their last digits, as a sentence; "" if all is as it was."""
+    old, new = saved.identity["machine"], now["machine"]
+    changed = [f"{name} {old.get(name)} then, {new[name]} now" for name in new if old.get(name) != new[name]]
+    return f"numbers will agree to rounding, not bit for bit: {'; '.join(changed)}" if changed else ""
 
 
 def refuse_others(saved: Saved, now: Mapping[str, Any]) -> None:

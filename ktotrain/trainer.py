@@ -37,7 +37,7 @@ from ktotrain.preview import announce, show_plan
 from ktotrain.progress import Progress
 from ktotrain.recipe import Recipe, recipe_to_dict
 from ktotrain.reference import FrozenCopy
-from ktotrain.resume import find_start, identity, refuse_others
+from ktotrain.resume import find_start, identity, other_machine, refuse_others
 from ktotrain.run_state import Saved, random_state, read_state, restore, set_random_state
 from ktotrain.sharded_state import large_of
 from ktotrain.stop import StopRequest
@@ -128,7 +128,7 @@ def train(
     stop = StopRequest(accelerator)
     parts = assemble(recipe, run_data, policy, processes, total=stop.total)
     large = large_of(processes.kind, policy.parameters, parts.update)
-    belongs = identity(recipe, run_data, policy, large.layout())
+    belongs = identity(recipe, run_data, policy, large.layout(), processes=accelerator.num_processes)
     if saved:
         refuse_others(saved, belongs)
     main, last = accelerator.is_main_process, len(run_data.steps)
@@ -138,6 +138,8 @@ def train(
         if main:
             write_atomic(output_dir / "recipe.json", json.dumps(recipe_to_dict(recipe), indent=2) + "\n")
             _start_log(bar, output_dir / "metrics.jsonl", saved, last)
+            if saved and (differing := other_machine(saved, belongs)):
+                bar.say(f"note: {differing}")
         with MetricsLog(output_dir / "metrics.jsonl", accelerator, lines=lines, say=bar.say) as log:
             keeper = Keeper(
                 output_dir,

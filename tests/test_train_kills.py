@@ -1,11 +1,9 @@
 """Killed at any moment and resumed, a run is the run that was not; `python -m benchmarks.kills` does 20 of these."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.kills import kill_and_resume
 
 

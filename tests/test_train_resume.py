@@ -139,6 +139,17 @@ def test_metrics_are_cut_back(tmp_path: Path) -> None:
     assert cut_back(path, 5, {"lines": 5, "waiting": []}) == f"{path} lacks 1 of 5 lines up to step 5"
 
 
+def test_another_machine_is_noted(copied: Path, home: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        result = train(home, copied, "train.save_every=2", flags=["--resume"])
+    finally:
+        torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.output
+    assert f"to rounding, not bit for bit: threads {threads} then, {threads + 1} now" in result.stderr
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
