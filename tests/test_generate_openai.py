@@ -1,5 +1,6 @@
 """The back end for OpenAI-compatible servers, against a stand-in that fails in every way we know."""
 
+import asyncio
 import logging
 import random
 import signal
@@ -192,6 +193,16 @@ def test_what_was_answered_before_an_error_is_handed_over() -> None:
         with pytest.raises(ModelError):
             found.extend(request.key for request, _ in replies)
     assert len(found) == 5
+
+
+def test_inside_an_event_loop_it_says_what_to_do() -> None:
+    async def inside(url: str) -> tuple[str, dict[str, Outcome]]:
+        with pytest.raises(ModelError, match=r"as in a notebook\. Call it by asyncio") as caught:
+            ask(url)
+        return str(caught.value), await asyncio.to_thread(ask, url)
+
+    with serving() as stub:
+        assert asyncio.run(inside(stub.url))[1] == {"k0": expected(requests(1)[0])}
 
 
 def test_the_only_model_is_found() -> None:

@@ -60,6 +60,7 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
         process.wait(20)
 
 
+@pytest.mark.timeout(900)
 def test_with_failures_and_five_kills_it_gives_what_a_quiet_run_gives(
     real_server: tuple[str, str], tmp_path: Path
 ) -> None:

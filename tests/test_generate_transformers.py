@@ -327,17 +327,18 @@ def test_text_rows_and_a_base_model(tmp_path: Path, base_model: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # seven processes, each of which imports torch
 def test_killed_five_times_it_gives_what_an_undisturbed_run_gives(source: Path) -> None:
     rng, out = random.Random(3), source.with_name("out.jsonl")
     settings = [f"base.model={QUICKSTART}", "base.max_tokens=40", "base.batch=4"]
-    rows = read_rows(str(ROOT / "recipes" / "quickstart" / "chats.jsonl"))[:100]
+    rows = read_rows(str(ROOT / "recipes" / "quickstart" / "chats.jsonl"))[:60]
     write_rows(rows, str(source))
     command = [sys.executable, "-m", "ktodata", *arguments(source, *settings), "--per-row", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     kept = 0
     for _ in range(5):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-        wanted = kept + rng.randrange(1, 24)
+        wanted = kept + rng.randrange(1, 14)
         while process.poll() is None and _lines(source) < wanted:
             time.sleep(0.001)
         time.sleep(rng.random() * 0.05)
@@ -355,7 +356,7 @@ def test_killed_five_times_it_gives_what_an_undisturbed_run_gives(source: Path) 
     assert "continuing" not in done.stderr
     assert out.read_bytes() == resumed
     negatives = [json.loads(line) for line in resumed.splitlines()]
-    assert sum(not row["label"] for row in negatives) >= 195
+    assert sum(not row["label"] for row in negatives) >= 115
 
 
 def _lines(source: Path) -> int:

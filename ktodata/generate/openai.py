@@ -101,6 +101,7 @@ class Server:
             ModelError: the server refuses, or fails for as many tries as there are.
         """
         missing = [request for request in requests if request.key not in known]
+        _outside_of_loops()
         missing.sort(key=lambda request: (-size(request.prompt), request.key))  # longest first, as everywhere
         with asyncio.Runner() as runner:
             replies = self._replies(missing)
@@ -264,6 +265,7 @@ class Server:
             async with self._client() as client:
                 return await self._tried(client, "GET", "models", None, _names)
 
+        _outside_of_loops()
         try:
             names = asyncio.run(listed())
         except ModelError as error:
@@ -283,6 +285,19 @@ class Server:
         text = " ".join(str(message).split()) or type(message).__name__
         text = text.replace(self._key, "[key]") if self._key else text
         return (text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…").rstrip(".")
+
+
+def _outside_of_loops() -> None:
+    """A loop of ours cannot run inside another: in a notebook, say.
+
+    Raises:
+        ModelError: there is one.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ModelError("an event loop is running here, as in a notebook", do="Call it by asyncio.to_thread(…)")
 
 
 def _checked(url: str) -> str:

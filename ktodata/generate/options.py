@@ -70,7 +70,8 @@ MODEL_OPTIONS: Mapping[str, Option] = {
         kind="choice",
         default="static",
         choices=("static", "continuous"),
-        help="continuous lets the next prompt in as soon as a reply is done: quicker on a GPU (transformers).",
+        help="continuous lets the next prompt in as soon as a reply is done, for replies of very different lengths "
+        "(transformers).",
     ),
     "device": Option(
         kind="choice",
