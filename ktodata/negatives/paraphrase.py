@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import random
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -50,7 +51,8 @@ def paraphrase(
     language: str,
     fallback: str | None,
 ) -> str | Skip:
-    """The reply in one of the manners. Never the original, compared after normalising.
+    """The reply in one of the manners, where possible one that a reader would see. Never the original, compared after
+    normalising.
 
     White space at both ends stays as it is.
     """
@@ -65,12 +67,13 @@ def paraphrase(
     code = language_of(row, core, lexicon.LANGUAGES, language=language, fallback=fallback)
     if isinstance(code, Skip):
         return code
-    original = normalise(core)
-    for _ in range(_TRIES):
-        text = rewrite(core, rng.choice(manner), code, rng)
-        if normalise(text) != original:
-            return before + text + after_it
-    return Skip("nothing that the rules change")
+    text = ""
+    # What is neutral already is hardly changed by making it neutral: then another manner, or at least a frame.
+    for name in [*rng.sample(manner, len(manner)), *rng.choices(manner, k=_TRIES)]:
+        text = rewrite(core, name, code, rng)
+        if _told_apart(text, core):
+            break
+    return before + text + after_it if normalise(text) != normalise(core) else Skip("nothing that the rules change")
 
 
 def rewrite(text: str, manner: str, code: str, rng: random.Random) -> str:
@@ -83,6 +86,13 @@ def rewrite(text: str, manner: str, code: str, rng: random.Random) -> str:
         words = _plain_words(code) if manner == "neutral" else None
         said = tone.flatten(text, rng=rng, intensity=1.0, language=code, words=words) or text
     return _around(said, own_pack(_PACKS[manner], frozenset(("reply",))).languages[code], rng)
+
+
+def _told_apart(text: str, reply: str) -> bool:
+    """Whether a reader would see the difference: words are new, three of them and one in ten at least, or all."""
+    new, old = Counter(text.lower().split()), Counter(reply.lower().split())
+    changed = (new - old).total()
+    return changed >= max(min(3, new.total()), new.total() // 10)
 
 
 def _prefixed(text: str, code: str, rng: random.Random) -> str:
