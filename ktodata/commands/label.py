@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 
@@ -10,14 +11,12 @@ from ktodata import cli_common as common
 from ktodata.chats import voice
 from ktodata.chats.export import chat_records, is_chat
 from ktodata.chats.tables import Fields
-from ktodata.clean import ON_CONFLICT, OnConflict
+from ktodata.clean import ON_CONFLICT
 from ktodata.commands.written import advice_on_rows, check_quarantine, summarise, write_stream
-from ktodata.engine import Engine
 from ktodata.errors import UsageError
 from ktodata.expressions import FUNCTIONS, Expression
 from ktodata.io import Quarantine, room_beside
 from ktodata.label import ON_BOTH, Edits, Judge, OnBoth, Outcomes, Texts, Thumbs, outcome_records
-from ktodata.schema import Kind
 from ktodata.unpair import stream_records
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -85,7 +84,7 @@ LANGUAGE = "\n".join(
     show_default=True,
     help="What to do with a completion that carries both labels for one prompt, as with `ktodata unpair`.",
 )
-@click.option("--as", "kind", type=click.Choice(["text", "chat"]), help="The kind of rows. Left out: SOURCE's own.")
+@click.option("--as", "as_kind", type=click.Choice(["text", "chat"]), help="The kind of rows. Left out: SOURCE's own.")
 @common.limit_option
 @common.seed_option
 @common.workers_option
@@ -111,14 +110,9 @@ def label(
     text: str,
     chat: str,
     split: str,
-    one_per_prompt: bool,
-    on_conflict: OnConflict,
-    kind: Kind | None,
     limit: int | None,
-    seed: int,
-    workers: int,
-    engine: Engine,
     quarantine: str | None,
+    **rest: Any,
 ) -> None:
     """Turn logged outcomes into rows of prompt, completion and label.
 
@@ -149,15 +143,10 @@ def label(
         stream_records(
             layout,
             raws,
-            one_per_prompt=one_per_prompt,
-            on_conflict=on_conflict,
-            as_kind=kind,
-            seed=seed,
-            workers=workers,
-            engine=engine,
             quarantine=refused if quarantine else None,
             folder=room_beside(output),
             advance=advance,
+            **rest,
         ) as found,
     ):
         write_stream(found, output)

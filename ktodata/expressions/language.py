@@ -51,10 +51,11 @@ _PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]*)`""")
 # What people write who think of another language, outside of text.
 _SLIPS = (
     (re.compile(r"(?<![=!<>])=(?![=])"), "Compare with =="),
-    (re.compile(r"&&|\bAND\b"), "Write `and`"),
-    (re.compile(r"\|\||\bOR\b"), "Write `or`"),
-    (re.compile(r"!(?!=)|\bNOT\b"), "Write `not`"),
+    (re.compile(r"&|\bAND\b"), "Write `and`"),
+    (re.compile(r"\||\bOR\b"), "Write `or`"),
+    (re.compile(r"!(?!=)|~|\bNOT\b"), "Write `not`"),
     (re.compile(r"<>"), "Write !="),
+    (re.compile(r"\.str\b"), "Leave .str out: reply.lower().contains('thanks')"),
     (re.compile(r"\bNULL\b|\bIS\b|\bIN\b|\b(LIKE|like)\b"), "Write `is null`, `in` and contains(column, 'text')"),
     (re.compile(r"['\"`]"), "A quotation mark is not closed"),
 )
@@ -270,6 +271,8 @@ class _Compiler:
 
     def _call(self, node: ast.Call) -> _Evaluate:
         match node.func:
+            case ast.Attribute(value=ast.Attribute(attr="str")):  # as pandas has it
+                raise MismatchError(f"`{self._shown(node)}` is not part of the language")
             case ast.Name(id=name):
                 arguments = node.args
             case ast.Attribute(value=inner, attr=name):
