@@ -16,6 +16,8 @@ from ktodata.errors import SourceError
 
 OnConflict: TypeAlias = Literal["error", "drop", "majority", "keep"]
 ON_CONFLICT: tuple[str, ...] = get_args(OnConflict)
+OnNear: TypeAlias = Literal["keep", "drop"]
+ON_NEAR: tuple[str, ...] = get_args(OnNear)
 Meaning: TypeAlias = tuple[str, int]
 NAMED = 3  # contradictions that an error tells of
 
@@ -116,6 +118,38 @@ def drop_duplicates(items: Sequence[Item]) -> Kept:
         return Kept(list(items), [])
     stay = set(first.values())
     return _split(items, [index in stay for index in range(len(items))])
+
+
+def resolve_near(items: Sequence[Item], groups: Sequence[int], policy: OnConflict) -> tuple[Kept, Kept]:
+    """Rows that are nearly equal (see `ktodata.near`): first those with both labels, then all but one of each label.
+
+    Args:
+        items: rows whose prompts are near to each other, or of several such sets.
+        groups: a number for each of them: rows with equal numbers are nearly equal.
+        policy: for rows of one group with both labels, as in `resolve_conflicts`; `error` is for rows that are equal,
+            and drops these.
+
+    Returns:
+        What stays and goes of near-contradictions, and of what stays of these, as near-duplicates. Of several rows the
+        one with the first provenance and id stays.
+    """
+    votes = Counter((group, item.label) for item, group in zip(items, groups, strict=True))
+
+    def stays(item: Item, group: int) -> bool:
+        if policy == "keep" or not votes[group, not item.label]:
+            return True
+        return policy == "majority" and votes[group, item.label] > votes[group, not item.label]
+
+    agreed = [stays(item, group) for item, group in zip(items, groups, strict=True)]
+    left = [(item, group) for item, group, one in zip(items, groups, agreed, strict=True) if one]
+    first: dict[tuple[int, bool], Item] = {}
+    for item, group in left:
+        there = first.setdefault((group, item.label), item)
+        if (item.provenance, item.id) < (there.provenance, there.id):
+            first[group, item.label] = item
+    return _split(items, agreed), _split(
+        [item for item, _ in left], [first[group, item.label] is item for item, group in left]
+    )
 
 
 class OnePerPrompt:

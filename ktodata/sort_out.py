@@ -6,6 +6,7 @@ order meet in another (`ktodata.order`). The result is that of all rows at once.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from ktodata.clean import (
     contradictions,
     drop_duplicates,
     resolve_conflicts,
+    resolve_near,
 )
 from ktodata.io import Spill, Table, rows_of
+from ktodata.near import Groups, Prompts, groups_of, signatures
 from ktodata.order import Keys, arrange, stretch_count, stretches, tail
 from ktodata.schema import COLUMNS, plain
 
@@ -31,11 +34,42 @@ PROVENANCE = ("source", "origin", "strategy", "parent_id")
 CLEANED = ("id", "prompt_id", "_completion", "label", *PROVENANCE)
 
 
-def part_of(table: Table) -> Any:
-    """The part for cleaning that each row belongs to: all rows of a prompt to the same."""
+def part_of(table: Table, groups: Groups | None = None) -> Any:
+    """The part for cleaning that each row belongs to: all rows of a prompt, or of a group of prompts, to the same."""
     import numpy as np
 
-    return (table.column("_prompt").to_numpy() % np.uint64(PARTS)).astype(np.int64)
+    prompts = table.column("_prompt").to_numpy()
+    return ((groups.of(prompts) if groups else prompts) % np.uint64(PARTS)).astype(np.int64)
+
+
+def near_prompts(rows: Spill, threshold: float) -> Groups:
+    """The groups of near prompts among the rows of a `Spill` by `part_of`."""
+    import numpy as np
+    import pyarrow
+
+    prompts = Prompts()
+    for part in range(PARTS):
+        table = rows.read(part, ("prompt", "_prompt"))
+        if table is not None:
+            numbers, places = np.unique(table.column("_prompt").to_numpy(), return_index=True)
+            prompts.add(numbers, table.column("prompt").take(pyarrow.array(places)).to_pylist())
+    return prompts.groups(threshold)
+
+
+@contextlib.contextmanager
+def regrouped(rows: Spill, groups: Groups, folder: Path | None) -> Iterator[Spill]:
+    """The same rows, those of a group of prompts together in one part; `rows` is used up if that takes moving any."""
+    if not len(groups):
+        yield rows
+        return
+    with Spill(PARTS, folder) as moved:
+        for part in range(PARTS):
+            table = rows.read(part)
+            rows.forget(part)
+            if table is not None:
+                moved.add(table, part_of(table, groups))
+        moved.finish()
+        yield moved
 
 
 class Cleaning:
@@ -43,6 +77,8 @@ class Cleaning:
 
     Args:
         drop: is told of the rows that go, as a table, with the reason.
+        groups: the groups of near prompts, if rows that are nearly equal shall go (`threshold` says how nearly); the
+            parts are by `part_of` with these groups.
     """
 
     def __init__(
@@ -53,8 +89,11 @@ class Cleaning:
         one_per_prompt: bool,
         seed: int,
         drop: Callable[[str, Table], None],
+        groups: Groups | None = None,
+        threshold: float = 1.0,
     ) -> None:
         self.rows, self.on_conflict, self.drop = rows, on_conflict, drop
+        self.groups, self.threshold = groups, threshold
         self.single = OnePerPrompt(seed) if one_per_prompt else None
 
     def tables(self) -> Iterator[Table]:
@@ -66,8 +105,12 @@ class Cleaning:
         if self.on_conflict == "error":
             self._refuse_contradictions()
         if self.single:
-            for items in filter(None, map(self._items, range(PARTS))):
-                self.single.count(drop_duplicates(resolve_conflicts(items, self.on_conflict).kept).kept)
+            for part in range(PARTS):
+                left = self._items(part)
+                texts = self.rows.read(part, ("completion", "_prompt")) if self.groups is not None else None
+                for _, found in self._reduced(left, texts):
+                    left = found.kept
+                self.single.count(left)
         for part in range(PARTS):
             items, table = self._items(part), self.rows.read(part)
             self.rows.forget(part)
@@ -79,8 +122,9 @@ class Cleaning:
         import pyarrow
 
         gone: list[Item] = []
-        left = self._without("both labels", resolve_conflicts(items, self.on_conflict), table, gone)
-        left = self._without("duplicate", drop_duplicates(left), table, gone)
+        left = items
+        for reason, found in self._reduced(items, table):
+            left = self._without(reason, found, table, gone)
         if self.single:
             self._without("one per prompt", self.single.choose(left), table, gone)
         if not gone:
@@ -88,6 +132,32 @@ class Cleaning:
         stays = np.ones(table.num_rows, dtype=bool)
         stays[[item.place for item in gone]] = False
         return table.filter(pyarrow.array(stays))
+
+    def _reduced(self, items: list[Item], table: Table | None) -> Iterator[tuple[str, Kept]]:
+        """What goes of a part for saying the same as something else, step by step; the last one's `kept` is left."""
+        found = resolve_conflicts(items, self.on_conflict)
+        yield "both labels", found
+        found = drop_duplicates(found.kept)
+        yield "duplicate", found
+        if self.groups is not None and table is not None:
+            near = self._near(found.kept, table)
+            yield from zip(("near-contradiction", "near-duplicate"), near, strict=True)
+
+    def _near(self, items: list[Item], table: Table) -> tuple[Kept, Kept]:
+        """What stays and goes of rows whose prompts are near, and whose completions are."""
+        import numpy as np
+        import pyarrow
+
+        assert self.groups is not None
+        places = np.array([item.place for item in items], dtype=np.int64)
+        _, group, sizes = np.unique(
+            self.groups.of(table.column("_prompt").to_numpy()[places]), return_inverse=True, return_counts=True
+        )
+        several = np.flatnonzero(sizes[group] > 1)
+        texts = table.column("completion").take(pyarrow.array(places[several])).to_pylist()
+        alike = np.arange(len(items))
+        alike[several] = several[groups_of(signatures(texts), self.threshold, group[several])]
+        return resolve_near(items, alike.tolist(), self.on_conflict)
 
     def _without(self, reason: str, found: Kept, table: Table, gone: list[Item]) -> list[Item]:
         if found.dropped:
@@ -104,7 +174,7 @@ class Cleaning:
         if table is None:
             return []
         places = np.arange(table.num_rows)
-        if not self.single:
+        if not self.single and self.groups is None:
             numbers = mixed(table.column("_prompt").to_numpy(), table.column("_completion").to_numpy())
             order = np.argsort(numbers, kind="stable")
             twin = numbers[order][1:] == numbers[order][:-1]

@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ktodata.clean import OnConflict
+from ktodata.clean import OnConflict, OnNear
 from ktodata.discover import discover
 from ktodata.engine import Engine, each
 from ktodata.errors import RowError
 from ktodata.io import Quarantine, Raw, Spill, Table, records_of, rows_of
+from ktodata.near import THRESHOLD, check_threshold
 from ktodata.schema import COLUMNS, Kind, Row
-from ktodata.sort_out import PARTS, Cleaning, in_training_order, part_of
+from ktodata.sort_out import PARTS, Cleaning, in_training_order, near_prompts, part_of, regrouped
 from ktodata.sources import Source, named_source
 from ktodata.transform import UNREADABLE, Chunk, PieceOf, Rejected, Rules, chunks_of, join, transform
 
@@ -157,6 +158,8 @@ def stream_records(
     *,
     one_per_prompt: bool = False,
     on_conflict: OnConflict = "drop",
+    near_duplicates: OnNear = "keep",
+    near_threshold: float = THRESHOLD,
     as_kind: Kind | None = None,
     seed: int = 0,
     workers: int = 1,
@@ -172,6 +175,9 @@ def stream_records(
         raws: the records.
         one_per_prompt: keep one completion per prompt; see `ktodata.clean.OnePerPrompt`.
         on_conflict: what to do with completions that carry both labels; see `ktodata.clean.resolve_conflicts`.
+        near_duplicates: `drop` leaves one of rows of one label whose prompts and completions are nearly equal, and what
+            `on_conflict` says of those with both labels; see `ktodata.clean.resolve_near`.
+        near_threshold: how nearly; see `ktodata.near`.
         as_kind: text or chat; None leaves the records' own kind.
         seed: decides the order and, with `one_per_prompt`, which completions stay.
         workers: processes to parse and transform with; the result is the same.
@@ -185,6 +191,7 @@ def stream_records(
             of its kind) for an unreadable record.
         WriteError: no room to set rows aside.
     """
+    check_threshold(near_threshold)
     strict = quarantine is None
     rules = Rules(layout.read, layout.join, layout.completions, layout.origin, as_kind, strict, not strict)
     account = Account(layout, quarantine)
@@ -198,10 +205,20 @@ def stream_records(
             for chunk in each(join, _families(pieces), shared=rules, workers=workers, engine=engine):
                 collecting.add(chunk)
         rows.finish()
-        cleaning = Cleaning(rows, on_conflict=on_conflict, one_per_prompt=one_per_prompt, seed=seed, drop=account.drop)
-        cleaned = (_following(table, collecting.renamed) for table in cleaning.tables())
-        ordered = in_training_order(cleaned, total=rows.rows, seed=seed, folder=folder)
-        yield Stream(_counted(ordered, account), collecting.kind or "text", account)
+        groups = near_prompts(rows, near_threshold) if near_duplicates == "drop" else None
+        with regrouped(rows, groups, folder) if groups else contextlib.nullcontext(rows) as parts:
+            cleaning = Cleaning(
+                parts,
+                on_conflict=on_conflict,
+                one_per_prompt=one_per_prompt,
+                seed=seed,
+                drop=account.drop,
+                groups=groups,
+                threshold=near_threshold,
+            )
+            cleaned = (_following(table, collecting.renamed) for table in cleaning.tables())
+            ordered = in_training_order(cleaned, total=rows.rows, seed=seed, folder=folder)
+            yield Stream(_counted(ordered, account), collecting.kind or "text", account)
 
 
 class _Collecting:

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from ktodata import cli_common as common
-from ktodata.clean import ON_CONFLICT, OnConflict
+from ktodata.clean import ON_CONFLICT, ON_NEAR, OnConflict, OnNear
 from ktodata.commands.written import advice_on_rows, check_quarantine, summarise, write_stream
 from ktodata.engine import Engine
 from ktodata.io import Quarantine, room_beside
+from ktodata.near import THRESHOLD
 from ktodata.schema import Kind
 from ktodata.sources import OPTIONS
 from ktodata.unpair import stream
@@ -55,6 +56,21 @@ def preset_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "the label that more pairs give it (a tie drops it), keep all, or stop.",
 )
 @click.option(
+    "--near-duplicates",
+    type=click.Choice(ON_NEAR),
+    default="keep",
+    show_default=True,
+    help="What to do with rows whose prompts and completions are nearly equal: drop leaves one of each label, and "
+    "treats both labels as --on-conflict does (error drops them).",
+)
+@click.option(
+    "--near-threshold",
+    default=THRESHOLD,
+    show_default=True,
+    metavar="X",
+    help="How nearly: the share of 128 MinHash values of their 5-character pieces that agree.",
+)
+@click.option(
     "--as",
     "kind",
     type=click.Choice(["text", "chat"]),
@@ -74,6 +90,8 @@ def unpair(
     split: str,
     one_per_prompt: bool,
     on_conflict: OnConflict,
+    near_duplicates: OnNear,
+    near_threshold: float,
     kind: Kind | None,
     limit: int | None,
     seed: int,
@@ -108,6 +126,8 @@ def unpair(
             options={name: value for name, value in options.items() if value is not None},
             one_per_prompt=one_per_prompt,
             on_conflict=on_conflict,
+            near_duplicates=near_duplicates,
+            near_threshold=near_threshold,
             as_kind=kind,
             limit=limit,
             seed=seed,

@@ -1,0 +1,197 @@
+"""Near-duplicates: what is near, groups of it, and what `unpair` does with them."""
+
+import functools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ktodata.near
+import ktodata.sort_out
+from ktodata.clean import Item, resolve_near
+from ktodata.cli import main
+from ktodata.errors import UsageError
+from ktodata.io import read_rows
+from ktodata.near import Prompts, check_threshold, groups_of, signatures
+
+WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in ("n", "rst", "ck", "p", "x")]
+
+
+def sentence(seed: int, words: int = 40) -> str:
+    rng = random.Random(seed)
+    return " ".join(rng.choice(WORDS) for _ in range(words))
+
+
+def partition(found: Any) -> set[frozenset[int]]:
+    return {frozenset(np.flatnonzero(found == one).tolist()) for one in np.unique(found)}
+
+
+def agreement(one: str, other: str) -> float:
+    first, second = signatures([one, other])
+    return float((first == second).mean())
+
+
+def pieces(text: str) -> set[str]:
+    return {text[i : i + 5] for i in range(len(text) - 4)}
+
+
+def test_the_share_of_equal_numbers_estimates_the_jaccard_index() -> None:
+    text = sentence(1, 200)
+    for cut in (20, 150, 500):
+        other = sentence(2, 200)[:cut] + text[cut:]
+        exact = len(pieces(text) & pieces(other)) / len(pieces(text) | pieces(other))
+        assert agreement(text, other) == pytest.approx(exact, abs=0.12)  # three standard deviations
+    assert agreement(text, "  " + text.upper().replace(" ", "\n")) == 1  # normalised
+    assert agreement(text, sentence(3, 200)) < 0.4
+
+
+def test_a_text_has_its_numbers_whatever_stands_beside_it() -> None:
+    texts = ["", "a", "ab", "abcde", "abcdef", sentence(1), "né 😀\ud800", sentence(2)]
+    together = signatures(texts)
+    for text, found in zip(texts, together, strict=True):
+        assert (signatures([text])[0] == found).all()
+    assert len(np.unique(together, axis=0)) == len(texts)
+
+
+def test_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [sentence(seed) for seed in range(9)]
+    whole = signatures(texts)
+    monkeypatch.setattr(ktodata.near, "BATCH", 300)
+    assert (signatures(texts) == whole).all()
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.sampled_from([0.6, 0.75, 0.9, 0.9375, 1.0]), st.data())
+def test_groups_are_the_components_of_near_pairs_in_any_order(
+    scopes: list[int], threshold: float, data: st.DataObject
+) -> None:
+    texts = [list(range(128)) for _ in scopes]
+    for numbers in texts:  # numbers at will, rather than those of texts: every border is met
+        step = data.draw(st.sampled_from([1, 2, 4, 8, 16]))
+        for place in range(0, step * min(128 // step, data.draw(st.integers(0, 60))), step):
+            numbers[place] = 1000 + data.draw(st.integers(0, 1))
+    found, within = np.array(texts, dtype=np.uint16), np.array(scopes)
+    expected = {frozenset([index]) for index in range(len(texts))}
+    for one in range(len(texts)):
+        for other in range(one):
+            agree = (found[one] == found[other]).sum() / 128
+            if scopes[one] == scopes[other] and agree >= threshold:
+                first, second = (next(group for group in expected if index in group) for index in (one, other))
+                expected = expected - {first, second} | {first | second}
+    assert partition(groups_of(found, threshold, within)) == expected
+    back = np.arange(len(texts))[::-1]
+    turned = {
+        frozenset(back[list(group)].tolist()) for group in partition(groups_of(found[back], threshold, within[back]))
+    }
+    assert turned == expected
+
+
+@pytest.mark.parametrize("differing", [1, 2, 4, 8, 12, 16, 32, 50])
+def test_texts_that_differ_as_evenly_as_they_can_are_found(differing: int) -> None:
+    one = np.arange(128, dtype=np.uint16)
+    other = one.copy()
+    other[np.linspace(0, 127, differing).astype(int)] = 999
+    found = np.stack([one, other])
+    assert groups_of(found, (128 - differing) / 128).tolist() == [0, 0]
+    assert groups_of(found, (129 - differing) / 128).tolist() == [0, 1]
+
+
+def test_prompts_go_by_the_least_number_of_their_group() -> None:
+    text = sentence(1)
+    prompts = Prompts()
+    prompts.add(np.array([7, 3], dtype=np.uint64), [text, sentence(2)])
+    prompts.add(np.array([5, 9], dtype=np.uint64), [f"{text}!", sentence(4)])
+    groups = prompts.groups(0.9)
+    assert groups.of(np.array([7, 5, 3, 9, 11], dtype=np.uint64)).tolist() == [5, 5, 3, 9, 11]
+    assert not len(Prompts().groups(0.9))
+
+
+@pytest.mark.parametrize(
+    ("policy", "contradicting", "duplicates"),
+    [("drop", "bcfg", "e"), ("error", "bcfg", "e"), ("majority", "bfg", "e"), ("keep", "", "eg")],
+)
+def test_what_goes(policy: Any, contradicting: str, duplicates: str) -> None:
+    # groups: a alone; b- against c+ +; d, e the same; f- g- against h … here as letters with group and label
+    rows = [("a", 0, True), ("b", 1, False), ("c", 1, True), ("d", 2, True), ("e", 2, True), ("f", 3, False)]
+    rows += [("g", 3, False), ("h", 4, True)]
+    if policy != "majority":
+        rows.append(("i", 3, True))
+        contradicting += "i" if contradicting else ""
+    else:
+        rows += [("i", 3, True), ("j", 3, True), ("k", 3, True), ("l", 1, True)]
+        duplicates += "jkl"
+    items = [Item(name, "p", place, label, ("s",), place) for place, (name, _, label) in enumerate(rows)]
+    both, same = resolve_near(items, [group for _, group, _ in rows], policy)
+    assert "".join(item.id for item in both.dropped) == contradicting
+    assert "".join(item.id for item in same.dropped) == duplicates
+    assert len(same.kept) + len(same.dropped) + len(both.dropped) == len(items)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.59, 1.01, -1])
+def test_thresholds_that_are_none(threshold: float) -> None:
+    with pytest.raises(UsageError, match=r"0\.6 to 1"):
+        check_threshold(threshold)
+
+
+def records() -> list[dict[str, Any]]:
+    """Forty plain rows; a near-duplicate, one under a near prompt, a near-contradiction, and an exact duplicate."""
+    rows = [{"prompt": f"{sentence(n // 2)}?", "completion": sentence(100 + n), "label": n % 2 == 0} for n in range(40)]
+    changed = {"completion": rows[0]["completion"] + "!"}
+    rows.append({**rows[0], **changed})
+    rows.append({**rows[1], "prompt": rows[1]["prompt"] + "!"})
+    rows.append({**rows[2], "completion": rows[2]["completion"] + ".", "label": False})
+    rows.append(dict(rows[3]))
+    return rows
+
+
+def run(*arguments: str) -> Any:
+    result = CliRunner().invoke(main, ["unpair", *arguments])
+    assert not result.exception or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def save(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_unpair_drops_them_if_asked_in_any_order_and_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = records()
+    source, turned = save(tmp_path / "in.jsonl", rows), save(tmp_path / "turned.jsonl", rows[::-1])
+    assert "skipped 1: 1 duplicate\n" in run(source, "-o", str(tmp_path / "kept.jsonl")).stderr
+    assert len(read_rows(str(tmp_path / "kept.jsonl"))) == 43
+    outputs = []
+    for name, of, budget in (("a", source, None), ("b", turned, None), ("c", source, 2000)):
+        if budget:
+            small = functools.partialmethod(ktodata.sort_out.Spill.__init__, budget=budget)
+            monkeypatch.setattr(ktodata.sort_out.Spill, "__init__", small)
+        out, bad = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.bad.jsonl"
+        result = run(of, "-o", str(out), "--near-duplicates", "drop", "--quarantine", str(bad))
+        assert "skipped 5: 2 near-contradiction, 2 near-duplicate, 1 duplicate" in result.stderr
+        reasons = sorted(json.loads(line)["reason"] for line in bad.read_text(encoding="utf-8").splitlines())
+        assert reasons == ["duplicate", *["near-contradiction"] * 2, *["near-duplicate"] * 2]
+        outputs.append([(row.id, row.label) for row in read_rows(str(out))])
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert len(outputs[0]) == 39
+
+
+def test_one_per_prompt_chooses_among_what_near_duplicates_left(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.jsonl", records())
+    out = tmp_path / "out.jsonl"
+    result = run(source, "-o", str(out), "--near-duplicates", "drop", "--one-per-prompt")
+    assert "one per prompt" in result.stderr
+    rows = read_rows(str(out))
+    assert len({row.prompt_id for row in rows}) == len(rows)
+    assert abs(sum(row.label for row in rows) - len(rows) / 2) <= 1
+
+
+def test_a_bad_threshold_is_a_usage_error(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.jsonl", records())
+    result = run(source, "-o", str(tmp_path / "o.jsonl"), "--near-threshold", "0.2")
+    assert result.exit_code == 2
+    assert "--near-threshold is 0.2" in result.stderr
