@@ -10,7 +10,7 @@ import dataclasses
 import random
 from collections.abc import Collection, Mapping, Sequence
 
-from ktodata.errors import UsageError, nearest
+from ktodata.errors import UsageError, nearest, sentences
 from ktodata.negatives.contract import Option, Run, Skip, Strategy, reply_of
 from ktodata.negatives.corruption.layout import edges
 from ktodata.negatives.language import detect
@@ -105,7 +105,9 @@ def language_options(noun: str) -> dict[str, Option]:
 
 def _read(name: str) -> Pack:
     if "/" not in name and "\\" not in name and "." not in name:
-        raise UsageError(f"template.pack: no pack {name!r}", do=f"{nearest(name, OWN)} A file of yours ends in .toml")
+        raise UsageError(
+            f"template.pack: no pack {name!r}", do=sentences(nearest(name, OWN), "A file of yours ends in .toml")
+        )
     return read_pack(name)
 
 
