@@ -96,6 +96,12 @@ def main() -> None:
     metavar="N",
     help="Processes on this machine, one a GPU as a rule. The numbers stay the same.",
 )
+@click.option(
+    "--accelerate-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --dry-run: plan for the processes that `accelerate launch --config_file FILE` starts.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint in train.output_dir.")
 @click.option("--force", is_flag=True, help="With --resume: RECIPE may differ in keys that do not decide the numbers.")
 @click.pass_context
@@ -105,6 +111,7 @@ def run(
     overrides: tuple[str, ...],
     dry_run: bool,
     processes: int,
+    accelerate_config: Path | None,
     resume: bool,
     force: bool,
 ) -> None:
@@ -116,7 +123,13 @@ def run(
     Example:
       ktotrain run recipe.toml --set optim.learning_rate=1e-5 --set 'data.train=["a.jsonl", "b.jsonl"]'
       ktotrain run recipe.toml --resume
+      accelerate launch --config_file fsdp2.yaml -m ktotrain run recipe.toml
     """
+    if accelerate_config is not None and not dry_run:
+        raise click.UsageError(
+            f"--accelerate-config is for --dry-run. To train: accelerate launch --config_file {accelerate_config} "
+            f"-m ktotrain run {recipe}"
+        )
     if force and not resume:
         raise click.UsageError("--force says that the recipe of a resumed run may differ: give --resume too.")
     from ktotrain.recipe import load_recipe
@@ -135,8 +148,11 @@ def run(
         return
     from ktotrain import trainer
 
+    if dry_run:
+        trainer.dry_run(checked, processes=processes, accelerate_config=accelerate_config)
+        return
     try:
-        result = trainer.run(checked, dry_run=dry_run, resume=resume, force=force)
+        result = trainer.run(checked, resume=resume, force=force)
     except StoppedError as stopped:
         if is_main_process():
             again = [*arguments, "--resume", *["--force"] * force] if stopped.resumable else [*arguments, *flags]

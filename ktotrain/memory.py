@@ -56,6 +56,7 @@ class MemoryEstimate:
     activations: int
     head: int
     half_copies: int
+    gathered: int = 0
 
     @property
     def total(self) -> int:
@@ -70,6 +71,7 @@ class MemoryEstimate:
             ("gradients", self.gradients),
             ("optimizer state", self.optimizer),
             ("half-precision copies", self.half_copies),
+            ("gathered of shards", self.gathered),
             ("activations of a pack", self.activations),
             ("LM head", self.head),
         )

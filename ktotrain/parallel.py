@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from ktotrain.errors import TrainingError
+from ktotrain.model import recompute_activations
 from ktotrain.sharding import Sharding, make_mesh, settings_of, shard
 from ktotrain.zero import deepspeed_plugin
 
@@ -51,7 +52,8 @@ def asked_for(environment: Mapping[str, str] = os.environ) -> Kind:
 class Processes:
     """This process among the others.
 
-    `accelerator` is accelerate's; `plugin` holds the settings of `kind` (None if plain); `sharding` those of FSDP2.
+    `accelerator` is accelerate's; `plugin` holds the settings of `kind` (None if plain); `sharding` those of FSDP2,
+    over `mesh`.
     """
 
     accelerator: Any
@@ -74,6 +76,8 @@ class Processes:
     def place(self, model: Any) -> None:
         """Shard a loaded model, if weights are sharded."""
         if self.sharding:
+            if self.sharding.recompute:
+                recompute_activations(model)
             shard(model, self.sharding, self.mesh)
 
 
@@ -111,11 +115,10 @@ def join(*, trackers: Sequence[str], output_dir: Path, precision: str) -> Proces
             do="Look at the launcher's settings (`accelerate env`)",
         )
     _require_kind(kind, str(accelerator.distributed_type.value), alone_or_cpu=cpu or launched == 1)
-    if kind == "fsdp" and launched > 1:
-        return Processes(
-            accelerator, kind, plugin, settings_of(plugin), make_mesh(accelerator.device, launched, _replicas(launched))
-        )
-    return Processes(accelerator, "plain" if kind == "fsdp" else kind, plugin)
+    if kind != "fsdp" or launched == 1:
+        return Processes(accelerator, "plain" if kind == "fsdp" else kind, plugin)
+    mesh = make_mesh(accelerator.device, launched, _replicas(launched))
+    return Processes(accelerator, kind, plugin, settings_of(plugin), mesh)
 
 
 def _require_kind(kind: Kind, got: str, *, alone_or_cpu: bool) -> None:

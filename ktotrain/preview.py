@@ -17,6 +17,7 @@ from ktotrain.packing import Layout
 from ktotrain.prepare import Policy, RunData
 from ktotrain.probe import LayoutChoice
 from ktotrain.recipe import Recipe
+from ktotrain.shares import ALONE, LaunchPlan, deal, in_shards, share_lines
 from ktotrain.step import Packing, build_packs
 
 # Which layout a model gets is known only once it is loaded; most get this one.
@@ -127,24 +128,33 @@ def announce(say: Callable[[str], None], recipe: Recipe, run_data: RunData, poli
         say(f"note: {notice}")
 
 
-def show_plan(recipe: Recipe, run_data: RunData) -> None:
-    """Print the plan of a run and the memory it will need; notes go to stderr."""
+def show_plan(recipe: Recipe, run_data: RunData, plan: LaunchPlan) -> None:
+    """Print the plan of a run, what each process gets of it, and the memory that takes; notes go to stderr."""
     seen = preview(run_data, recipe)
     lines = plan_lines(run_data, seen)
     width = max(len(name) for name, _ in lines)
     click.echo("plan")
     for name, value in lines:
         click.echo(f"  {name:<{width}}  {value}")
-    click.echo("memory, estimated")
-    click.echo(memory_estimate(recipe, seen).table(available_bytes()))
+    if plan.processes > 1:
+        shares = deal(run_data, recipe, plan, EXPECTED)
+        seen = dataclasses.replace(
+            seen,
+            largest=max(share.largest for share in shares),
+            largest_scored=max(share.scored for share in shares),
+        )
+        for line in share_lines(shares, len(run_data.steps), plan):
+            click.echo(line)
+    click.echo("memory, estimated" + (", of each process" if plan.processes > 1 else ""))
+    click.echo(memory_estimate(recipe, seen, plan).table(available_bytes()))
     for notice in notices(run_data, recipe):
         click.echo(f"note: {notice}", err=True)
     if holds_a_run(Path(recipe.train.output_dir)):
         click.echo(f"note: there is a run in {recipe.train.output_dir} already: a new one is refused there", err=True)
 
 
-def memory_estimate(recipe: Recipe, seen: Preview) -> MemoryEstimate:
-    """Peak memory of a step, from the model's config alone: no weights are loaded."""
+def memory_estimate(recipe: Recipe, seen: Preview, plan: LaunchPlan = ALONE) -> MemoryEstimate:
+    """Peak memory of a step in one process, from the model's config alone: no weights are loaded."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -167,7 +177,7 @@ def memory_estimate(recipe: Recipe, seen: Preview) -> MemoryEstimate:
             )
     assert trained_parameters(model)
     copied = settings.reference != "initial" or adapter is None
-    return estimate(
+    whole = estimate(
         shape_of(model),
         pack_tokens=seen.largest,
         half_precision=recipe.train.precision != "no",
@@ -175,3 +185,4 @@ def memory_estimate(recipe: Recipe, seen: Preview) -> MemoryEstimate:
         reference_bytes=base if copied else 0,
         scored_tokens=seen.largest_scored,
     )
+    return in_shards(whole, model, plan, recomputed=settings.gradient_checkpointing)

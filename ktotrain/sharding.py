@@ -28,6 +28,7 @@ class Sharding:
     `wrap` says which modules are gathered one by one: decoder `layers` (of the classes in `classes`; none: those that
     the model names), every module of `min_parameters` or more by `size`, or `none` (the whole model at once).
     `reshard` frees a module's whole weights after its forward pass, and gathers them again for the backward pass.
+    `offload` keeps shards in the machine's memory, `recompute` is gradient checkpointing.
     """
 
     wrap: Literal["layers", "size", "none"] = "layers"
@@ -36,7 +37,6 @@ class Sharding:
     reshard: bool = True
     offload: bool = False
     recompute: bool = False
-    one_at_a_time: bool = False
 
 
 def settings_of(plugin: Any) -> Sharding:
@@ -68,7 +68,6 @@ def settings_of(plugin: Any) -> Sharding:
         reshard=bool(plugin.reshard_after_forward),
         offload="CPUOffload" in type(plugin.cpu_offload).__name__,
         recompute=bool(plugin.activation_checkpointing),
-        one_at_a_time=bool(plugin.cpu_ram_efficient_loading),
     )
 
 
@@ -85,6 +84,8 @@ def shard(model: Any, settings: Sharding, mesh: Any) -> None:
     """Shard a causal language model of transformers in place; its parameters become DTensors on the mesh's device.
 
     Adapters must be on it already, and optimizers and lists of its parameters be made after this.
+
+    Weights are gathered as they are: casting them is left to autocast, since the probe and samples run without it.
 
     Raises:
         TrainingError: no module of the classes that the settings name.

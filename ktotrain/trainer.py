@@ -24,12 +24,20 @@ from ktotrain.errors import TrainingError
 from ktotrain.evaluate import evaluate
 from ktotrain.files import write_atomic
 from ktotrain.keep import Keeper
-from ktotrain.launch import is_main_process
+from ktotrain.launch import PATIENCE, is_main_process
 from ktotrain.learn import BadStepError, Parts, assemble, train_step, with_rates
 from ktotrain.lock import RunLock
 from ktotrain.log import MetricsLog, cut_back
 from ktotrain.outputs import finish, made_together, sample
-from ktotrain.parallel import LostProcessError, Processes, join, lost_another, processes_launched, require_rows_for_all
+from ktotrain.parallel import (
+    LostProcessError,
+    Processes,
+    asked_for,
+    join,
+    lost_another,
+    processes_launched,
+    require_rows_for_all,
+)
 from ktotrain.plan import Step
 from ktotrain.precompute import missing_sequences, precompute
 from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refuse_what_is_missing
@@ -40,6 +48,7 @@ from ktotrain.reference import FrozenCopy
 from ktotrain.resume import find_start, identity, other_machine, refuse_others
 from ktotrain.run_state import Saved, random_state, read_state, restore, set_random_state
 from ktotrain.sharded_state import large_of
+from ktotrain.shares import LaunchPlan, read_launch
 from ktotrain.stop import StopRequest
 
 
@@ -58,8 +67,31 @@ class RunResult:
     skipped: int = 0
 
 
-def run(recipe: Recipe, *, dry_run: bool = False, resume: bool = False, force: bool = False) -> RunResult | None:
-    """Train as the recipe says, into its `train.output_dir`; with `dry_run`, print the plan and return None.
+def dry_run(recipe: Recipe, *, processes: int = 1, accelerate_config: Path | None = None) -> None:
+    """Print the plan of a run, the memory it needs, and what each process gets; nothing is trained or written.
+
+    Args:
+        processes: how many there will be, none of which is started.
+        accelerate_config: or accelerate's config file that says so.
+
+    Raises:
+        RecipeError, DataError, KtodataError, ModelError, TrainingError: as `run`.
+    """
+    refuse_what_is_missing(recipe)
+    launched = processes_launched()
+    if accelerate_config is not None:
+        plan = read_launch(accelerate_config)
+    elif launched > 1:
+        plan = LaunchPlan(launched, kind=asked_for())
+    else:
+        plan = LaunchPlan(processes)
+    require_rows_for_all(recipe.train.batch_size, plan.processes)
+    if is_main_process():
+        show_plan(recipe, prepare_data(recipe), plan)
+
+
+def run(recipe: Recipe, *, resume: bool = False, force: bool = False) -> RunResult:
+    """Train as the recipe says, into its `train.output_dir`.
 
     Args:
         resume: go on from the newest whole checkpoint in that folder.
@@ -73,9 +105,6 @@ def run(recipe: Recipe, *, dry_run: bool = False, resume: bool = False, force: b
         StoppedError: Ctrl-C or SIGTERM. The run has been saved.
     """
     refuse_what_is_missing(recipe)
-    if dry_run:
-        show_plan(recipe, prepare_data(recipe))
-        return None
     require_rows_for_all(recipe.train.batch_size, processes_launched())
     output_dir = Path(recipe.train.output_dir)
     main = is_main_process()
@@ -107,6 +136,7 @@ def _run(recipe: Recipe, output_dir: Path, start: Path | None) -> RunResult:
         return train(recipe, run_data, policy, processes, output_dir, read_state(start) if start else None)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if lost_another(error):
+            time.sleep(2 * PATIENCE)  # that one says why, and then the launcher ends this one
             raise LostProcessError("another process has ended", do="Look for its error") from error
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise

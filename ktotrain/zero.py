@@ -91,6 +91,9 @@ class ZeroUpdate(Update):
         super().__init__(*arguments)
         import deepspeed
 
+        if torch.accelerator.current_accelerator() is None:
+            # Its own way to sum on a CPU is compiled first and then waits by spinning; torch's serves.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # What DeepSpeed makes of the optimizer holds flat pieces; a checkpoint goes by the weights themselves.
         self.numbered = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.group_sizes = [len(group["params"]) for group in self.optimizer.param_groups]

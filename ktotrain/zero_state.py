@@ -33,10 +33,11 @@ class ByZero(Whole):
         step = self.optimizer.state[flat].get("step") if flat in self.optimizer.state else None
         state: dict[int, dict[str, Any]] = {}
         if step is not None:
+            self._link()
             for index, parameter in enumerate(self.update.numbered):
                 moments = {key: gathered(parameter, key) for key in MOMENTS}
                 if main:
-                    state[index] = {"step": step.cpu().float()} | {k: v.cpu() for k, v in moments.items()}
+                    state[index] = {"step": step.cpu().float().clone()} | {k: v.cpu() for k, v in moments.items()}
         if not main:
             return
         groups, first = [], 0
@@ -55,7 +56,7 @@ class ByZero(Whole):
             for flat in self._flat():
                 zeros = {key: torch.zeros_like(flat) for key in MOMENTS}
                 self.optimizer.state[flat] = {"step": step.clone().to(flat.device)} | zeros
-            self.update.engine.optimizer._lazy_init_hp_params_optimizer_state()
+            self._link()
         weights = load_file(folder / WEIGHTS)
         with torch.no_grad():
             for name, parameter in self.parameters:
@@ -68,6 +69,12 @@ class ByZero(Whole):
                 safe_set_full_optimizer_state(parameter, moment, key)
         for group, old in zip(self.optimizer.param_groups, saved["param_groups"], strict=True):
             group.update({key: value for key, value in old.items() if key != "params"})
+
+    def _link(self) -> None:
+        """Have DeepSpeed look up each weight's moments again: of several groups it found the first one's alone."""
+        zero = self.update.engine.optimizer
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
 
     def _flat(self) -> list[Tensor]:
         flat: list[Tensor] = list(self.update.engine.optimizer.single_partition_of_fp32_groups)

@@ -1,5 +1,6 @@
 """The README is true: every block in it runs, and its file tree is the tree."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import SHARED, write_jsonl
+from support import SHARED, text_records, write_jsonl
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ def sh(text: str, folder: Path, **environment: str) -> str:
 
 
 def test_every_block_is_of_a_kind_that_is_run_here() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "toml", "sh", "python", "sh", ""]
+    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "toml", "sh", "python", "sh", "sh", "sh", ""]
 
 
 def test_make_targets() -> None:
@@ -96,6 +97,22 @@ def test_from_data_to_a_model(tmp_path: Path) -> None:
     assert "step 4/4" in sh(blocks("sh")[3], tmp_path)
     (tmp_path / "runs" / "long" / "README.md").unlink()  # as if it had been killed right before its last line
     assert "going on from runs/long/checkpoints/step-4" in sh(blocks("sh")[3], tmp_path)
+    planned = sh(blocks("sh")[4], tmp_path)
+    assert "8 processes; each holds the whole model" in planned
+    assert "16 processes on 2 machines; FSDP2" in planned
+
+
+@pytest.mark.slow
+def test_several_processes(tmp_path: Path) -> None:
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    write_jsonl(tmp_path / "train.parquet.jsonl", text_records(48))
+    (toml,) = blocks("toml")
+    recipe = toml.replace('"train.parquet"', '"train.parquet.jsonl"')
+    (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
+    sh(blocks("sh")[5], tmp_path, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    logs = [(tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines() for name in ("two", "shards")]
+    losses = [[json.loads(line)["loss"] for line in log] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_the_file_tree_is_the_tree() -> None:
