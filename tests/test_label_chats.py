@@ -1,5 +1,6 @@
 """Chat exports to rows in one speaker's voice: Telegram's JSON, WhatsApp's text, any file with a message a record."""
 
+import contextlib
 import datetime
 import json
 from collections import Counter
@@ -8,12 +9,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ktodata.chats.export import label_chat
 from ktodata.chats.tables import Fields
 from ktodata.chats.voice import Said, replies, voice_of
 from ktodata.cli import main
-from ktodata.io import read_rows
+from ktodata.errors import KtodataError
+from ktodata.io import Quarantine, read_rows
 from ktodata.schema import Row
 from ktodata.sources import Example, Skip
 from ktodata.unpair import Unpaired
@@ -274,6 +278,12 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         ["--speaker", "Bob"],
         "message 1: date is str 'noon', not a time",
     ),
+    "half of an emoji": (
+        "result.json",
+        chat(message(1, "Bob", "\ud83d")),
+        ["--speaker", "Bob"],
+        "Bob, message 1: half of a surrogate pair",
+    ),
     "a message that is none": ("result.json", chat(message(1, "Bob", "x"), 5), ["--speaker", "Bob"], "not an object"),  # type: ignore[arg-type]
     "a text file that is no chat": (
         "notes.txt",
@@ -364,3 +374,54 @@ def test_rows_of_messages_are_no_chat_export(tmp_path: Path) -> None:
     assert run(str(path), "-o", str(tmp_path / "o.jsonl"), "--desirable", "good").exit_code == 0
     assert label_chat.__module__ == "ktodata.chats.export"
     assert Fields()._asdict() == dict.fromkeys(("author", "time", "text", "chat"), "")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "list"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_is_in_an_export_it_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    value: dict[str, Any] = {
+        "chats": {"list": [chat(*ANNA)]},
+        "messages": list(ANNA),
+        "name": "x",
+        "type": "y",
+        "id": 1,
+    }
+    if data.draw(st.booleans()):
+        del value["chats"]
+    for place in range(len(ANNA)):
+        if data.draw(st.booleans()):
+            columns = data.draw(st.dictionaries(st.sampled_from(sorted(ANNA[0])), VALUES, max_size=2))
+            value["messages"][place] = {**ANNA[place], **columns}
+    value |= data.draw(
+        st.dictionaries(st.sampled_from(["chats", "messages", "name", "left_chats"]), VALUES, max_size=1)
+    )
+    source = export(tmp_path_factory.mktemp("chat") / "result.json", value)
+    with contextlib.suppress(KtodataError):
+        label_chat(source, voice_of(["Anna"]))
+    with contextlib.suppress(KtodataError), Quarantine(None) as quarantine:
+        made = label_chat(source, voice_of(["Anna"]), quarantine=quarantine)
+        assert made.completions == len(made.rows) + sum(made.skipped.values())
+
+
+LINES = st.lists(
+    st.sampled_from(
+        ["12.03.24, 18:0", "[12/3/24, 6:05:11 PM] ", "3", " - ", "Anna: hi", "Bob", ": ", "99/99/99, 1:00 - A: x", "\n"]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@given(text=LINES | st.text(max_size=30))
+def test_whatever_is_in_a_text_file_it_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("chat") / "chat.txt"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    with contextlib.suppress(KtodataError):
+        label_chat(str(path), voice_of(["Anna"]))

@@ -11,6 +11,7 @@ from ktodata.chats.tables import seconds
 from ktodata.chats.voice import Said
 from ktodata.errors import RowError, SourceError
 from ktodata.io import Raw
+from ktodata.io.records import BROKEN_EMOJI
 from ktodata.schema import named
 from ktodata.sources.contract import Piece, Record, Skip
 
@@ -48,7 +49,7 @@ def _chats(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     found: list[Any] = []
     for name in ("chats", "left_chats"):
         if isinstance(value.get(name), dict):
-            found += value[name].get("list") or []
+            found += _list(value[name].get("list"))
     if not found and isinstance(value.get("messages"), list):
         messages = [one for one in value["messages"] if isinstance(one, dict)]
         if not any({"type", "date"} <= one.keys() for one in messages) and not {"name", "type", "id"} <= value.keys():
@@ -57,13 +58,26 @@ def _chats(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     return [chat for chat in found if isinstance(chat, dict)] or None
 
 
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _messages(chats: list[dict[str, Any]], name: str, source: str) -> Iterator[Raw]:
     for place, chat in enumerate(chats):
-        title = chat.get("name") or chat.get("type") or "chat"
-        for row, message in enumerate(chat.get("messages") or []):
+        title = str(chat.get("name") or chat.get("type") or "chat").encode(errors="replace").decode()
+        for row, message in enumerate(_list(chat.get("messages"))):
             shown = message.get("id", row) if isinstance(message, dict) else row
-            record = {"chat": f"{place} {title}", **message} if isinstance(message, dict) else message
-            yield Raw(record, f"{name}: {title}, message {shown}", source)
+            record = {**message, "chat": f"{place} {title}"} if isinstance(message, dict) else message
+            yield Raw(record, f"{name}: {title}, message {shown}", source, BROKEN_EMOJI if _is_broken(message) else "")
+
+
+def _is_broken(message: object) -> bool:
+    """Whether half of a surrogate pair is in it, which JSON can spell and no file can hold."""
+    try:
+        json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def read(record: Record, where: str) -> Iterator[Piece | Skip]:
