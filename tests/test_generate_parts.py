@@ -320,6 +320,20 @@ def test_the_largest_is_a_draw_from_the_distribution() -> None:
     assert torch.allclose(shares, logits.exp(), atol=0.012), shares
 
 
+def test_tokens_out_of_reach_are_left_out_without_changing_a_draw() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    scores = torch.randn(64, 5000) * 8
+    drawn = torch.tensor([counters(seed, 2) for seed in range(64)])
+    whole = scores + gumbel(drawn, 5000)
+    found = SeededChoice(range(64), start=3)(torch.zeros(64, 5, dtype=torch.int64), scores)
+    assert torch.equal(found.argmax(1), whole.argmax(1))
+    assert torch.isinf(found).float().mean() > 0.5
+    noise = gumbel(torch.tensor([counters(seed, 0) for seed in range(200)]), 20_000)
+    assert float(noise.max() - noise.min()) < 20
+
+
 def test_padding_is_not_penalised() -> None:
     import torch
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+_REACH = 20.0  # noise lies between -2.82 and 16.64: no token that is further behind the best can win
 
 
 def counters(seed: int, place: int) -> tuple[int, int]:
@@ -37,9 +38,14 @@ def gumbel(counters_B2: Tensor, vocabulary: int) -> Tensor:
 
     tokens = torch.arange(vocabulary, device=counters_B2.device, dtype=torch.int64)
     first, second = counters_B2.to(torch.int64).unbind(1)
-    bits = _mixed(_mixed((tokens[None] * 0x9E3779B1 + first[:, None]) & _MASK) ^ second[:, None])
-    uniform = ((bits >> 9).to(torch.float32) + 0.5) * 2.0**-23
-    return -torch.log(-torch.log(uniform))
+    return _noise(tokens[None], first[:, None], second[:, None])
+
+
+def _noise(tokens: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The noise of tokens by the two counters of their row, all int64 and of shapes that go together."""
+    bits = _mixed(_mixed((tokens * 0x9E3779B1 + first) & _MASK) ^ second)
+    uniform = ((bits >> 9).float() + 0.5) * 2.0**-23
+    return -(-uniform.log()).log()
 
 
 def _mixed(x: Tensor) -> Tensor:
@@ -64,8 +70,13 @@ class SeededChoice:
         import torch
 
         place = input_ids.shape[1] - self.start
-        drawn = torch.tensor([counters(seed, place) for seed in self.seeds], device=scores.device)
-        return scores.float() + gumbel(drawn, scores.shape[1])
+        first, second = torch.tensor([counters(seed, place) for seed in self.seeds], device=scores.device).unbind(1)
+        scores = scores.float()
+        # Of a large vocabulary that top_p has cut most are out of reach: the same draw at a tenth of the time.
+        rows, tokens = (scores > scores.amax(1, keepdim=True) - _REACH).nonzero(as_tuple=True)
+        drawn = torch.full_like(scores, -torch.inf)
+        drawn[rows, tokens] = scores[rows, tokens] + _noise(tokens, first[rows], second[rows])
+        return drawn
 
 
 class UnpaddedRepetition:
