@@ -10,6 +10,7 @@ FIVE = ("en", "it", "es", "fr", "de")
 LINES = {
     "en": [
         "yeah sure, see u at 8",
+        "wanna hang out?",
         "idk maybe tomorrow?",
         "nope, i hate mondays",
         "thx a lot",
@@ -20,6 +21,7 @@ LINES = {
     ],
     "it": [
         "sì dai ci sto, a che ora?",
+        "ahah no dai",
         "boh non so, magari domani",
         "no, odio il lunedì",
         "grazie mille",
@@ -30,6 +32,7 @@ LINES = {
     ],
     "es": [
         "sí claro, ¿a qué hora?",
+        "vale genial",
         "no sé, quizás mañana",
         "no, odio los lunes",
         "muchas gracias",
@@ -40,6 +43,7 @@ LINES = {
     ],
     "fr": [
         "ouais carrément, à quelle heure ?",
+        "ça me va",
         "chais pas, peut-être demain",
         "non, je déteste le lundi",
         "merci beaucoup",
@@ -50,6 +54,7 @@ LINES = {
     ],
     "de": [
         "ja klar, um wie viel uhr?",
+        "hallo",
         "keine ahnung, vllt morgen",
         "nee, ich hasse montage",
         "vielen dank",
@@ -87,17 +92,17 @@ def test_other_languages_are_none_of_the_five(line: str) -> None:
 def test_a_reply_that_says_too_little_is_placed_by_its_prompt() -> None:
     for code in FIVE:
         for reply in ("ok", "lol", "😊", "ok cool", "???"):
-            assert language(reply, LINES[code][4]) == code, (reply, code)
+            assert language(reply, LINES[code][5]) == code, (reply, code)
     assert language("😊👍", "123") == ""
 
 
 def test_the_reply_decides_where_it_says_enough() -> None:
-    assert language(LINES["it"][4], LINES["en"][4]) == "it"
-    assert language(OTHERS[1], LINES["en"][4]) == ""
+    assert language(LINES["it"][5], LINES["en"][5]) == "it"
+    assert language(OTHERS[1], LINES["en"][5]) == ""
 
 
 def test_of_a_chat_only_the_last_turn_counts() -> None:
-    prompt: list[Message] = [{"role": "user", "content": line} for line in (*LINES["en"], LINES["fr"][4])]
+    prompt: list[Message] = [{"role": "user", "content": line} for line in (*LINES["en"], LINES["fr"][5])]
     row = make_row(prompt, [{"role": "assistant", "content": "ok"}], True, source="s", origin="feedback")
     assert detect(row, "ok", FIVE) == "fr"
 

@@ -110,6 +110,11 @@ def test_a_fence_at_the_end_stays_a_fence() -> None:
         assert re.search(r"```(\n\n|$)", text), text
 
 
+def test_a_question_within_a_spanish_sentence_has_no_capital() -> None:
+    text = str(written("me apetece, ¿a qué hora? ¿dónde?", manner=("neutral",), language="es"))
+    assert "Me apetece, ¿a qué hora? ¿Dónde?" in text
+
+
 def test_longer_keeps_every_word_that_is_not_spelled_out() -> None:
     reply = "The museum opens at nine and closes at five, tickets cost twelve euros on weekdays."
     for seed in range(30):
