@@ -43,10 +43,12 @@ def copied(home: Path, half: Path, tmp_path: Path) -> Path:
 
 
 VARIANTS = {
-    "full, samples, evaluation": ("samples.count=2", "samples.max_new_tokens=4", "train.eval_every=2", "EVAL"),
-    "adapter with dropout": ("adapter.rank=2", "adapter.dropout=0.2", "train.eval_every=2", "EVAL"),
+    "adapter with dropout, samples": (
+        *("adapter.rank=2", "adapter.dropout=0.2", "samples.count=2", "samples.max_new_tokens=4"),
+    ),
 }
 SLOW_VARIANTS = {
+    "full, evaluation": ("train.eval_every=2", "EVAL"),
     "fp16 and its scaler": ("train.precision=fp16", "loss.desirable_weight=1000", "loss.beta=5"),
     "bf16": ("train.precision=bf16",),
     "bf16 weights": ("model.dtype=bfloat16",),

@@ -26,6 +26,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_home(tmp_path_factory.mktemp("home"))
 
 
+@pytest.fixture(scope="module")
+def whole(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that nothing has disturbed."""
+    return trained(home, tmp_path_factory.mktemp("whole"))
+
+
 def begin(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "ktotrain", *arguments],
@@ -212,7 +218,7 @@ def test_a_file_in_the_place_of_a_parent(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_while_saving_does_not_end_the_run(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ktotrain import keep
 
@@ -230,11 +236,11 @@ def test_a_full_disk_while_saving_does_not_end_the_run(
     assert "step-2 stays" in result.stderr
     assert [path.name for path in checkpoint.folder_of(tmp_path / "run").iterdir()] == ["step-2"]
     monkeypatch.undo()
-    same(trained(home, tmp_path / "whole"), tmp_path / "run")
+    same(whole, tmp_path / "run")
 
 
 def test_a_full_disk_at_the_end_leaves_a_checkpoint_to_finish_from(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_room(*_: Any) -> None:
         raise TrainingError("the model cannot be saved: No space left on device", where="model", do="Make room")
@@ -243,11 +249,11 @@ def test_a_full_disk_at_the_end_leaves_a_checkpoint_to_finish_from(
     result = train(home, tmp_path)
     refused(result, "No space left on device", "Make room", "--resume goes on from", "step-6")
     monkeypatch.undo()
-    same(trained(home, tmp_path / "whole"), trained(home, tmp_path, flags=["--resume"]))
+    same(whole, trained(home, tmp_path, flags=["--resume"]))
 
 
 def test_lines_that_found_no_room_are_written_later(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two steps are logged on a full disk, a run is stopped with them unwritten, and the resumed one has them all."""
     from ktotrain.log import MetricsLog
@@ -278,4 +284,4 @@ def test_lines_that_found_no_room_are_written_later(
     assert result.stderr.count("metrics.jsonl cannot be written (No space left on device)") == 1
     assert lines_of(tmp_path / "run") == 2
     monkeypatch.undo()
-    same(trained(home, tmp_path / "whole"), trained(home, tmp_path, flags=["--resume"]))
+    same(whole, trained(home, tmp_path, flags=["--resume"]))
