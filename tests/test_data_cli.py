@@ -27,7 +27,9 @@ def python(*arguments: str, **extra: object) -> subprocess.CompletedProcess[str]
     )  # type: ignore[call-overload,no-any-return]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["unpair", "--help"], ["label", "--help"], ["presets"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["unpair", "--help"], ["label", "--help"], ["presets"]]
+)
 def test_help_is_quick_and_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom ktodata.cli import main\n"

@@ -139,9 +139,8 @@ def test_a_preset_knows_its_split_and_its_thresholds(home: Path, endpoint: str, 
     assert {row.source for row in read_rows(out)} == {"HuggingFaceH4/ultrafeedback_binarized:train_prefs"}
 
 
-@pytest.mark.parametrize("name", ["hh-rlhf:red-team-attempts", "hh-rlhf-red-team"])
-def test_the_red_team_has_a_layout_of_its_own(home: Path, endpoint: str, name: str) -> None:
-    done = unpair(home, endpoint, name, "--undesirable-at", "4")
+def test_the_red_team_has_a_layout_of_its_own(home: Path, endpoint: str) -> None:
+    done = unpair(home, endpoint, "hh-rlhf:red-team-attempts", "--undesirable-at", "4")
     assert done.returncode == 0, done.stderr
     assert "read    5 transcripts (5 completions, layout hh-rlhf-red-team)" in done.stderr
     assert sorted(json.loads(line)["label"] for line in done.stdout.splitlines()) == [False, True, True]
