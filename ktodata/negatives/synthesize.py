@@ -7,22 +7,19 @@ they can be spread over processes. Each job draws from a generator seeded by (se
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
-import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeAlias
 
+from ktodata.engine import Engine, each
 from ktodata.errors import KtodataError
 from ktodata.negatives.choose import Use
 from ktodata.negatives.contract import Ask, Run, Skip, Strategy
-from ktodata.schema import Message, Row, Text, make_row, normalise
+from ktodata.schema import Message, Row, Text, content_hash, normalise
 
 TRIES = 5  # drafts of one negative that may equal something present before the job is counted as skipped
 _CHUNK = 200  # prompts that a process gets at a time
@@ -30,6 +27,8 @@ REPEATED = "equal to a completion that is there"
 
 
 Result: TypeAlias = Row | Skip
+_Sent: TypeAlias = tuple[str, Text] | Skip
+"""What a process sends back of a job: the id of the negative and its completion, or why there is none."""
 _Same: TypeAlias = str | tuple[tuple[str, str], ...]
 
 
@@ -74,6 +73,7 @@ def synthesize(
     per_row: int = 1,
     seed: int = 0,
     workers: int = 1,
+    engine: Engine = "local",
     output: str = "",
     only_of: Collection[str] | None = None,
     advance: Callable[[int], None] = lambda count: None,
@@ -95,10 +95,15 @@ def synthesize(
     pools = _prepared(uses, Run(rows, seed, output))
     groups = _grouped(rows, uses, per_row, seed, only_of)
     found: list[tuple[_Job, Result]] = []
-    with _runner(workers, uses, pools, seed) as run:
-        for part in run(_chunks(groups, uses)):
-            found += part
-            advance(len(part))
+    alone = _bare(uses, pools)
+    if not any(use.strategy.one for use in uses):
+        workers, engine = 1, "local"  # what models make is made here
+    chunks = _chunks(groups, uses)
+    parts = each(_run, chunks, shared=(*alone, seed), workers=workers, engine=engine)
+    for chunk, part in zip(chunks, parts, strict=True):
+        jobs = [job for group in chunk for job in group.jobs if uses[job.use].strategy.one is not None]
+        found += [(job, _row_of(job, sent, uses[job.use].strategy)) for job, sent in zip(jobs, part, strict=True)]
+        advance(len(jobs))
     # What those made is taken for the models, which run here, over all prompts.
     taken = {group.jobs[0].row.prompt_id: group.taken for group in groups if group.jobs}
     for job, result in found:
@@ -153,22 +158,39 @@ def generator(seed: int, strategy: str, row_id: str, *numbers: int) -> random.Ra
     return random.Random(int.from_bytes(digest[:16]))
 
 
-def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) -> list[tuple[_Job, Result]]:
-    """The jobs of one prompt whose strategies work row by row."""
-    taken, done = set(group.taken), []
+def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) -> Iterator[_Sent]:
+    """What comes of the jobs of one prompt whose strategies work row by row."""
+    taken = set(group.taken)
     for job in group.jobs:
         strategy = uses[job.use].strategy
         if strategy.one is None:
             continue
         options = {**uses[job.use].options, "pool": pools[job.use]}
         rng = generator(seed, strategy.name, job.row.id, job.k)
-        result: Result = Skip(REPEATED)
+        result: Text | Skip = Skip(REPEATED)
         for _ in range(TRIES):
-            result = _accepted(strategy.one(job.row, rng=rng, **options), job.row, strategy, taken)
-            if not (isinstance(result, Skip) and result.reason == REPEATED):
+            result = _accepted(strategy.one(job.row, rng=rng, **options), job.row, taken)
+            if result != Skip(REPEATED):
                 break
-        done.append((job, result))
-    return done
+        yield result if isinstance(result, Skip) else (content_hash(job.row.prompt, result, False), result)
+
+
+def _row_of(job: _Job, sent: _Sent, strategy: Strategy) -> Result:
+    """A negative as a row. Its prompt, which is the longest part of it, did not have to travel."""
+    if isinstance(sent, Skip):
+        return sent
+    row, (row_id, completion) = job.row, sent
+    return Row(
+        prompt=row.prompt,
+        completion=completion,
+        label=False,
+        id=row_id,
+        prompt_id=row.prompt_id,
+        source=row.source,
+        origin="synthetic",
+        strategy=strategy.name,
+        parent_id=row.id,
+    )
 
 
 def _together(
@@ -197,9 +219,13 @@ def _together(
         for index, place in enumerate(waiting):
             job = jobs[place]
             reply = replies.get(index, Skip("no result"))
-            done[place] = _accepted(reply, job.row, use.strategy, taken[job.row.prompt_id])
-            if done[place] == Skip(REPEATED):
-                refused.append(place)
+            result = _accepted(reply, job.row, taken[job.row.prompt_id])
+            if isinstance(result, Skip):
+                done[place] = result
+                refused += [place] if result.reason == REPEATED else []
+            else:
+                sent = (content_hash(job.row.prompt, result, False), result)
+                done[place] = _row_of(job, sent, use.strategy)
         waiting = refused
     return list(zip(jobs, done, strict=True))
 
@@ -210,8 +236,8 @@ def _ask(job: _Job, name: str, seed: int, draft: int) -> Ask:
     return Ask(job.row, generator(seed, name, job.row.id, job.k, draft), key)
 
 
-def _accepted(reply: str | Skip, row: Row, strategy: Strategy, taken: set[_Same]) -> Result:
-    """The negative as a row, unless its completion is taken or empty; then it is taken."""
+def _accepted(reply: str | Skip, row: Row, taken: set[_Same]) -> Text | Skip:
+    """The completion with the reply in it, unless that is taken or empty; then it is taken."""
     if isinstance(reply, Skip):
         return reply
     if not reply.strip():
@@ -221,16 +247,7 @@ def _accepted(reply: str | Skip, row: Row, strategy: Strategy, taken: set[_Same]
     if key in taken:
         return Skip(REPEATED)
     taken.add(key)
-    return make_row(
-        row.prompt,
-        completion,
-        False,
-        source=row.source,
-        origin="synthetic",
-        strategy=strategy.name,
-        parent_id=row.id,
-        prompt_id=row.prompt_id,
-    )
+    return completion
 
 
 def _replaced(completion: Text, reply: str) -> Text:
@@ -279,54 +296,23 @@ def _summed(
     return Synthesis(negatives, desirable, dict(made), dict(skipped), refused, facts, finish)
 
 
-def _chunks(groups: list[_Group], uses: Sequence[Use]) -> Iterator[list[_Group]]:
+def _chunks(groups: list[_Group], uses: Sequence[Use]) -> list[list[_Group]]:
     """The groups that have something to do row by row, in portions."""
     local = {index for index, use in enumerate(uses) if use.strategy.one is not None}
     busy = [group for group in groups if any(job.use in local for job in group.jobs)]
-    return (busy[start : start + _CHUNK] for start in range(0, len(busy), _CHUNK))
+    return [busy[start : start + _CHUNK] for start in range(0, len(busy), _CHUNK)]
 
 
-Chunks = Iterable[list[_Group]]
-Runner = Callable[[Chunks], Iterable[list[tuple[_Job, Result]]]]
 _Context: TypeAlias = tuple[Sequence[Use], Sequence[Any], int]
-_context: _Context | None = None
 
 
-@contextlib.contextmanager
-def _runner(workers: int, uses: Sequence[Use], pools: Sequence[Any], seed: int) -> Iterator[Runner]:
-    """Runs chunks here or in `workers` processes; results come in the order of the chunks.
-
-    Raises:
-        KtodataError: a process died, which Python itself never does for an error of ours.
-    """
-    if workers == 1 or not any(use.strategy.one for use in uses):
-        yield lambda chunks: (_run(chunk, (uses, pools, seed)) for chunk in chunks)
-        return
-    # Models stay in this process, and need not pickle.
-    pools = [pool if use.strategy.one else None for use, pool in zip(uses, pools, strict=True)]
+def _bare(uses: Sequence[Use], pools: Sequence[Any]) -> tuple[list[Use], list[Any]]:
+    """What workers need: models stay in this process, and what is done before and after need not pickle."""
+    kept = [pool if use.strategy.one else None for use, pool in zip(uses, pools, strict=True)]
     bare: dict[str, Any] = {"options": {}, "prepare": None, "finish": None, "facts": None}
-    uses = [dataclasses.replace(use, strategy=dataclasses.replace(use.strategy, **bare)) for use in uses]
-    # `spawn` is the start method that every platform has and that threads cannot break.
-    executor = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_prepare,
-        initargs=(uses, pools, seed),
-    )
-    try:
-        yield lambda chunks: executor.map(_run, chunks)
-    except BrokenProcessPool:
-        raise KtodataError("a worker process died", do="It may have run out of memory: use fewer --workers") from None
-    finally:
-        executor.shutdown(cancel_futures=True)
+    return [dataclasses.replace(use, strategy=dataclasses.replace(use.strategy, **bare)) for use in uses], kept
 
 
-def _prepare(*context: Any) -> None:
-    """What a worker process keeps for all of its chunks."""
-    global _context
-    _context = context
-
-
-def _run(chunk: list[_Group], context: _Context | None = None) -> list[tuple[_Job, Result]]:
-    uses, pools, seed = context or _context or ((), (), 0)
+def _run(context: _Context, chunk: list[_Group]) -> list[_Sent]:
+    uses, pools, seed = context
     return list(itertools.chain.from_iterable(_local(group, uses, pools, seed) for group in chunk))
