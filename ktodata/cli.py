@@ -25,6 +25,7 @@ COMMANDS = {
     "unpair": Lazy("ktodata.commands.unpair:unpair", "Turn preference pairs into rows."),
     "label": Lazy("ktodata.commands.label:label", "Turn logged outcomes, edits and chats into rows."),
     "negatives": Lazy("ktodata.negatives.command:negatives", "Add synthetic undesirable rows."),
+    "split": Lazy("ktodata.commands.split:split_command", "Split rows by prompt, to train and to evaluate."),
     "balance": Lazy("ktodata.balance_command:balance", "Count both classes and give the weights of the paper's rule."),
     "presets": Lazy("ktodata.commands.presets:presets", "List the datasets and layouts that unpair can read."),
     "strategies": Lazy("ktodata.negatives.command:strategies", "List the ways of making negatives."),

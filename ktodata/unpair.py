@@ -153,6 +153,40 @@ def stream(
 
 @contextlib.contextmanager
 def stream_records(
+    layout: Source, raws: Iterable[Raw], *, seed: int = 0, folder: Path | None = None, **rest: Any
+) -> Iterator[Stream]:
+    """The rows of records that are there already, read as `layout` says; when the block begins all have been read.
+
+    Args:
+        layout: how to read them; with several workers, its `read` and `join` have to be something to be pickled.
+        raws: the records.
+        seed: decides the order and, with `one_per_prompt`, which completions stay.
+        folder: where rows are set aside when they are many; by default the folder for temporary files.
+        rest: as for `cleaned_records`.
+
+    Raises:
+        SourceError: contradictions, if these are to be errors (raised when the first table is taken); RowError (one
+            of its kind) for an unreadable record.
+        WriteError: no room to set rows aside.
+    """
+    with cleaned_records(layout, raws, seed=seed, folder=folder, **rest) as found:
+        ordered = in_training_order(found.tables, total=found.most, seed=seed, folder=folder)
+        yield Stream(counted(ordered, found.account), found.kind, found.account)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cleaned:
+    """Rows that stay, in no particular order: `tables` with the columns of `ktodata.transform.spill_schema`, to be
+    taken once; all rows of a prompt are in one of them. There are `most` rows or fewer."""
+
+    tables: Iterator[Table]
+    kind: Kind
+    account: Account
+    most: int
+
+
+@contextlib.contextmanager
+def cleaned_records(
     layout: Source,
     raws: Iterable[Raw],
     *,
@@ -167,43 +201,27 @@ def stream_records(
     quarantine: Quarantine | None = None,
     folder: Path | None = None,
     advance: Callable[[int], object] = lambda count: None,
-) -> Iterator[Stream]:
-    """The rows of records that are there already, read as `layout` says; when the block begins all have been read.
+) -> Iterator[Cleaned]:
+    """The rows of `stream_records` before they are put in order.
 
     Args:
-        layout: how to read them; with several workers, its `read` and `join` have to be something to be pickled.
-        raws: the records.
+        layout, raws, seed, folder: see `stream_records`.
         one_per_prompt: keep one completion per prompt; see `ktodata.clean.OnePerPrompt`.
         on_conflict: what to do with completions that carry both labels; see `ktodata.clean.resolve_conflicts`.
         near_duplicates: `drop` leaves one of rows of one label whose prompts and completions are nearly equal, and what
             `on_conflict` says of those with both labels; see `ktodata.clean.resolve_near`.
         near_threshold: how nearly; see `ktodata.near`.
         as_kind: text or chat; None leaves the records' own kind.
-        seed: decides the order and, with `one_per_prompt`, which completions stay.
         workers: processes to parse and transform with; the result is the same.
         engine: where these are; see `ktodata.engine`.
         quarantine: gets everything that is skipped. Without one, an unreadable record is an error.
-        folder: where rows are set aside when they are many; by default the folder for temporary files.
         advance: called with the number of records done.
-
-    Raises:
-        SourceError: contradictions, if these are to be errors (raised when the first table is taken); RowError (one
-            of its kind) for an unreadable record.
-        WriteError: no room to set rows aside.
     """
     check_threshold(near_threshold)
-    strict = quarantine is None
-    rules = Rules(layout.read, layout.join, layout.completions, layout.origin, as_kind, strict, not strict)
     account = Account(layout, quarantine)
-    with Spill(PARTS, folder) as rows, Spill(PARTS, folder) as pieces:
-        collecting = _Collecting(rows, pieces, account)
-        for chunk in each(transform, chunks_of(raws), shared=rules, workers=workers, engine=engine):
-            collecting.add(chunk)
-            advance(chunk.records)
-        pieces.finish()
-        if pieces.rows:
-            for chunk in each(join, _families(pieces), shared=rules, workers=workers, engine=engine):
-                collecting.add(chunk)
+    with Spill(PARTS, folder) as rows:
+        collecting = Collecting(rows, account)
+        collecting.collect(raws, as_kind=as_kind, workers=workers, engine=engine, folder=folder, advance=advance)
         rows.finish()
         groups = near_prompts(rows, near_threshold) if near_duplicates == "drop" else None
         with regrouped(rows, groups, folder) if groups else contextlib.nullcontext(rows) as parts:
@@ -216,20 +234,51 @@ def stream_records(
                 groups=groups,
                 threshold=near_threshold,
             )
-            cleaned = (_following(table, collecting.renamed) for table in cleaning.tables())
-            ordered = in_training_order(cleaned, total=rows.rows, seed=seed, folder=folder)
-            yield Stream(_counted(ordered, account), collecting.kind or "text", account)
+            cleaned = (following(table, collecting.renamed) for table in cleaning.tables())
+            yield Cleaned(cleaned, collecting.kind or "text", account, rows.rows)
 
 
-class _Collecting:
-    """Chunks as they come, in the order of the records: counted, and set aside by prompt."""
+class Collecting:
+    """Rows as they come, in the order of the records: counted, and set aside by prompt.
 
-    def __init__(self, rows: Spill, pieces: Spill, account: Account) -> None:
-        self.rows, self.pieces, self.account = rows, pieces, account
-        self.kind: Kind | None = None
+    Args:
+        rows: where they go, by `ktodata.sort_out.part_of`.
+        account: of what is read; what it says of the layout is how to read it.
+        kind: the kind that rows have to be of; None: that of the first.
+        mark: a number for these rows, in a column `_file` of its own.
+    """
+
+    def __init__(self, rows: Spill, account: Account, *, kind: Kind | None = None, mark: int | None = None) -> None:
+        self.rows, self.account, self.kind, self.mark = rows, account, kind, mark
         self.renamed: dict[str, str] = {}
 
-    def add(self, chunk: Chunk) -> None:
+    def collect(
+        self,
+        raws: Iterable[Raw],
+        *,
+        as_kind: Kind | None = None,
+        workers: int = 1,
+        engine: Engine = "local",
+        folder: Path | None = None,
+        advance: Callable[[int], object] = lambda count: None,
+    ) -> None:
+        """Read all of some records; see `cleaned_records`.
+
+        Raises:
+            RowError: an unreadable one, or rows of another kind than the first, and no quarantine for them.
+        """
+        layout, strict = self.account.layout, self.account.quarantine is None
+        rules = Rules(layout.read, layout.join, layout.completions, layout.origin, as_kind, strict, not strict)
+        with Spill(PARTS, folder) as pieces:
+            for chunk in each(transform, chunks_of(raws), shared=rules, workers=workers, engine=engine):
+                self._add(chunk, pieces)
+                advance(chunk.records)
+            pieces.finish()
+            if pieces.rows:
+                for chunk in each(join, _families(pieces), shared=rules, workers=workers, engine=engine):
+                    self._add(chunk, pieces)
+
+    def _add(self, chunk: Chunk, pieces: Spill) -> None:
         """What became of some records.
 
         Raises:
@@ -244,11 +293,19 @@ class _Collecting:
         self.renamed |= chunk.renamed
         for kind, table in chunk.tables.items():
             if kind == self.kind:
-                self.rows.add(table, part_of(table))
+                self.rows.add(self._marked(table), part_of(table))
             else:
                 self._refuse(kind, table)
         if chunk.pieces:
-            self._hold(chunk.pieces)
+            _hold(chunk.pieces, pieces)
+
+    def _marked(self, table: Table) -> Table:
+        import numpy as np
+        import pyarrow
+
+        if self.mark is None:
+            return table
+        return table.append_column("_file", pyarrow.array(np.full(table.num_rows, self.mark, dtype=np.int32)))
 
     def _refuse(self, kind: Kind, table: Table) -> None:
         """Rows of another kind than the file's first: unreadable in this file."""
@@ -258,14 +315,16 @@ class _Collecting:
                 raise error
             self.account.reject(Rejected(UNREADABLE, where, 1, record, error.what))
 
-    def _hold(self, pieces: list[tuple[str, bytes]]) -> None:
-        import numpy as np
-        import pyarrow
 
-        parts = [hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4).digest() for key, _ in pieces]
-        numbers = np.array([int.from_bytes(part, "big") % PARTS for part in parts], dtype=np.int64)
-        held = pyarrow.array([piece for _, piece in pieces], type=pyarrow.large_binary())
-        self.pieces.add(pyarrow.table([held], names=["piece"]), numbers)
+def _hold(pieces: list[tuple[str, bytes]], spill: Spill) -> None:
+    """Set pieces aside, those of one key together."""
+    import numpy as np
+    import pyarrow
+
+    parts = [hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=4).digest() for key, _ in pieces]
+    numbers = np.array([int.from_bytes(part, "big") % PARTS for part in parts], dtype=np.int64)
+    held = pyarrow.array([piece for _, piece in pieces], type=pyarrow.large_binary())
+    spill.add(pyarrow.table([held], names=["piece"]), numbers)
 
 
 def _families(pieces: Spill) -> Iterator[list[list[PieceOf]]]:
@@ -289,7 +348,7 @@ def _families(pieces: Spill) -> Iterator[list[list[PieceOf]]]:
         yield families
 
 
-def _following(table: Table, renamed: Mapping[str, str]) -> Table:
+def following(table: Table, renamed: Mapping[str, str]) -> Table:
     """The rows with their parents' new ids, where a parent got one."""
     import pyarrow
 
@@ -300,7 +359,8 @@ def _following(table: Table, renamed: Mapping[str, str]) -> Table:
     return table.set_column(place, table.schema.field(place), pyarrow.array(parents, type=pyarrow.large_string()))
 
 
-def _counted(tables: Iterable[Table], account: Account) -> Iterator[Table]:
+def counted(tables: Iterable[Table], account: Account) -> Iterator[Table]:
+    """The same tables, their rows counted as written."""
     for table in tables:
         account.written += table.num_rows
         account.desirable += table.column("label").to_numpy().sum().item()

@@ -15,7 +15,7 @@ LAYERS = {
         ["cli_common"],
         ["expressions", "peek", "sources"],
         ["arrange", "order", "near", "clean", "sort_out", "discover", "transform", "unpair"],
-        ["label", "chats", "leakage", "personal", "negatives", "generate"],
+        ["split", "mix", "convert", "label", "chats", "leakage", "personal", "negatives", "generate"],
         ["balance", "check", "report", "review"],
         ["commands", "balance_command"],
         ["cli", "__main__"],

@@ -1,0 +1,126 @@
+"""`ktodata split`."""
+
+from __future__ import annotations
+
+import click
+
+from ktodata import cli_common as common
+from ktodata.commands.written import advice_on_rows, check_quarantine
+from ktodata.errors import UsageError
+from ktodata.io import STDOUT, Quarantine, local_path, room_beside, write_tables
+from ktodata.near import THRESHOLD
+from ktodata.schema import Kind
+from ktodata.split import SHARE, Side, Sides
+from ktodata.split import split as splitting
+
+
+@click.command(
+    "split",
+    cls=common.Command,
+    epilog=common.example(
+        "ktodata split rows.parquet -o train.parquet --eval eval.parquet",
+        "ktodata split hh-rlhf -o train.parquet --eval eval.parquet --rows 1000 --seed 1",
+    ),
+)
+@common.source_argument
+@common.output_option
+@click.option("--eval", "held_out", required=True, metavar="EVAL", help="Where to write the rows to evaluate with.")
+@click.option("--share", type=float, metavar="X", help=f"How many of the rows these are, below 1; {SHARE} if left out.")
+@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="How many rows these are, instead of --share.")
+@click.option(
+    "--near-threshold",
+    default=THRESHOLD,
+    show_default=True,
+    metavar="X",
+    help="Which prompts are nearly equal and stay together: the share of 128 MinHash values that agree, .6 to 1.",
+)
+@click.option("--preset", default="", metavar="NAME", help="How to read SOURCE; left out, its columns tell.")
+@click.option("--split", default="", metavar="NAME", help="Which split of a folder or Hub dataset to read.")
+@click.option("--as", "kind", type=click.Choice(["text", "chat"]), help="The kind of rows. Left out: SOURCE's own.")
+@common.limit_option
+@common.seed_option
+@common.workers_option
+@common.quarantine_option
+def split_command(
+    source: str | None,
+    output: str | None,
+    held_out: str,
+    share: float | None,
+    rows: int | None,
+    near_threshold: float,
+    preset: str,
+    split: str,
+    kind: Kind | None,
+    limit: int | None,
+    seed: int,
+    workers: int,
+    quarantine: str | None,
+) -> None:
+    """Split rows in two, so that no prompt is on both sides.
+
+    Rows of one prompt, and of prompts that are nearly equal, go to one side. The classes are mixed alike on both, and
+    each is on both wherever that is possible. SOURCE is whatever `ktodata unpair` reads; contradictions stay, exact
+    duplicates go and are counted.
+    """
+    if share is not None and rows is not None:
+        raise UsageError("both --share and --rows are given", do="Choose one")
+    source = common.resolve_source(source)
+    output = common.resolve_output(output, source)
+    held_out = common.resolve_output(held_out, source)
+    if output == held_out or (
+        STDOUT not in (output, held_out) and local_path(output).resolve() == local_path(held_out).resolve()
+    ):
+        raise UsageError(f"{output} is both the training and the evaluation file", do="Name two files")
+    for place in (output, held_out):
+        check_quarantine(quarantine, source, place)
+    with (
+        Quarantine(quarantine) as refused,
+        advice_on_rows(strict=not quarantine),
+        common.progress("splitting", limit) as advance,
+        splitting(
+            source,
+            preset=preset,
+            split=split,
+            share=SHARE if share is None else share,
+            rows=rows,
+            near_threshold=near_threshold,
+            as_kind=kind,
+            limit=limit,
+            seed=seed,
+            workers=workers,
+            quarantine=refused if quarantine else None,
+            folder=room_beside(output),
+            advance=advance,
+        ) as sides,
+    ):
+        write_tables(sides.tables("eval"), sides.kind, held_out)
+        write_tables(sides.tables("train"), sides.kind, output)
+        _summarise(sides, output, held_out, SHARE if share is None and rows is None else share, rows)
+
+
+def _summarise(sides: Sides, output: str, held_out: str, share: float | None, rows: int | None) -> None:
+    account = sides.account
+    reasons = sorted(account.skipped.items(), key=lambda item: (-item[1], item[0]))
+    common.say(f"read    {account.read} {account.layout.unit} ({account.completions} completions)")
+    for name, side, place in (("train", sides.train, output), ("eval ", sides.eval, held_out)):
+        shown = "stdout" if place == STDOUT else place
+        common.say(
+            f"{name}   {side.rows} rows of {side.prompts} prompts to {shown}: {side.desirable} desirable, "
+            f"{side.undesirable} undesirable"
+        )
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    common.say(f"skipped {account.skipped.total()}{f': {why}' if why else ''}")
+    if sides.joined:
+        common.say(f"{sides.joined} prompts are nearly equal to others: {sides.near_groups} groups, each on one side")
+    total = sides.train.rows + sides.eval.rows
+    wanted = rows if rows is not None else round((share or 0) * total)
+    if sides.eval.rows != wanted:
+        common.say(f"note: {wanted} rows were asked for, {sides.eval.rows} is what whole prompts come to")
+    for name, side in (("train", sides.train), ("eval", sides.eval)):
+        missing = _missing(side)
+        if missing:
+            common.say(f"warning: no {missing} rows in {name}: too few prompts have them")
+
+
+def _missing(side: Side) -> str:
+    return "" if side.desirable and side.undesirable else "undesirable" if side.desirable else "desirable"
