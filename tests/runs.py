@@ -39,13 +39,17 @@ def command(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = ()
     return ["run", str(recipe), *(part for override in overrides for part in ("--set", override)), *flags]
 
 
-def train(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = ()) -> Result:
-    return CliRunner().invoke(main, command(home, folder, *overrides, flags=flags))
+def train(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = (), plots: bool = False) -> Result:
+    """`ktotrain run`, by default without plots, which take longer than everything else in so small a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not plots:
+            patch.setattr("ktotrain.outputs.draw_plots", lambda *_: [])
+        return CliRunner().invoke(main, command(home, folder, *overrides, flags=flags))
 
 
-def trained(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = ()) -> Path:
+def trained(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = (), plots: bool = False) -> Path:
     """The run folder of a run that must end well."""
-    result = train(home, folder, *overrides, flags=flags)
+    result = train(home, folder, *overrides, flags=flags, plots=plots)
     assert result.exit_code == 0, (result.output, result.exception)
     return folder / "run"
 

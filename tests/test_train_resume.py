@@ -109,8 +109,7 @@ def test_killed_while_finishing_the_rest_is_written(home: Path, whole: Path, tmp
     """Between the model and the card a run is not finished: resumed from its last step, it writes everything again."""
     folder = shutil.copytree(whole, tmp_path / "run")
     (folder / "README.md").unlink()
-    shutil.rmtree(folder / "plots")
-    trained(home, tmp_path, "train.save_every=4", "train.keep_checkpoints=0", flags=["--resume"])
+    trained(home, tmp_path, "train.save_every=4", "train.keep_checkpoints=0", flags=["--resume"], plots=True)
     same(whole, folder)
     assert (folder / "README.md").exists()
     assert len(list((folder / "plots").iterdir())) == 4
