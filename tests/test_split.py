@@ -15,10 +15,11 @@ import ktodata.sort_out
 import ktodata.split
 from ktodata.cli import main
 from ktodata.errors import SourceError
-from ktodata.io import read_rows
+from ktodata.io import read_rows, rows_of
 from ktodata.order import clashes
 from ktodata.split import Counted, choose
 
+SIDES = ("train", "eval")
 LONG = "Which is the shortest way from the harbour to the old observatory on the hill, and is it open on Sunday "
 
 
@@ -70,6 +71,17 @@ def test_no_prompt_is_on_both_sides_nor_nearly(tmp_path: Path, monkeypatch: pyte
     other = run(str(tmp_path / "a.jsonl"), tmp_path, "--share", "0.4", "--seed", "1", name="d")
     assert other.exit_code == 0
     assert {row.id for row in read_rows(str(tmp_path / "deval.jsonl"))} != set(told[0][1])
+
+
+def test_near_prompts_go_together_to_either_side(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.jsonl", records())
+    seen = set()
+    for seed in range(6):
+        with ktodata.split.split(source, share=0.5, seed=seed) as sides:
+            found = {side: [row for row in rows_of(sides.tables(side)) if LONG in str(row.prompt)] for side in SIDES}
+        assert sorted(map(len, found.values())) == [0, 12]
+        seen |= {side for side in SIDES if found[side]}
+    assert seen == set(SIDES)
 
 
 def test_at_threshold_1_near_prompts_part(tmp_path: Path) -> None:
