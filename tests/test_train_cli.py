@@ -40,12 +40,15 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., object]], 
     def put(act: Callable[..., object]) -> list[tuple[Recipe, bool]]:
         calls: list[tuple[Recipe, bool]] = []
 
-        def run(recipe: Recipe, *, dry_run: bool, resume: bool, force: bool) -> object:
-            calls.append((recipe, dry_run))
+        def run(recipe: Recipe, *, resume: bool, force: bool) -> object:
+            calls.append((recipe, False))
             return act()
 
+        def dry_run(recipe: Recipe, *, processes: int, accelerate_config: Path | None) -> None:
+            calls.append((recipe, True))
+
         module = types.ModuleType("ktotrain.trainer")
-        module.run = run  # type: ignore[attr-defined]
+        module.run, module.dry_run = run, dry_run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "ktotrain.trainer", module)
         monkeypatch.setattr(ktotrain, "trainer", module, raising=False)
         return calls
