@@ -4,11 +4,11 @@
 
 The rows are casual chats of the quickstart's grammar, no two alike. For each strategy, a table line: rows per second of
 one process (CPU time); of `--workers` by the clock; and of `--workers` by CPU time (that of this process and an equal
-share of the workers', which is what the clock would say if nothing else ran). Start-up, which is a run on a few rows, is
-taken off both. Then the share of rows that got a negative, the share of negatives that are distinct, and how often two
-seeds agree on rows of eight words or more. And what must hold: the file is the same, byte for byte, for one process, for
-`--workers` and for shuffled rows; no negative equals a desirable completion of its prompt. `NAME:key=value` sets an
-option, as in `contaminate:from=similar`. Leakage is not measured here.
+share of the workers', which is what the clock would say if nothing else ran). Start-up, which is a run on a few rows,
+is taken off both. Then the share of rows that got a negative, the share of negatives that are distinct, and how often
+two seeds agree on rows of eight words or more. And what must hold: the file is the same, byte for byte, for one
+process, for `--workers` and for shuffled rows; no negative equals a desirable completion of its prompt.
+`NAME:key=value` sets an option, as in `contaminate:from=similar`. Leakage is not measured here.
 """
 
 from __future__ import annotations
