@@ -207,6 +207,8 @@ def train(
                         together=together,
                     )
                     log.require_written()
+            if processes.lockstep:
+                accelerator.wait_for_everyone()  # DeepSpeed does not end well where one process leaves before another
     return RunResult(output_dir, last, position.metrics, position.evaluation, plots, position.skipped)
 
 

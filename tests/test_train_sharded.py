@@ -233,3 +233,61 @@ def test_two_machines(home: Path, tmp_path: Path) -> None:
                 launcher.send_signal(signal.SIGKILL)
     assert train(home, tmp_path / "one").returncode == 0
     require_equal(tmp_path / "one", tmp_path / "two")
+
+
+PLAIN = """
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+num_machines: 1
+num_processes: 3
+machine_rank: 0
+mixed_precision: bf16
+"""
+
+
+@pytest.mark.slow
+def test_accelerate_without_shards_and_fewer_rows_than_processes_in_the_last_step(home: Path, tmp_path: Path) -> None:
+    """26 rows by 3 leave a step of 2: one process has nothing in it. With evaluations and an adapter."""
+    (home / "plain.yaml").write_text(PLAIN)
+    settings = ("train.batch_size=3", "train.max_steps=0", "adapter.rank=2", "train.eval_every=4")
+    assert train(home, tmp_path / "one", *settings).returncode == 0
+    done = train(home, tmp_path / "three", *settings, config="plain.yaml", processes=3)
+    assert done.returncode == 0, done.stderr
+    assert len(metrics(tmp_path / "three")) == 9 + 3  # 8 steps of 3 rows, 1 of 2; evaluations after 4, 8 and 9
+    require_equal(tmp_path / "one", tmp_path / "three")
+
+
+FAILING = """
+import os, runpy, sys
+import ktotrain.learn, ktotrain.trainer
+from ktotrain.errors import TrainingError
+
+def fail(*arguments):
+    if os.environ["RANK"] == "1":
+        raise TrainingError("the disk of process 1 is gone")
+    return step(*arguments)
+
+step, ktotrain.trainer.train_step = ktotrain.trainer.train_step, fail
+runpy.run_module("ktotrain", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["plain.yaml", "fsdp.yaml"])
+def test_an_error_in_one_process_ends_all_with_its_message(home: Path, tmp_path: Path, config: str) -> None:
+    (home / "plain.yaml").write_text(PLAIN)
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    launch = [str(BIN / "accelerate"), "launch", "--config_file", str(home / config), "--num_processes", "2"]
+    launch += ["--main_process_port", str(25000 + os.getpid() % 5000)]
+    done = subprocess.run(
+        [*launch, str(script), "run", str(home / "recipe.toml"), "--set", f"train.output_dir={tmp_path / 'run'}"],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert errors == ["error: the disk of process 1 is gone"]
