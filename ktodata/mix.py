@@ -1,0 +1,239 @@
+"""Several files of rows as one, each with its share.
+
+A weight is a share of the result: `A=3 B=1` is three quarters of A. As many rows are taken as the weights allow without
+taking any twice: the file that runs out first sets the number. Of each file the rows are drawn by the seed, each class
+in the file's own ratio. What a row is, and where it came from, stays; rows that are in several files, or twice in one,
+are taken once: they count for the file whose provenance of them comes first, and of equal ones for the file named
+first. For the rest the result depends on the rows, weights and seed: not on the order of files or of rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ktodata.arrange import draws
+from ktodata.clean import OnConflict
+from ktodata.discover import discover
+from ktodata.errors import KtodataError, UsageError
+from ktodata.io import Quarantine, Spill, Table
+from ktodata.near import Array
+from ktodata.schema import Kind
+from ktodata.sort_out import PARTS, Cleaning, in_training_order, part_of
+from ktodata.unpair import Account, Collecting, counted, following
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A file, folder or Hub id, and its weight; None: as many as it has, of all others too."""
+
+    source: str
+    weight: float | None = None
+
+
+def parse_part(text: str) -> Part:
+    """`SOURCE` or `SOURCE=WEIGHT`.
+
+    Raises:
+        UsageError: a weight that is no number over 0.
+    """
+    source, equals, number = text.rpartition("=")
+    if not equals:
+        return Part(text)
+    try:
+        weight = float(number)
+    except ValueError:
+        return Part(text)  # a name with "=" in it
+    if not (0 < weight < math.inf and source):
+        raise UsageError(f"{text!r} has the weight {number}", do="A weight is a number over 0: FILE=3")
+    return Part(source, weight)
+
+
+@dataclasses.dataclass(slots=True)
+class Share:
+    """What became of one part: records `read`, rows that there are (`rows`) and that are `taken`."""
+
+    part: Part
+    account: Account
+    rows: int = 0
+    taken: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mixed:
+    """The rows of the mix in training order, to be taken once, and what came from where."""
+
+    tables: Iterator[Table]
+    kind: Kind
+    shares: list[Share]
+    account: Account
+
+
+@contextlib.contextmanager
+def mix(
+    parts: Sequence[Part],
+    *,
+    rows: int | None = None,
+    as_kind: Kind | None = None,
+    on_conflict: OnConflict = "drop",
+    seed: int = 0,
+    workers: int = 1,
+    quarantine: Quarantine | None = None,
+    folder: Path | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Iterator[Mixed]:
+    """Mix whatever `unpair` reads.
+
+    Args:
+        parts: where one has a weight, those without count 1; where none has, all rows are taken.
+        rows: how many to take; left out, as many as there can be.
+        as_kind, on_conflict, seed, workers, quarantine, folder, advance: as for `ktodata.unpair.stream_records`.
+            Contradictions between files count as well as those within one.
+
+    Raises:
+        UsageError: no or double parts, or more rows than there can be at these weights.
+        SourceError: a part cannot be read; RowError (one of its kind) for rows of another kind than the first part's.
+    """
+    if len({part.source for part in parts}) < len(parts):
+        twice = next(source for source, count in Counter(part.source for part in parts).items() if count > 1)
+        raise UsageError(f"{twice} is named twice", do="Give it one weight")
+    with Spill(PARTS, folder) as spill, Spill(PARTS, folder) as kept:
+        shares: list[Share] = []
+        renamed: dict[str, str] = {}
+        kind = as_kind
+        for place, part in enumerate(parts):
+            layout, raws = discover(part.source, "", "", None, strict=quarantine is None)
+            share = Share(part, Account(layout, quarantine))
+            collecting = Collecting(spill, share.account, kind=kind, mark=place)
+            collecting.collect(raws, as_kind=as_kind, workers=workers, folder=folder, advance=advance)
+            kind, renamed = collecting.kind, renamed | collecting.renamed
+            shares.append(share)
+        spill.finish()
+        whole = Account(shares[0].account.layout, quarantine)
+        cleaning = Cleaning(spill, on_conflict=on_conflict, one_per_prompt=False, seed=seed, drop=whole.drop)
+        drawn = _Drawn(len(parts), seed)
+        for table in cleaning.tables():
+            kept.add(table, part_of(table))
+            drawn.add(table)
+        kept.finish()
+        quotas = share_out(drawn.counts(), [part.weight for part in parts], rows, [part.source for part in parts])
+        last = drawn.last(quotas)
+        for place, share in enumerate(shares):
+            share.rows, share.taken = sum(drawn.counts()[place]), sum(quotas[place])
+        total = sum(share.taken for share in shares)
+        tables = (following(drawn.chosen(table, last), renamed) for table in _all(kept))
+        ordered = in_training_order(tables, total=total, seed=seed, folder=folder)
+        yield Mixed(counted(ordered, whole), kind or "text", shares, whole)
+
+
+def _all(kept: Spill) -> Iterator[Table]:
+    for part in range(PARTS):
+        table = kept.read(part)
+        kept.forget(part)
+        if table is not None:
+            yield table
+
+
+class _Drawn:
+    """A number drawn for each row, by file and label, of which the smallest are taken: 8 bytes a row."""
+
+    def __init__(self, files: int, seed: int) -> None:
+        self.files, self.seed = files, seed
+        self._numbers: dict[tuple[int, bool], list[Array]] = {
+            (place, label): [] for place in range(files) for label in (True, False)
+        }
+
+    def add(self, table: Table) -> None:
+        files, labels, numbers = self._columns(table)
+        for (place, label), found in self._numbers.items():
+            found.append(numbers[(files == place) & (labels == label)])
+
+    def _columns(self, table: Table) -> tuple[Array, Array, Array]:
+        files, labels, ids = (table.column(name).to_numpy() for name in ("_file", "label", "_id"))
+        return files, labels, draws(ids, f"{self.seed} mix")
+
+    def counts(self) -> list[tuple[int, int]]:
+        """The desirable and undesirable rows of each file."""
+        sizes = {key: sum(map(len, found)) for key, found in self._numbers.items()}
+        return [(sizes[place, True], sizes[place, False]) for place in range(self.files)]
+
+    def last(self, quotas: Sequence[tuple[int, int]]) -> dict[tuple[int, bool], int]:
+        """The largest number that is taken, by file and label; -1 for none."""
+        import numpy as np
+
+        found = {}
+        for place, both in enumerate(quotas):
+            for label, quota in zip((True, False), both, strict=True):
+                numbers = np.sort(np.concatenate([*self._numbers[place, label], np.zeros(0, dtype=np.uint64)]))
+                found[place, label] = int(numbers[quota - 1]) if quota else -1
+        return found
+
+    def chosen(self, table: Table, last: dict[tuple[int, bool], int]) -> Any:
+        """The rows of a table that are taken, without the column that tells their file."""
+        import numpy as np
+        import pyarrow
+
+        files, labels, numbers = self._columns(table)
+        stays = np.zeros(len(numbers), dtype=bool)
+        for (place, label), most in last.items():
+            if most >= 0:
+                stays |= (files == place) & (labels == label) & (numbers <= np.uint64(most))
+        return table.filter(pyarrow.array(stays)).drop_columns(["_file"])
+
+
+def share_out(
+    counts: Sequence[tuple[int, int]], weights: Sequence[float | None], rows: int | None, names: Sequence[str]
+) -> list[tuple[int, int]]:
+    """How many rows of each file and class to take.
+
+    Args:
+        counts: the desirable and undesirable rows that each file has.
+        weights: see `mix`.
+        rows: how many in all; None: as many as there can be.
+        names: of the files, for errors.
+
+    Raises:
+        KtodataError: a file with a weight has no rows left.
+        UsageError: there are not so many rows.
+    """
+    sizes = [sum(both) for both in counts]
+    weighted = any(weight is not None for weight in weights)
+    shares = [1.0 if weight is None else weight for weight in weights] if weighted else [float(size) for size in sizes]
+    empty = [name for name, size in zip(names, sizes, strict=True) if not size]
+    if empty and (weighted or len(empty) == len(sizes)):
+        raise KtodataError(
+            "no rows of it are left: they are in another file too, or contradict one", where=empty[0], do="Leave it out"
+        )
+    total = sum(shares)
+    # A little more than nothing, as 0.1 + 0.2 is more than 0.3.
+    most = min(math.floor(size * total / share + 1e-6) for size, share in zip(sizes, shares, strict=True) if share)
+    wanted = most if rows is None else rows
+    if wanted > most:
+        scarce = min(zip(sizes, shares, names, strict=True), key=lambda one: one[0] / (one[1] or 1))
+        because = f": {scarce[2]} has {scarce[0]} rows" if weighted else ""
+        raise UsageError(
+            f"--rows is {wanted}, and there are {most} at most{' at these weights' if weighted else ''}{because}",
+            do=f"No row is taken twice; ask for fewer{', or change the weights' if weighted else ''}",
+        )
+    quotas = _rounded([wanted * share / total for share in shares], wanted, sizes)
+    return [
+        (both[0], both[1])
+        for quota, counted in zip(quotas, counts, strict=True)
+        for both in [_rounded([quota * one / max(1, sum(counted)) for one in counted], quota, counted)]
+    ]
+
+
+def _rounded(exact: Sequence[float], total: int, limits: Sequence[int]) -> list[int]:
+    """Whole numbers that add up to `total`: those of the largest remainders are rounded up."""
+    found = [min(int(one + 1e-9), limit) for one, limit in zip(exact, limits, strict=True)]
+    by_rest = sorted(range(len(found)), key=lambda place: (found[place] - exact[place], place))
+    while sum(found) < total:
+        for place in by_rest:
+            if sum(found) < total and found[place] < limits[place]:
+                found[place] += 1
+    return found

@@ -1,0 +1,197 @@
+"""`ktodata mix`: weights are shares of the result, no row twice, provenance kept."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ktodata.mix
+import ktodata.sort_out
+from ktodata.cli import main
+from ktodata.errors import KtodataError, UsageError
+from ktodata.io import read_rows
+from ktodata.mix import Part, parse_part, share_out
+from ktodata.order import clashes
+
+
+def rows_named(name: str, desirable: int, undesirable: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"{name} {n}", "completion": f"reply {name} {n}", "label": n < desirable, "source": f"from {name}"}
+        for n in range(desirable + undesirable)
+    ]
+
+
+def save(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def run(*arguments: str) -> Any:
+    result = CliRunner().invoke(main, ["mix", *arguments])
+    assert not result.exception or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Two files of which two rows are in both, and one row has another label."""
+    shared = rows_named("shared", 2)
+    copies = [{**row, "source": "later"} for row in shared]
+    contrary = [{**rows_named("contrary", 1)[0], "label": label} for label in (True, False)]
+    return {
+        "A": save(tmp_path / "a.jsonl", [*rows_named("A", 60, 30), *shared, contrary[0]]),
+        "B": save(tmp_path / "b.jsonl", [*rows_named("B", 10, 10), *copies, contrary[1]]),
+    }
+
+
+def counts(path: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in read_rows(str(path)):
+        name = row.source.removeprefix("from ") + ("+" if row.label else "-")
+        found[name] = found.get(name, 0) + 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "expected"),
+    [
+        (("", ""), [], {"A+": 60, "A-": 30, "B+": 10, "B-": 10, "shared+": 2}),
+        (("=1", "=1"), [], {"A": 20, "B": 20}),
+        (("=3", "=1"), [], {"A": 60, "B": 20}),
+        (("=0.75", "=0.25"), ["--rows", "40"], {"A": 30, "B": 10}),
+        (("=2", ""), ["--rows", "9"], {"A": 6, "B": 3}),
+        (("", ""), ["--rows", "51"], {"A": 42, "B": 9}),
+    ],
+)
+def test_shares_of_the_result(
+    tmp_path: Path, files: dict[str, str], weights: tuple[str, str], options: list[str], expected: dict[str, int]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    result = run(files["A"] + weights[0], files["B"] + weights[1], "-o", str(out), *options)
+    assert result.exit_code == 0, result.stderr
+    assert "skipped 4: 2 both labels, 2 duplicate" in result.stderr
+    found = counts(out)
+    if "A" in expected:
+        for name, number in expected.items():
+            # The rows in both files are of the first by provenance, which is A's: "from shared" is their source.
+            of = sum(found.get(name + label, 0) for label in "+-")
+            assert of + (sum(v for k, v in found.items() if "shared" in k) if name == "A" else 0) == number
+    else:
+        assert found == expected
+    assert clashes(read_rows(str(out))) == 0
+
+
+def test_each_class_is_taken_in_its_files_ratio() -> None:
+    assert share_out([(60, 30), (10, 10)], [3, 1], 80, "AB") == [(40, 20), (10, 10)]
+    assert share_out([(7, 3), (50, 50)], [None, None], None, "AB") == [(7, 3), (50, 50)]
+    assert share_out([(0, 10), (10, 0)], [0.1, 0.2], None, "AB") == [(0, 5), (10, 0)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.floats(0.01, 100)), min_size=1, max_size=5),
+    st.none() | st.integers(1, 60),
+)
+def test_quotas_add_up_and_are_as_near_as_can_be(parts: list[tuple[int, int, float]], rows: int | None) -> None:
+    sizes, weights = [part[:2] for part in parts], [part[2] for part in parts]
+    try:
+        quotas = share_out(sizes, weights, rows, [str(n) for n in range(len(parts))])
+    except KtodataError:
+        return
+    total = sum(map(sum, quotas))
+    assert rows is None or total == rows
+    for (desirable, undesirable), size, weight in zip(quotas, sizes, weights, strict=True):
+        assert 0 <= desirable <= size[0]
+        assert 0 <= undesirable <= size[1]
+        assert abs(desirable + undesirable - total * weight / sum(weights)) <= 1.001
+        assert abs(desirable - (desirable + undesirable) * size[0] / sum(size)) <= 1.001
+
+
+def test_the_order_of_files_and_rows_and_the_disk_do_not_matter(
+    tmp_path: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned = save(
+        tmp_path / "turned.jsonl", [json.loads(line) for line in Path(files["A"]).read_text().splitlines()][::-1]
+    )
+    runs = [(f"{files['A']}=2", files["B"]), (files["B"], f"{turned}=2"), (f"{files['A']}=2", files["B"])]
+    outputs = []
+    for number, sources in enumerate(runs):
+        if number == 2:
+            small = functools.partialmethod(ktodata.sort_out.Spill.__init__, budget=500)
+            monkeypatch.setattr(ktodata.sort_out.Spill, "__init__", small)
+        out = tmp_path / f"{number}.jsonl"
+        assert run(*sources, "-o", str(out), "--rows", "24").exit_code == 0
+        outputs.append([row.id for row in read_rows(str(out))])
+    assert outputs[0] == outputs[1] == outputs[2]
+    out = tmp_path / "other.jsonl"
+    assert run(*runs[0], "-o", str(out), "--rows", "24", "--seed", "1").exit_code == 0
+    assert set(outputs[0]) != {row.id for row in read_rows(str(out))}
+
+
+def test_kinds_have_to_agree(tmp_path: Path, files: dict[str, str]) -> None:
+    chat = [
+        {
+            "prompt": [{"role": "user", "content": f"q{n}"}],
+            "completion": [{"role": "assistant", "content": f"a{n}"}],
+            "label": n > 2,
+        }
+        for n in range(6)
+    ]
+    other, out = save(tmp_path / "chat.jsonl", chat), tmp_path / "out.jsonl"
+    result = run(files["A"], other, "-o", str(out))
+    assert result.exit_code == 1
+    assert "chat among text" in result.stderr
+    assert "--as" in result.stderr
+    assert not out.exists()
+    assert run(files["A"], other, "-o", str(out), "--as", "chat").exit_code == 0
+    assert {row.kind for row in read_rows(str(out))} == {"chat"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.jsonl", Part("a.jsonl")),
+        ("a=b.jsonl", Part("a=b.jsonl")),
+        ("a=b=2", Part("a=b", 2)),
+        ("a=.5", Part("a", 0.5)),
+    ],
+)
+def test_parts(text: str, expected: Part) -> None:
+    assert parse_part(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a=0", "a=-1", "a=nan", "a=inf", "=2"])
+def test_weights_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="weight"):
+        parse_part(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["A", "A"], 2, "is named twice"),
+        (["A=1", "B=1", "--rows", "41"], 2, "b.jsonl has 20 rows"),
+        (["A", "B", "--rows", "4100"], 2, "there are 112 at most"),
+        (["A", "nothing.jsonl"], 1, "no such file"),
+        ([], 2, "SOURCE"),
+    ],
+)
+def test_what_cannot_be(tmp_path: Path, files: dict[str, str], arguments: list[str], code: int, said: str) -> None:
+    given_arguments = [files[one[0]] + one[1:] if one[0] in "AB" else one for one in arguments]
+    result = run(*given_arguments, "-o", str(tmp_path / "out.jsonl"))
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_file_of_which_nothing_is_left(tmp_path: Path, files: dict[str, str]) -> None:
+    copy = save(tmp_path / "copy.jsonl", [{**row, "source": "z"} for row in rows_named("A", 60, 30)])
+    out = str(tmp_path / "out.jsonl")
+    assert run(files["A"], copy, "-o", out).exit_code == 0
+    result = run(f"{files['A']}=1", copy, "-o", out)
+    assert result.exit_code == 1
+    assert "no rows of it are left" in result.stderr
