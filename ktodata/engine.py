@@ -7,6 +7,7 @@ held at a time, so that neither side of a stream grows.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -110,8 +111,12 @@ def _on_ray(
     started = not ray.is_initialized()
     if started:
         try:
-            # Not ours to listen to: its dashboard and its log lines on the driver's terminal.
-            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, num_cpus=None)
+            # What it says, and its dashboard, are not ours to show; one that is started here is for this machine alone.
+            where: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS") or "local"}
+            if where["address"] == "local":
+                where |= {"_node_ip_address": "127.0.0.1", "num_cpus": workers, "include_dashboard": False}
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            ray.init(log_to_driver=False, logging_level="error", **where)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(f"no Ray cluster: {str(error).splitlines()[0]}", do="Look at RAY_ADDRESS") from None
     try:

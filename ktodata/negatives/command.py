@@ -11,6 +11,7 @@ import click
 
 from ktodata import cli_common as common
 from ktodata.cli_common import say
+from ktodata.engine import Engine
 from ktodata.errors import SourceError, UsageError
 from ktodata.io import STDOUT, Quarantine, check_writable, local_path, read_rows, write_rows
 from ktodata.leakage import Leakage, leakage_of
@@ -74,6 +75,7 @@ from ktodata.schema import Row, to_record
 @click.option("--split", default="train", show_default=True, help="Which split of a folder or Hub dataset.")
 @common.limit_option
 @common.workers_option
+@common.engine_option
 @common.seed_option
 @common.quarantine_option
 def negatives(
@@ -88,6 +90,7 @@ def negatives(
     split: str,
     limit: int | None,
     workers: int,
+    engine: Engine,
     seed: int,
     quarantine: str | None,
 ) -> None:
@@ -122,6 +125,7 @@ def negatives(
                 per_row=per_row,
                 seed=seed,
                 workers=workers,
+                engine=engine,
                 output="" if output == STDOUT else output,
                 advance=advance,
             )
