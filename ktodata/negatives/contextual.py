@@ -13,12 +13,11 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from ktodata.negatives.contract import Option, Run, Skip, Strategy, reply_of
-from ktodata.negatives.corruption.layout import edges
+from ktodata.negatives.contract import Option, Run, Skip, Strategy
 from ktodata.negatives.pack import Grammar, own_pack
 from ktodata.negatives.sandbox import Source, read_templates, render
 from ktodata.negatives.slots import GUARDS, KINDS, TEXT_SLOTS, Found, find
-from ktodata.negatives.template import check_language, language_of, language_options
+from ktodata.negatives.template import check_language, language_options, opened
 from ktodata.schema import Row
 
 _OURS = frozenset(TEXT_SLOTS) | GUARDS
@@ -63,18 +62,12 @@ def contextual(
 
     White space at both ends stays as it is.
     """
-    reply = reply_of(row)
-    if isinstance(reply, Skip):
-        return reply
-    before, core, after = edges(reply)
-    if not core:
-        return Skip("empty")
-    code = language_of(row, core, pool.languages, language=language, fallback=fallback)
-    if isinstance(code, Skip):
-        return code
-    found = find(row, core, language=code)
-    draft = _ours(found, code, core, rng) if pool.own is None else _own(found, pool.own[code], rng)
-    return before + draft + after if draft else Skip("nothing in it fills a template")
+    said = opened(row, pool.languages, language=language, fallback=fallback)
+    if isinstance(said, Skip):
+        return said
+    found = find(row, said.core, language=said.code)
+    draft = _ours(found, said.code, said.core, rng) if pool.own is None else _own(found, pool.own[said.code], rng)
+    return said.before + draft + said.after if draft else Skip("nothing in it fills a template")
 
 
 def _ours(found: Found, code: str, core: str, rng: random.Random) -> str | None:

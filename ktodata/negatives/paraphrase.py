@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from ktodata.negatives.contract import Option, Run, Skip, Strategy, reply_of
+from ktodata.negatives.contract import Option, Run, Skip, Strategy
 from ktodata.negatives.corruption import lexicon, tone
 from ktodata.negatives.corruption.formal import after
-from ktodata.negatives.corruption.layout import edges, hide, sentences, unhide
+from ktodata.negatives.corruption.layout import hide, sentences, unhide
 from ktodata.negatives.pack import Grammar, own_pack
-from ktodata.negatives.template import check_language, language_of, language_options
+from ktodata.negatives.template import check_language, language_options, opened
 from ktodata.schema import Row, normalise
 
 MANNERS = ("longer", "neutral", "professional")
@@ -56,24 +56,19 @@ def paraphrase(
 
     White space at both ends stays as it is.
     """
-    reply = reply_of(row)
-    if isinstance(reply, Skip):
-        return reply
-    before, core, after_it = edges(reply)
-    if not core:
-        return Skip("empty")
-    if not any(char.isalpha() for char in core):
+    said = opened(row, lexicon.LANGUAGES, language=language, fallback=fallback)
+    if isinstance(said, Skip):
+        return said
+    if not any(char.isalpha() for char in said.core):
         return Skip("no words")
-    code = language_of(row, core, lexicon.LANGUAGES, language=language, fallback=fallback)
-    if isinstance(code, Skip):
-        return code
     text = ""
     # What is neutral already is hardly changed by making it neutral: then another manner, or at least a frame.
     for name in [*rng.sample(manner, len(manner)), *rng.choices(manner, k=_TRIES)]:
-        text = rewrite(core, name, code, rng)
-        if _told_apart(text, core):
+        text = rewrite(said.core, name, said.code, rng)
+        if _told_apart(text, said.core):
             break
-    return before + text + after_it if normalise(text) != normalise(core) else Skip("nothing that the rules change")
+    same = normalise(text) == normalise(said.core)
+    return Skip("nothing that the rules change") if same else said.before + text + said.after
 
 
 def rewrite(text: str, manner: str, code: str, rng: random.Random) -> str:

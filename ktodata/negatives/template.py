@@ -54,17 +54,33 @@ def template(
 
     White space at both ends stays as it is.
     """
+    said = opened(row, pool.languages, language=language, fallback=fallback)
+    if isinstance(said, Skip):
+        return said
+    drafts = [rng.choice(pool.languages[said.code]).write(rng) for _ in range(2)]
+    return said.before + min(drafts, key=lambda draft: abs(len(draft) - len(said.core))) + said.after
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A reply between the white space at its ends, and the language to write in."""
+
+    before: str
+    core: str
+    after: str
+    code: str
+
+
+def opened(row: Row, known: Collection[str], *, language: str, fallback: str | None) -> Opened | Skip:
+    """The reply of a row that is to be replaced, or why it cannot be: none, empty, or in a language not in `known`."""
     reply = reply_of(row)
     if isinstance(reply, Skip):
         return reply
     before, core, after = edges(reply)
     if not core:
         return Skip("empty")
-    code = language_of(row, core, pool.languages, language=language, fallback=fallback)
-    if isinstance(code, Skip):
-        return code
-    drafts = [rng.choice(pool.languages[code]).write(rng) for _ in range(2)]
-    return before + min(drafts, key=lambda draft: abs(len(draft) - len(core))) + after
+    code = language_of(row, core, known, language=language, fallback=fallback)
+    return code if isinstance(code, Skip) else Opened(before, core, after, code)
 
 
 def language_of(row: Row, core: str, known: Collection[str], *, language: str, fallback: str | None) -> str | Skip:
