@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ktodata.errors import RowError
 from ktodata.io import Raw
 from ktodata.io.table import Table, arrow_schema
 from ktodata.order import completion_number, number_of
-from ktodata.schema import Kind, Origin, RowIds, Text, hash_prompt, kind_of
+from ktodata.schema import ORIGINS, Kind, Origin, RowIds, Text, hash_prompt, kind_of
 from ktodata.sources import Example, Skip
 from ktodata.sources.contract import Piece
 from ktodata.sources.transcript import convert
@@ -24,6 +24,7 @@ from ktodata.sources.transcript import convert
 CHUNK = 500  # records that are transformed together
 CHUNK_BYTES = 8 * 2**20  # or fewer, where they are long
 UNREADABLE = "unreadable"
+_PROVENANCE = frozenset({"source", "origin", "strategy", "parent_id"})
 
 
 class Rejected(NamedTuple):
@@ -108,6 +109,8 @@ def transform(rules: Rules, raws: list[Raw]) -> Chunk:
         try:
             values = raw.values()
             found = list(rules.read(values, raw.where))
+            if rules.completions == 1 and values.keys() >= _PROVENANCE:
+                found = [_with_provenance(one, values) for one in found]
             if rules.as_kind is not None:
                 found = [_converted(one, rules.as_kind, raw.where) for one in found]
         except RowError as error:
@@ -218,6 +221,18 @@ def spill_schema(kind: Kind) -> Any:
     ):
         schema = schema.append(pyarrow.field(name, dtype))
     return schema
+
+
+def _with_provenance(one: Any, values: Mapping[str, Any]) -> Any:
+    """The example with the provenance that its record carries, as `ktodata convert` writes it beside any layout."""
+    given = {name: values[name] for name in _PROVENANCE}
+    if not isinstance(one, Example) or given["origin"] not in ORIGINS or not all(map(_is_text, given.values())):
+        return one
+    return one._replace(**given)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _converted(one: Any, kind: Kind, where: str) -> Any:

@@ -146,6 +146,7 @@ def safe_pair(question: str, safe: tuple[bool, bool], better: int, safer: int) -
     return {"prompt": question, **replies, "prompt_source": "Alpaca3-70B", **more, **ids}
 
 
+HALOS: Record = {"reward": 0.5, "type": "binary_feedback"}
 SAMPLES: dict[str, list[Record]] = {
     "hh-rlhf": [{"chosen": transcript("q1", "good"), "rejected": transcript("q1", "bad")}],
     "hh-rlhf-red-team": [
@@ -287,6 +288,20 @@ SAMPLES: dict[str, list[Record]] = {
         {"system": "Be kind.", "prompt": "q1", "completion": "bad", "label": False},
     ],
     "axolotl-dpo": [{"system": "Be kind.", "instruction": "q1", "chosen_response": "good", "rejected_response": "bad"}],
+    "halos-kto": [
+        {"prompt_id": "1", "prompt": [user("q1")], "output": [assistant(reply)], "label": label, **HALOS}
+        for reply, label in (("good", 1), ("bad", 0))
+    ],
+    "halos-pairs": [
+        {
+            "prompt_id": "1",
+            "prompt": [user("q1")],
+            "output_A": [assistant("bad")],
+            "output_B": [assistant("good")],
+            "label": 0,
+            "type": "pairwise_feedback",
+        }
+    ],
     "rows": [
         {"prompt": "q1", "completion": "good", "label": True},
         {"prompt": "q1", "completion": "bad", "label": False},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ktodata.errors import SourceError, UsageError, misspelt, nearest
 from ktodata.sources.axolotl import AXOLOTL_DPO, AXOLOTL_KTO
 from ktodata.sources.contract import Example, Piece, Record, Skip, Source
+from ktodata.sources.halos import HALOS_KTO, HALOS_PAIRS
 from ktodata.sources.helpsteer2 import HELPSTEER2
 from ktodata.sources.hh_rlhf import HH_RLHF
 from ktodata.sources.kto_mix import CAPYBARA_KTO, KTO_MIX
@@ -46,6 +47,8 @@ _ALL = (
     ROWS,
     AXOLOTL_KTO,
     AXOLOTL_DPO,
+    HALOS_KTO,
+    HALOS_PAIRS,
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

@@ -1,0 +1,120 @@
+"""`ktodata convert`."""
+
+from __future__ import annotations
+
+import itertools
+
+import click
+
+from ktodata import cli_common as common
+from ktodata.commands.written import advice_on_rows, check_quarantine, summarise, write_stream
+from ktodata.convert import FORMATS, Converting, get_format
+from ktodata.errors import SourceError, UsageError
+from ktodata.io import STDOUT, Quarantine, room_beside
+from ktodata.io.foreign import write_records
+from ktodata.schema import Kind
+from ktodata.unpair import Stream, stream
+
+OWN = "ktokit"
+
+
+@click.command(
+    cls=common.Command,
+    epilog=common.example(
+        "ktodata convert rows.parquet -o kto.json --to llama-factory",
+        "ktodata convert rows.parquet -o train.jsonl --to axolotl",
+        "ktodata convert kto.json -o rows.parquet --to ktokit",
+    ),
+)
+@common.source_argument
+@common.output_option
+@click.option("--to", required=True, type=click.Choice([*FORMATS, OWN]), help="The format to write.")
+@click.option("--from", "preset", default="", metavar="NAME", help="How to read SOURCE; left out, its columns tell.")
+@click.option("--split", default="", metavar="NAME", help="Which split of a folder or Hub dataset.")
+@click.option("--as", "kind", type=click.Choice(["text", "chat"]), help="The kind of rows. Left out: SOURCE's own.")
+@click.option("--bare", is_flag=True, help="Only the format's own columns: no provenance.")
+@common.limit_option
+@common.seed_option
+@common.workers_option
+@common.quarantine_option
+def convert(
+    source: str | None,
+    output: str | None,
+    to: str,
+    preset: str,
+    split: str,
+    kind: Kind | None,
+    bare: bool,
+    limit: int | None,
+    seed: int,
+    workers: int,
+    quarantine: str | None,
+) -> None:
+    """Write rows in another trainer's format, or another's as rows (--to ktokit).
+
+    SOURCE is whatever `ktodata unpair` reads. What the format cannot hold is not written, and counted by reason; what
+    is written reads back as it was. The lines for the trainer's configuration are printed, ready to paste.
+    Contradictions stay, exact duplicates go and are counted.
+    """
+    source = common.resolve_source(source)
+    output = common.resolve_output(output, source)
+    check_quarantine(quarantine, source, output)
+    form = None if to == OWN else get_format(to)
+    if form and output != STDOUT and not output.removesuffix(".gz").endswith(form.suffixes):
+        raise UsageError(f"{to} reads no such file as {output}", do=f"It reads {', '.join(form.suffixes)}")
+    if form and form.kind and kind not in (None, form.kind):
+        raise UsageError(f"{to} holds {form.kind} rows only", do="Leave --as out")
+    with (
+        Quarantine(quarantine) as refused,
+        advice_on_rows(strict=not quarantine),
+        common.progress("converting", limit) as advance,
+        stream(
+            source,
+            preset=preset,
+            split=split,
+            on_conflict="keep",
+            as_kind=(form.kind if form else None) or kind,
+            limit=limit,
+            seed=seed,
+            workers=workers,
+            quarantine=refused if quarantine else None,
+            folder=room_beside(output),
+            advance=advance,
+        ) as found,
+    ):
+        if form is None:
+            write_stream(found, output)
+        else:
+            done = Converting(form, found.kind, bare=bare, quarantine=refused if quarantine else None)
+            _write(done, found, output)
+    if form is None:
+        summarise(found.account, source, output, quarantine)
+        return
+    account = found.account
+    summary = common.Summary(account.read, account.layout.unit, done.written, account.skipped + done.skipped)
+    summary.show(
+        output, desirable=done.desirable, note=f"{account.completions} completions, layout {account.layout.name}"
+    )
+    if "several turns" in done.skipped:
+        common.say("note: --to axolotl-chat holds several turns")
+    if form.kind == "chat" and account.layout.kind != "chat":
+        common.say("note: text became chat; on the way back, --as text makes transcripts of it again")
+    common.say(
+        f"note: provenance is {'not in the file' if bare else 'in columns of its own, which the trainer passes over'}"
+    )
+    common.say(f"\nFor {form.about}:\n\n{form.snippet('data.jsonl' if output == STDOUT else output, found.kind)}")
+
+
+def _write(done: Converting, found: Stream, output: str) -> None:
+    """Write the records, unless there are none.
+
+    Raises:
+        SourceError: there are none.
+    """
+    records = done.records(found.tables)
+    first = next(records, None)
+    if first is None:
+        reasons = found.account.skipped + done.skipped
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise SourceError(f"nothing to write: {found.account.completions} completions read, {told or 'none'}")
+    write_records(itertools.chain([first], records), done.schema(), output)

@@ -1,0 +1,260 @@
+"""`ktodata convert`: other trainers' formats, exactly, and back without loss."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktodata.cli import main
+from ktodata.convert import FORMATS, Converting
+from ktodata.io import read_rows, table_of
+from ktodata.schema import make_row
+from ktodata.sources import SOURCES, Example, detect
+
+DEMO = Path(__file__).parents[2] / "shared" / "data" / "llama-factory" / "kto_en_demo.json"
+
+
+def user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
+
+
+SYSTEM = {"role": "system", "content": "Be kind."}
+TEXT = [{"prompt": f"q{n // 2}", "completion": f" \nReply {n} 😀", "label": n % 2 == 0} for n in range(8)]
+CHAT = [
+    {"prompt": prompt, "completion": [assistant(f"a{n}{label}")], "label": label}
+    for n, prompt in enumerate(
+        (
+            [user("q0")],
+            [SYSTEM, user("q1\n")],
+            [user("q2"), assistant("a"), user("more")],
+            [SYSTEM, user(" "), assistant("b"), user("x")],
+        )
+    )
+    for label in (True, False)
+]
+
+
+def save(path: Path, rows: list[dict[str, Any]], **more: str) -> str:
+    kept = [row | {"origin": "pair", "strategy": "", "parent_id": "", "source": "made"} | more for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    return str(path)
+
+
+def run(*arguments: str) -> Any:
+    result = CliRunner().invoke(main, ["convert", *arguments])
+    assert not result.exception or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+RECORDS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "trl": (TEXT[:1], TEXT[0]),
+    "axolotl": (CHAT[2:3], {"system": "Be kind.", "prompt": "q1\n", "completion": "a1True", "label": True}),
+    "axolotl-chat": (
+        CHAT[4:5],
+        {
+            "prompt": "more",
+            "completion": [user("q2"), assistant("a"), user("more"), assistant("a2True")],
+            "label": True,
+        },
+    ),
+    "llama-factory": (CHAT[2:3], {"messages": [SYSTEM, user("q1\n"), assistant("a1True")], "label": True}),
+    "halos": (
+        CHAT[1:2],
+        {
+            "prompt": [user("q0")],
+            "output": [assistant("a0False")],
+            "label": 0,
+            "reward": 0.0,
+            "type": "binary_feedback",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_the_exact_record(tmp_path: Path, name: str) -> None:
+    rows, expected = RECORDS[name]
+    out = tmp_path / "out.json"
+    assert run(save(tmp_path / "in.jsonl", rows), "-o", str(out), "--to", name, "--bare").exit_code == 0
+    (record,) = json.loads(out.read_text(encoding="utf-8"))
+    record.pop("prompt_id", None)
+    assert record == expected
+    assert type(record["label"]) is type(expected["label"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "held"),
+    [
+        ("trl", TEXT, 8),
+        ("trl", CHAT, 8),
+        ("axolotl", TEXT, 8),
+        ("axolotl", CHAT, 4),
+        ("axolotl-chat", CHAT, 8),
+        ("llama-factory", CHAT, 8),
+        ("halos", CHAT, 8),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".jsonl.gz", ".parquet"])
+def test_round_trips_lose_nothing(
+    tmp_path: Path, name: str, rows: list[dict[str, Any]], held: int, suffix: str
+) -> None:
+    source, there, back = save(tmp_path / "in.jsonl", rows), tmp_path / f"there{suffix}", tmp_path / "back.jsonl"
+    written = run(source, "-o", str(there), "--to", name)
+    if suffix.removesuffix(".gz") not in FORMATS[name].suffixes:
+        assert written.exit_code == 2
+        assert "reads no such file" in written.stderr
+        return
+    assert written.exit_code == 0, written.stderr
+    assert f"written {held} rows" in written.stderr
+    assert run(str(there), "-o", str(back), "--to", "ktokit").exit_code == 0
+    first = {row.id: row for row in read_rows(source)}
+    again = {row.id: row for row in read_rows(str(back))}
+    assert len(again) == held
+    assert all(first[row_id] == row for row_id, row in again.items())  # provenance as well
+    if suffix == ".jsonl.gz":
+        assert gzip.decompress(there.read_bytes()).count(b"\n") == held
+
+
+@pytest.mark.parametrize("name", ["llama-factory", "halos", "axolotl-chat"])
+def test_transcripts_come_back_as_text(tmp_path: Path, name: str) -> None:
+    rows = [
+        {"prompt": f"\n\nHuman: hi {n}\n\nAssistant:", "completion": f"  Reply\n{n}", "label": n > 2} for n in range(6)
+    ]
+    source, there, back = save(tmp_path / "in.jsonl", rows), str(tmp_path / "there.json"), str(tmp_path / "back.jsonl")
+    assert "--as text makes transcripts" in run(source, "-o", there, "--to", name).stderr
+    assert run(there, "-o", back, "--to", "ktokit", "--as", "text").exit_code == 0
+    assert {row.id for row in read_rows(back)} == {row.id for row in read_rows(source)}
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "completion", "reason"),
+    [
+        ("axolotl", [user("a"), assistant("b"), user("c")], [assistant("d")], "several turns"),
+        ("axolotl", [user("a")], [assistant("b"), assistant("c")], "several turns"),
+        ("axolotl", [assistant("a")], [assistant("b")], "roles that have no place there"),
+        ("axolotl", [{"role": "system", "content": ""}, user("a")], [assistant("b")], "would not read back as it is"),
+        ("axolotl", [user("a\n\nAssistant:")], [assistant("b")], "would not read back as it is"),
+        ("axolotl-chat", [SYSTEM], [assistant("b")], "no user turn"),
+        ("axolotl-chat", [user("a")], [assistant("b"), assistant("c")], "a completion of several turns"),
+        ("llama-factory", [user("a"), user("b")], [assistant("c")], "turns that do not alternate"),
+        ("llama-factory", [SYSTEM], [assistant("c")], "turns that do not alternate"),
+        (
+            "llama-factory",
+            [user("a"), {"role": "tool", "content": "b"}],
+            [assistant("c")],
+            "turns that do not alternate",
+        ),
+        ("llama-factory", [user("a")], [assistant("b"), assistant("c")], "a completion of several turns"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_counted(
+    tmp_path: Path, name: str, prompt: list[Any], completion: list[Any], reason: str
+) -> None:
+    rows = [*CHAT[:2], {"prompt": prompt, "completion": completion, "label": True}]
+    bad = tmp_path / "bad.jsonl"
+    source = save(tmp_path / "in.jsonl", rows)
+    result = run(source, "-o", str(tmp_path / "out.json"), "--to", name, "--quarantine", str(bad))
+    assert f"skipped 1: 1 {reason}" in result.stderr
+    (line,) = bad.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["reason"] == reason
+    assert json.loads(line)["record"]["prompt"] == prompt
+    alone = run(save(tmp_path / "alone.jsonl", rows[2:]), "-o", str(tmp_path / "none.json"), "--to", name)
+    assert alone.exit_code == 1
+    assert f"1 {reason}" in alone.stderr
+    assert not (tmp_path / "none.json").exists()
+
+
+turns = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": st.text(max_size=8)}
+    ),
+    min_size=1,
+    max_size=4,
+)
+texts = st.text(max_size=10) | st.sampled_from(["\n\nAssistant:", "\n\nHuman: a\n\nAssistant:"])
+
+
+@given(st.sampled_from(sorted(FORMATS)), st.tuples(turns, turns) | st.tuples(texts, texts), st.booleans())
+def test_whatever_is_written_reads_back_as_it_was(name: str, content: Any, label: bool) -> None:
+    form = FORMATS[name]
+    row = make_row(*content, label, source="s", origin="pair")
+    if form.kind not in (None, row.kind):
+        return
+    done = Converting(form, row.kind)
+    written = list(done.records(iter([table_of([row], row.kind)])))
+    assert done.written + sum(done.skipped.values()) == 1
+    for record in written:
+        assert list(record) == list(done.schema())
+        (one,) = SOURCES[detect(record, where="").name].read(record, "")
+        assert isinstance(one, Example)
+        assert (one.prompt, one.completion, one.label) == (row.prompt, row.completion, row.label)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("llama-factory", '"kto_tag": "label"'),
+        ("axolotl", "field_label: label"),
+        ("halos", "loss=kto"),
+        ("trl", "KTOTrainer"),
+        ("axolotl-chat", "argilla_chat"),
+    ],
+)
+def test_the_snippet_is_printed_and_parses(tmp_path: Path, name: str, key: str) -> None:
+    import yaml
+
+    out = tmp_path / "mine.json"
+    result = run(save(tmp_path / "in.jsonl", TEXT), "-o", str(out), "--to", name)
+    assert key in result.stderr
+    snippet = result.stderr.split(":\n\n", 1)[1]
+    if name == "llama-factory":
+        entry = json.loads(f"{{{snippet}}}")["mine"]
+        record = json.loads(out.read_text(encoding="utf-8"))[0]
+        assert entry["file_name"] == "mine.json"
+        assert set(entry["columns"].values()) <= set(record)
+        assert {turn[entry["tags"]["role_tag"]] for turn in record["messages"]} <= set(entry["tags"].values())
+    elif name.startswith("axolotl"):
+        config = yaml.safe_load(snippet)
+        assert (config["rl"], config["datasets"][0]["path"]) == ("kto", str(out))
+    elif name == "trl":
+        compile(snippet, "snippet", "exec")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--to", "halos", "-o", "x.jsonl"], 2, "halos reads no such file"),
+        (["--to", "trl", "-o", "x.csv"], 2, "trl reads no such file"),
+        (["--to", "llama-factory", "--as", "text", "-o", "x.json"], 2, "holds chat rows only"),
+        (["--to", "nothing", "-o", "x.json"], 2, "nothing"),
+        (["--to", "ktokit", "--from", "nothing", "-o", "x.jsonl"], 2, "no preset"),
+        (["-o", "x.json"], 2, "--to"),
+    ],
+)
+def test_usage_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(save(tmp_path / "in.jsonl", TEXT), *options)
+    assert result.exit_code == code
+    assert said in result.stderr
+
+
+@pytest.mark.skipif(not DEMO.is_file(), reason="no LLaMA-Factory demo beside this repository")
+def test_llama_factorys_own_file_goes_through_it_unchanged(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert "written 150 rows" in run(str(DEMO), "-o", str(out), "--to", "llama-factory", "--bare").stderr
+
+    def told(path: Path) -> set[str]:
+        return {json.dumps(one, sort_keys=True) for one in json.loads(path.read_text(encoding="utf-8"))}
+
+    assert told(out) == told(DEMO)
