@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
-from ktodata.sources.contract import Example, Record, Skip, Source, column, is_empty, pair
+from ktodata.sources.contract import Example, Record, Skip, Source, column, is_empty, number, pair
 from ktodata.sources.messages import as_messages
 
 BINARY, PAIRWISE = "binary_feedback", "pairwise_feedback"
@@ -34,9 +34,10 @@ def read_pairs(record: Record, where: str) -> Iterator[Example | Skip]:
 
 def _label(record: Record, where: str) -> bool:
     value = column(record, "label", where)
-    if value not in (0, 1) or not isinstance(value, bool | int | float):
+    found = value if isinstance(value, bool) else number(record, "label", where)
+    if found not in (0, 1):
         raise RowError(f"label is {named(value)}, not 1 or 0", where=where)
-    return bool(value)
+    return bool(found)
 
 
 def _turns(record: Record, name: str, where: str) -> list[Message]:
