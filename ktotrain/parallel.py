@@ -8,9 +8,10 @@ refused, since a run that silently does something else than its config says cost
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -79,6 +80,20 @@ class Processes:
             if self.sharding.recompute:
                 recompute_activations(model)
             shard(model, self.sharding, self.mesh)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Within it models are loaded and placed, by one process of each machine at a time if they are to be sharded.
+
+        Every process must enter it equally often.
+        """
+        several = self.sharding is not None and self.sharding.in_turn
+        mine = self.accelerator.local_process_index if several else 0
+        for _ in range(mine):
+            self.accelerator.wait_for_everyone()
+        yield
+        for _ in range(int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - mine if several else 0):
+            self.accelerator.wait_for_everyone()
 
 
 def join(*, trackers: Sequence[str], output_dir: Path, precision: str) -> Processes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib.util
@@ -14,6 +15,7 @@ from ktotrain import data
 from ktotrain.attention import refusal
 from ktotrain.batch import TokenizedRow, branch_of
 from ktotrain.errors import DataError, RecipeError, TrainingError
+from ktotrain.last_layer import install
 from ktotrain.losses import LOSSES
 from ktotrain.model import (
     add_lora,
@@ -30,11 +32,12 @@ from ktotrain.probe import LayoutChoice, choose_layout
 from ktotrain.recipe import Recipe
 from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy, Reference, twin_of
 from ktotrain.samples import Prompt
-from ktotrain.scorer import Scorer
+from ktotrain.scorer import Scorer, find_decoder
 from ktotrain.step import Objective
 from ktotrain.token_cache import open_cache
 
 Place: TypeAlias = Callable[[Any], None]
+Turn: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -146,51 +149,58 @@ def _as_it_is(_: Any) -> None:
     """Nothing: the model computes where it was loaded to."""
 
 
-def prepare_policy(recipe: Recipe, run: RunData, device: torch.device, place: Place = _as_it_is) -> Policy:
+def prepare_policy(
+    recipe: Recipe, run: RunData, device: torch.device, place: Place = _as_it_is, turn: Turn = contextlib.nullcontext
+) -> Policy:
     """Load the policy and its reference, and choose the layout.
 
     Args:
         device: where models are loaded to.
         place: what brings a loaded model, adapters on it, to where it computes: in shards over processes, say.
+        turn: within it a model is loaded and placed.
 
     Raises:
         ModelError: something cannot be loaded, or does not fit together.
     """
     settings = recipe.model
     adapter = recipe.adapter
-    base = load_model(
-        settings.path,
-        dtype=settings.dtype,
-        trained=adapter is None,
-        device=device,
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    _check_fit(base, run, recipe, where=settings.path)
-    model = base
-    if adapter is not None and adapter.init:
-        model = load_adapter(base, adapter.init)
-    elif adapter is not None:
-        model = add_lora(
-            base,
-            rank=adapter.rank,
-            alpha=adapter.alpha,
-            dropout=adapter.dropout,
-            target_modules=adapter.target_modules,
+    with turn():
+        base = load_model(
+            settings.path,
+            dtype=settings.dtype,
+            trained=adapter is None,
+            device=device,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
         )
-    initial = settings.reference == "initial"
-    twin = copy.deepcopy(base) if initial and adapter is None else None
-    frozen = FrozenAdapter(model) if initial and adapter is not None and adapter.init else None
-    place(base)
+        _check_fit(base, run, recipe, where=settings.path)
+        model = base
+        if adapter is not None and adapter.init:
+            model = load_adapter(base, adapter.init)
+        elif adapter is not None:
+            model = add_lora(
+                base,
+                rank=adapter.rank,
+                alpha=adapter.alpha,
+                dropout=adapter.dropout,
+                target_modules=adapter.target_modules,
+            )
+        initial = settings.reference == "initial"
+        twin = copy.deepcopy(base) if initial and adapter is None else None
+        frozen = FrozenAdapter(model) if initial and adapter is not None and adapter.init else None
+        place(base)
+        if twin is not None:
+            place(twin)
     choice = choose_layout(base, attention=settings.attention, **_circumstances(recipe, run))
     scorer = Scorer(base, choice.head)
     reference: Reference
     if not initial:
-        reference = _other_reference(recipe, run, device, choice, place)
+        reference = _other_reference(recipe, run, device, choice, place, turn)
     elif twin is not None:
-        place(twin)
         if choice.attention != twin.config._attn_implementation:
             twin.set_attn_implementation(choice.attention)
+        if scorer.spares_last_layer:
+            install(find_decoder(twin), twin.config.get_text_config().num_hidden_layers)
         reference = twin_of(twin, choice.head)
     elif frozen is not None:
         frozen.scorer = scorer
@@ -278,17 +288,18 @@ def _circumstances(recipe: Recipe, run: RunData) -> dict[str, Any]:
 
 
 def _other_reference(
-    recipe: Recipe, run: RunData, device: torch.device, choice: LayoutChoice, place: Place
+    recipe: Recipe, run: RunData, device: torch.device, choice: LayoutChoice, place: Place, turn: Turn
 ) -> FrozenCopy:
-    model = load_model(
-        recipe.model.reference,
-        dtype=recipe.model.dtype,
-        trained=False,
-        device=device,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-    _check_fit(model, run, recipe, where=f"model.reference {recipe.model.reference}")
-    place(model)
+    with turn():
+        model = load_model(
+            recipe.model.reference,
+            dtype=recipe.model.dtype,
+            trained=False,
+            device=device,
+            trust_remote_code=recipe.model.trust_remote_code,
+        )
+        _check_fit(model, run, recipe, where=f"model.reference {recipe.model.reference}")
+        place(model)
     other = choose_layout(model, attention=recipe.model.attention, **_circumstances(recipe, run))
     if other.layout != choice.layout:
         # One layout for both: packs are made once. The slower one serves every model.

@@ -28,7 +28,8 @@ class Sharding:
     `wrap` says which modules are gathered one by one: decoder `layers` (of the classes in `classes`; none: those that
     the model names), every module of `min_parameters` or more by `size`, or `none` (the whole model at once).
     `reshard` frees a module's whole weights after its forward pass, and gathers them again for the backward pass.
-    `offload` keeps shards in the machine's memory, `recompute` is gradient checkpointing.
+    `offload` keeps shards in the machine's memory, `recompute` is gradient checkpointing;
+    with `in_turn` one process of a machine after the other loads its whole model and keeps its shards of it.
     """
 
     wrap: Literal["layers", "size", "none"] = "layers"
@@ -37,6 +38,7 @@ class Sharding:
     reshard: bool = True
     offload: bool = False
     recompute: bool = False
+    in_turn: bool = False
 
 
 def settings_of(plugin: Any) -> Sharding:
@@ -68,6 +70,7 @@ def settings_of(plugin: Any) -> Sharding:
         reshard=bool(plugin.reshard_after_forward),
         offload="CPUOffload" in type(plugin.cpu_offload).__name__,
         recompute=bool(plugin.activation_checkpointing),
+        in_turn=bool(plugin.cpu_ram_efficient_loading),
     )
 
 

@@ -128,7 +128,7 @@ def _run(recipe: Recipe, output_dir: Path, start: Path | None) -> RunResult:
     if accelerator.num_processes > 1:
         (start,) = broadcast_object_list([start])
     torch.manual_seed(recipe.train.seed)  # a fresh adapter's first matrices
-    policy = prepare_policy(recipe, run_data, processes.load_device, processes.place)
+    policy = prepare_policy(recipe, run_data, processes.load_device, processes.place, processes.turn)
     if recipe.train.trackers:
         output_dir.mkdir(parents=True, exist_ok=True)
         accelerator.init_trackers("ktokit", config=_flat(recipe_to_dict(recipe)))
