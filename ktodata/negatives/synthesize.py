@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -88,39 +88,139 @@ def synthesize(
     Raises:
         KtodataError: there is no desirable row, or a strategy cannot work with these rows and options.
     """
-    rows = sorted(rows, key=_place)
+    rows = sorted(rows, key=place_of)
     desirable = sum(row.label for row in rows)
+    require_desirable(desirable, len(rows))
+    work = Synthesizer(uses, Run(rows, seed, output), per_row=per_row, only_of=only_of)
+    (block,) = work.blocks([rows], workers=workers, engine=engine, advance=advance)
+    return Synthesis(
+        block.negatives, desirable, dict(work.made), dict(work.skipped), block.refused, work.facts(), work.finish
+    )
+
+
+def require_desirable(desirable: int, rows: int) -> None:
+    """Refuse rows of which none is desirable. Raises KtodataError."""
     if not desirable:
-        raise KtodataError(f"none of {len(rows)} rows is desirable", do="Negatives are made from desirable rows")
-    pools = _prepared(uses, Run(rows, seed, output))
-    groups = _grouped(rows, uses, per_row, seed, only_of)
-    found: list[tuple[_Job, Result]] = []
-    alone = _bare(uses, pools)
-    if not any(use.strategy.one for use in uses):
-        workers, engine = 1, "local"  # what models make is made here
-    chunks = _chunks(groups, uses)
-    parts = each(_run, chunks, shared=(*alone, seed), workers=workers, engine=engine)
-    for chunk, part in zip(chunks, parts, strict=True):
-        jobs = [job for group in chunk for job in group.jobs if uses[job.use].strategy.one is not None]
-        found += [(job, _row_of(job, sent, uses[job.use].strategy)) for job, sent in zip(jobs, part, strict=True)]
-        advance(len(jobs))
-    # What those made is taken for the models, which run here, over all prompts.
-    taken = {group.jobs[0].row.prompt_id: group.taken for group in groups if group.jobs}
-    for job, result in found:
-        if isinstance(result, Row):
-            taken[job.row.prompt_id].add(_same(result.completion))
-    for index, use in enumerate(uses):
-        if use.strategy.many is not None:
-            jobs = [job for group in groups for job in group.jobs if job.use == index]
-            found += _together(jobs, use, pools[index], seed, taken, advance)
-    return _summed(found, uses, desirable, pools)
+        raise KtodataError(f"none of {rows} rows is desirable", do="Negatives are made from desirable rows")
 
 
-def _prepared(uses: Sequence[Use], run: Run) -> list[Any]:
-    return [use.strategy.prepare(run, **use.options) if use.strategy.prepare else None for use in uses]
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """What came of some rows: negatives, and rows for which there is none of some strategy, with the reason."""
+
+    rows: Sequence[Row]
+    negatives: list[Row]
+    refused: list[tuple[Row, str]]
 
 
-def _place(row: Row) -> tuple[str, ...]:
+@dataclasses.dataclass(slots=True)
+class _Pending:
+    """A block under way: so many portions of it are still out."""
+
+    rows: Sequence[Row]
+    groups: list[_Group]
+    out: int
+    found: list[tuple[_Job, Result]]
+
+
+class Synthesizer:
+    """Strategies, prepared once, over rows that come in blocks: all rows of a prompt in one of them, by `place_of`.
+
+    `made` counts negatives by strategy and `skipped` jobs by `strategy: reason`, over the blocks so far.
+
+    Raises:
+        KtodataError: a strategy cannot work with the rows and options.
+    """
+
+    def __init__(
+        self, uses: Sequence[Use], run: Run, *, per_row: int = 1, only_of: Collection[str] | None = None
+    ) -> None:
+        self.uses, self.seed, self.per_row, self.only_of = uses, run.seed, per_row, only_of
+        self.pools = [use.strategy.prepare(run, **use.options) if use.strategy.prepare else None for use in uses]
+        self.made: Counter[str] = Counter({use.strategy.name: 0 for use in uses})
+        self.skipped: Counter[str] = Counter()
+
+    def blocks(
+        self,
+        blocks: Iterable[Sequence[Row]],
+        *,
+        workers: int = 1,
+        engine: Engine = "local",
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> Iterator[Block]:
+        """What comes of each block, in their order. The next is begun while workers are busy with the last."""
+        if not any(use.strategy.one for use in self.uses):
+            workers, engine = 1, "local"  # what models make is made here
+        waiting: deque[list[_Group]] = deque()
+        pending: deque[_Pending] = deque()
+
+        def portions() -> Iterator[list[_Group]]:
+            for rows in blocks:
+                groups = _grouped(rows, self.uses, self.per_row, self.seed, self.only_of)
+                chunks = _chunks(groups, self.uses)
+                pending.append(_Pending(rows, groups, len(chunks), []))
+                for chunk in chunks:
+                    waiting.append(chunk)
+                    yield chunk
+
+        shared = (*_bare(self.uses, self.pools), self.seed)
+        for part in each(_run, portions(), shared=shared, workers=workers, engine=engine):
+            jobs = [job for group in waiting.popleft() for job in group.jobs if self.uses[job.use].strategy.one]
+            first = next(one for one in pending if one.out)
+            first.out -= 1
+            first.found += [
+                (job, _row_of(job, sent, self.uses[job.use].strategy)) for job, sent in zip(jobs, part, strict=True)
+            ]
+            advance(len(part))
+            while pending and not pending[0].out:
+                yield self._finished(pending.popleft(), advance)
+        while pending:
+            yield self._finished(pending.popleft(), advance)
+
+    def facts(self) -> dict[str, Mapping[str, Any]]:
+        """What strategies have to say for a card, by name."""
+        each_use = zip(self.uses, self.pools, strict=True)
+        return {use.strategy.name: use.strategy.facts(pool) for use, pool in each_use if use.strategy.facts}
+
+    def finish(self) -> None:
+        """To be called when the negatives are safely written: what was kept in case of a crash may go."""
+        for use, pool in zip(self.uses, self.pools, strict=True):
+            if use.strategy.finish:
+                use.strategy.finish(pool)
+
+    def _finished(self, block: _Pending, advance: Callable[[int], None]) -> Block:
+        """A block whose portions have come back; models take their turn now, over all of its prompts."""
+        found = block.found
+        taken = {group.jobs[0].row.prompt_id: group.taken for group in block.groups if group.jobs}
+        for job, result in found:
+            if isinstance(result, Row):
+                taken[job.row.prompt_id].add(_same(result.completion))
+        for index, use in enumerate(self.uses):
+            if use.strategy.many is not None:
+                jobs = [job for group in block.groups for job in group.jobs if job.use == index]
+                found += _together(jobs, use, self.pools[index], self.seed, taken, advance)
+        return self._counted(block.rows, found)
+
+    def _counted(self, rows: Sequence[Row], found: Iterable[tuple[_Job, Result]]) -> Block:
+        names = [use.strategy.name for use in self.uses]
+        block = Block(rows, [], [])
+
+        def place(item: tuple[_Job, Result]) -> tuple[str, str, str, int]:
+            job = item[0]
+            return job.row.prompt_id, job.row.id, names[job.use], job.k
+
+        for job, result in sorted(found, key=place):
+            name = names[job.use]
+            if isinstance(result, Row):
+                block.negatives.append(result)
+                self.made[name] += 1
+            else:
+                block.refused.append((job.row, f"{name}: {result.reason}"))
+                self.skipped[f"{name}: {result.reason}"] += 1
+        return block
+
+
+def place_of(row: Row) -> tuple[str, ...]:
     """Where a row comes, whatever the order of the file: the provenance tells rows apart that are equal but for it."""
     return row.prompt_id, row.id, row.source, row.origin, row.strategy, row.parent_id
 
@@ -264,36 +364,6 @@ def _same(completion: Text) -> _Same:
     if isinstance(completion, str):
         return normalise(completion)
     return tuple((message["role"], normalise(message["content"])) for message in completion)
-
-
-def _summed(
-    found: Iterable[tuple[_Job, Result]], uses: Sequence[Use], desirable: int, pools: Sequence[Any]
-) -> Synthesis:
-    names = [use.strategy.name for use in uses]
-    negatives: list[Row] = []
-    made: Counter[str] = Counter(dict.fromkeys(names, 0))
-    refused: list[tuple[Row, str]] = []
-
-    def place(item: tuple[_Job, Result]) -> tuple[str, str, str, int]:
-        job = item[0]
-        return job.row.prompt_id, job.row.id, names[job.use], job.k
-
-    for job, result in sorted(found, key=place):
-        if isinstance(result, Row):
-            negatives.append(result)
-            made[names[job.use]] += 1
-        else:
-            refused.append((job.row, f"{names[job.use]}: {result.reason}"))
-    each = list(zip(names, uses, pools, strict=True))
-    facts = {name: use.strategy.facts(pool) for name, use, pool in each if use.strategy.facts}
-
-    def finish() -> None:
-        for _, use, pool in each:
-            if use.strategy.finish:
-                use.strategy.finish(pool)
-
-    skipped = Counter(reason for _, reason in refused)
-    return Synthesis(negatives, desirable, dict(made), dict(skipped), refused, facts, finish)
 
 
 def _chunks(groups: list[_Group], uses: Sequence[Use]) -> list[list[_Group]]:
