@@ -35,6 +35,7 @@ from ktodata.engine import ENGINES
 from ktodata.errors import KtodataError, UsageError, sentences
 from ktodata.io.paths import is_input, local_path
 from ktodata.io.write import STDOUT, check_output
+from ktodata.redact import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,8 +75,8 @@ def example(*commands: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line for the user, on stderr."""
-    click.echo(text, err=True)
+    """A line for the user, on stderr, fit to be shown: see `ktodata.redact`."""
+    click.echo(printable(text), err=True)
 
 
 def resolve_source(source: str | None) -> str:

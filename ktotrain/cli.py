@@ -16,6 +16,7 @@ import click
 from ktotrain import __version__
 from ktotrain.errors import StoppedError
 from ktotrain.launch import COMMAND, is_main_process, launch, let_the_first_speak, program_name
+from ktotrain.redact import HIDDEN, is_secret_name, printable
 
 INTERRUPTED = 130  # what shells report for a process that Ctrl-C ended: 128 + SIGINT
 
@@ -29,7 +30,10 @@ class _Errors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            error.message = printable(error.message)  # type: ignore[misc]  # it is no constant to click, either
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
@@ -39,7 +43,7 @@ class _Errors(click.Group):
             if not isinstance(code, int):
                 raise
             let_the_first_speak()
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(error)}", err=True)
             ctx.exit(code)
 
 
@@ -47,7 +51,8 @@ def _check_overrides(ctx: click.Context, parameter: click.Parameter, values: tup
     for value in values:
         name, equals, _ = value.partition("=")
         if not equals or "." not in name:
-            raise click.BadParameter(f"{value!r} is not TABLE.KEY=VALUE, such as optim.learning_rate=1e-5")
+            shown = f"{name}={HIDDEN}" if is_secret_name(name) else value
+            raise click.BadParameter(f"{shown!r} is not TABLE.KEY=VALUE, such as optim.learning_rate=1e-5")
     return values
 
 
@@ -156,7 +161,7 @@ def run(
     except StoppedError as stopped:
         if is_main_process():
             again = [*arguments, "--resume", *["--force"] * force] if stopped.resumable else [*arguments, *flags]
-            click.echo(f"{stopped.what}. Go on with: {_command(again)}", err=True)
+            click.echo(printable(f"{stopped.what}. Go on with: {_command(again)}"), err=True)
         let_the_first_speak()
         ctx.exit(stopped.exit_code)
     if result is not None and is_main_process():
@@ -182,7 +187,7 @@ def check(recipe: Path, overrides: tuple[str, ...]) -> None:
     from ktotrain.recipe import load_recipe, recipe_to_toml
 
     click.echo(recipe_to_toml(load_recipe(recipe, overrides)), nl=False)
-    click.echo(f"{recipe} is valid", err=True)
+    click.echo(printable(f"{recipe} is valid"), err=True)
 
 
 @main.command(short_help="Draw the plots of RUN_DIR again.")

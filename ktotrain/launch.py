@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from ktotrain.errors import TrainingError
 
 # How the run was started, for the processes that are: their number, a blank, the program as the user calls it.
 COMMAND = "KTOTRAIN_COMMAND"
+# For the same processes: the file by which they find each other, in place of a port that other machines could reach.
+MEETING = "KTOTRAIN_MEETING"
 # Seconds in which the first process says an error that all have.
 PATIENCE = 10
 MODULE = ("ktotrain", "__main__.py")
@@ -62,19 +65,23 @@ def launch(arguments: Sequence[str], processes: int) -> None:
     # Each process would use every core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ[COMMAND] = f"{processes} {program_name()}"
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id="ktotrain",
-        max_restarts=0,
-        # Its own way with the others is to wait half a minute and then kill, in the middle of a checkpoint.
-        signals_to_handle="SIGQUIT",
-    )
+    _stay_on_this_machine()
     try:
-        with _signals_handed_on():
+        with tempfile.TemporaryDirectory(prefix="ktotrain-") as folder, _signals_handed_on():
+            os.environ[MEETING] = f"{folder}/processes"
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                rdzv_backend="c10d",
+                rdzv_endpoint=f"{folder}/launcher",
+                rdzv_configs={"store_type": "file"},
+                local_addr="127.0.0.1",
+                run_id="ktotrain",
+                max_restarts=0,
+                # Its own way with the others is to wait half a minute and then kill, in the middle of a checkpoint.
+                signals_to_handle="SIGQUIT",
+            )
             elastic_launch(config, sys.executable)("-m", "ktotrain", *arguments)
     except ChildFailedError as error:
         # Whoever failed by itself comes first: the others were ended because of that.
@@ -92,6 +99,19 @@ def launch(arguments: Sequence[str], processes: int) -> None:
         ) from None
     finally:
         del os.environ[COMMAND]
+        os.environ.pop(MEETING, None)
+
+
+def _stay_on_this_machine() -> None:
+    """Has the launcher and the processes listen on the loopback interface alone; what the user has set stays."""
+    import psutil
+
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # that store listens on all interfaces
+    loopback = next(
+        (name for name, found in psutil.net_if_addrs().items() if any(one.address == "127.0.0.1" for one in found)), ""
+    )
+    for library in ("GLOO", "NCCL") if loopback else ():
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
 
 
 @contextlib.contextmanager

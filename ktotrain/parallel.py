@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from ktotrain.errors import TrainingError
+from ktotrain.launch import MEETING
 from ktotrain.model import recompute_activations
 from ktotrain.sharding import Sharding, make_mesh, settings_of, shard
 from ktotrain.zero import deepspeed_plugin
@@ -123,6 +124,7 @@ def join(*, trackers: Sequence[str], output_dir: Path, precision: str) -> Proces
         project_dir=str(output_dir),
         fsdp_plugin=plugin if kind == "fsdp" else None,
         deepspeed_plugin=plugin if kind == "deepspeed" and not cpu else None,
+        kwargs_handlers=_meeting(cpu=cpu),
     )
     if accelerator.num_processes != launched:
         raise TrainingError(
@@ -134,6 +136,17 @@ def join(*, trackers: Sequence[str], output_dir: Path, precision: str) -> Proces
         return Processes(accelerator, "plain" if kind == "fsdp" else kind, plugin)
     mesh = make_mesh(accelerator.device, launched, _replicas(launched))
     return Processes(accelerator, kind, plugin, settings_of(plugin), mesh)
+
+
+def _meeting(*, cpu: bool) -> list[Any]:
+    """How the processes of `ktotrain run --processes` find each other: by a file. Other launchers have a port."""
+    from accelerate import InitProcessGroupKwargs
+
+    if MEETING not in os.environ:
+        return []
+    # On a CPU accelerate hands rank and world size to torch itself, elsewhere it expects them to be known.
+    who = "" if cpu else f"?rank={os.environ['RANK']}&world_size={os.environ['WORLD_SIZE']}"
+    return [InitProcessGroupKwargs(init_method=f"file://{os.environ[MEETING]}{who}")]
 
 
 def _require_kind(kind: Kind, got: str, *, alone_or_cpu: bool) -> None:

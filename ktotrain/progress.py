@@ -5,11 +5,16 @@ Both go to stderr. In a file or a pipe there are no control characters, and no m
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
+
+from ktotrain.redact import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +28,6 @@ SHOWN = (
     ("kl", "kl", ".3f"),
     ("tokens_per_second", "tok/s", ",.0f"),
 )
-# C0 and C1 control characters, which could move a terminal's cursor or clutter a log; newline and tab stay.
-_CONTROLS = dict.fromkeys([*(set(range(0x20)) - {0x09, 0x0A}), *range(0x7F, 0xA0)])
 
 
 class Progress:
@@ -92,13 +95,16 @@ class Progress:
         if not self.enabled:
             return
         if self._console is not None:
-            self._console.print(text.translate(_CONTROLS), markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         else:
             self._write(text)
 
     def _write(self, text: str) -> None:
-        self._file.write(text.translate(_CONTROLS) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(printable(text) + "\n")
+            self._file.flush()
+        except (OSError, ValueError):  # `| head` has seen enough, the disk behind a redirect is full, or it is closed
+            self._file = silenced(self._file)
 
     def _open_bar(self) -> None:
         from rich.console import Console
@@ -123,6 +129,19 @@ class Progress:
         bar.add_task(self.title, total=self.total, completed=self._first, shown="")
         bar.start()
         self._console, self._bar = console, bar
+
+
+def silenced(file: TextIO) -> TextIO:
+    """Where to write what nobody reads any more. A run goes on without its reader.
+
+    If that was stderr as the process has it, whatever else writes there is silenced as well: a library's warning, or
+    Python itself, which would end with an error because it cannot write out what was left.
+    """
+    nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for as long as the process writes)
+    if file is sys.stderr:
+        with contextlib.suppress(OSError, ValueError):  # of a test, with no file behind it
+            os.dup2(nowhere.fileno(), file.fileno())
+    return nowhere
 
 
 def _shown(metrics: Mapping[str, float]) -> str:

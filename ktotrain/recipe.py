@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ktotrain.errors import RecipeError
-from ktotrain.recipe_keys import NotAllowedError, convert, describe, key_of, show
+from ktotrain.recipe_keys import NotAllowedError, convert, describe, key_of, refuse_unfit, show, show_override
 from ktotrain.recipe_names import suggest_key, suggest_table
 from ktotrain.recipe_tables import (
     TABLES,
@@ -44,6 +44,9 @@ __all__ = [
     "recipe_to_dict",
     "recipe_to_toml",
 ]
+
+# Characters of a recipe: far more than any needs, and few enough for a file that is something else to be told at once.
+LARGEST = 4 * 2**20
 
 Place = tuple[str, str]
 """A table and a key in it; the key is "" for the table itself, and both are "" for the file."""
@@ -75,13 +78,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             f"not valid TOML: {message[:1].lower()}{message[1:]}" + (f" ({position})" if position else ""),
             where=f"{path}:{found[1]}" if found else str(path),
         ) from None
+    except RecursionError:
+        raise RecipeError("not a recipe: nested too deeply", where=str(path)) from None
+    except ValueError as error:  # a whole number of more digits than Python reads
+        raise RecipeError(f"not valid TOML: {str(error).partition(';')[0].lower()}", where=str(path)) from None
     lines = _line_numbers(text)
     problems: list[_Problem] = []
     origins = _override(tables, overrides, problems)
 
     def where(place: Place) -> tuple[str, int]:
         if place in origins:
-            return f"--set {origins[place]}", len(text)
+            return f"--set {show_override(origins[place])}", len(text)
         line = lines.get(place) or lines.get((place[0], "")) or 0
         return (f"{path}:{line}" if line else str(path)), line
 
@@ -117,7 +124,15 @@ def recipe_to_toml(recipe: Recipe) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # a byte order mark is not TOML, but Windows editors write it
+        if path.is_char_device() or path.is_block_device():  # some of them never end
+            raise RecipeError("is a device, not a recipe", where=str(path), do="Name a TOML file")
+        with path.open(encoding="utf-8-sig") as file:  # a byte order mark is not TOML, but Windows editors write it
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise RecipeError(
+                f"is no recipe: it has more than {LARGEST:,} characters", where=str(path), do="Name a TOML file"
+            )
+        return text
     except FileNotFoundError:
         raise RecipeError("no such file", where=str(path), do="Name an existing recipe") from None
     except IsADirectoryError:
@@ -126,6 +141,8 @@ def _read(path: Path) -> str:
         raise RecipeError(f"is not UTF-8 text (byte {error.start})", where=str(path)) from None
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except ValueError:  # of a name, not of what is in the file
+        raise RecipeError("no file can have this name", where=str(path)) from None
 
 
 # --- overrides ----------------------------------------------------------------------------------------------------
@@ -139,7 +156,9 @@ def _override(tables: dict[str, Any], overrides: Sequence[str], problems: list[_
         table, dot, key = (part.strip() for part in name.partition("."))
         if not (equals and dot and table and key):
             advice = suggest_key("", table) if equals and table not in TABLES else ""
-            problems.append(_Problem(f"--set {override}", 10**9, f"not table.key=value. {advice}".rstrip(". ")))
+            problems.append(
+                _Problem(f"--set {show_override(override)}", 10**9, f"not table.key=value. {advice}".rstrip(". "))
+            )
             continue
         target = tables.setdefault(table, {})
         if isinstance(target, dict):  # if not, the file has an error that is reported anyhow
@@ -153,7 +172,7 @@ def _parse_value(text: str, hint: Any) -> Any:
     """What an override's text means: text where the key holds text alone, else TOML, else text."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or none that Python reads
         return text
     if set(parsed) != {"value"} or (hint is str and not isinstance(parsed["value"], str)):
         return text
@@ -217,6 +236,7 @@ def _build(name: str, table: Mapping[str, Any], report: Callable[[Place, str], N
             report((name, key), f"unknown key {key!r} in [{name}]. {suggest_key(name, key)}")
             continue
         try:
+            refuse_unfit(value)
             values[key] = convert(_hints(name)[key], value, key_of(fields[key]))
         except NotAllowedError as error:
             report((name, key), f"[{name}] {key} is {show(value)}; {error}")

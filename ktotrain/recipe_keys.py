@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
+from ktotrain.redact import HIDDEN, credential_in, is_secret_name, printable
+
 META = "ktotrain"
 
 
@@ -182,9 +184,43 @@ def _did_you_mean(near: list[str]) -> str:
 
 
 def show(value: object, width: int = 60) -> str:
-    """A value as a TOML author would write it, cut to a line's length."""
+    """A value as a TOML author would write it, without credentials, cut to a line's length."""
     try:
         text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        text = str(value)  # TOML's dates and times
+    except (TypeError, ValueError, RecursionError):
+        text = _plain(value)
+    text = printable(text, longest=10**9)
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _plain(value: object) -> str:
+    """What JSON has no words for: TOML's dates and times, endless numbers, nesting without end."""
+    try:
+        return str(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too long to be shown"
+
+
+def show_override(override: str, width: int = 120) -> str:
+    """An argument of --set as errors show it: what a key called like a secret holds is hidden."""
+    name, equals, _ = override.partition("=")
+    text = printable(f"{name}{equals}{HIDDEN}" if equals and is_secret_name(name) else override, longest=10**9)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def refuse_unfit(value: object) -> None:
+    """Refuse a text, or a list with one, that holds a password or token, or that no file could hold.
+
+    Raises:
+        NotAllowedError: it does.
+    """
+    for text in value if isinstance(value, tuple | list) else (value,):
+        if not isinstance(text, str):
+            continue
+        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise NotAllowedError("it must be Unicode text without null characters")
+        if credential_in(text):
+            raise NotAllowedError(
+                "it holds a password or token, which recipe.json and the model card would publish. Leave it out: "
+                "`hf auth login`, or HF_TOKEN in the environment, serve for private repositories"
+            )

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 # Each line is a layer; a module may import from its own layer's left neighbours and from any layer before.
 LAYERS = {
     "ktodata": [
-        ["errors"],
+        ["errors", "redact"],
         ["schema"],
         ["hub"],
         ["io"],
@@ -21,7 +21,7 @@ LAYERS = {
         ["cli", "__main__"],
     ],
     "ktotrain": [
-        ["errors"],
+        ["errors", "redact"],
         ["files", "launch", "lock", "stop"],
         ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
         ["batch", "losses", "logps", "pairing", "mixing"],

@@ -61,7 +61,7 @@ def test_a_log_has_no_control_characters() -> None:
         bar.say("model \x1b[31mred\x1b[0m\r\x9b2J\ttab\nnext [bold]x[/bold]")
         bar.update(1, METRICS)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", file.getvalue())
-    assert file.getvalue().startswith("model [31mred[0m2J\ttab\nnext [bold]x[/bold]\n")
+    assert file.getvalue().startswith(r"model \x1b[31mred\x1b[0m\x0d\x9b2J" + "\ttab\nnext [bold]x[/bold]\n")
 
 
 def test_a_terminal_gets_a_bar_with_loss_margin_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
