@@ -57,7 +57,8 @@ VALUES = (
     '"%s%n"', '"$HOME"',
 )  # fmt: skip
 WORDS = (
-    "rank", "betas", "model", "train", "hub_token", "learning-rate", "Path", "", "__class__", "a.b", "ключ", "🙂", "x" * 300,
+    "rank", "betas", "model", "train", "hub_token", "learning-rate", "Path", "", "__class__", "a.b", "ключ", "🙂",
+    "x" * 300,
 )  # fmt: skip
 
 

@@ -37,6 +37,9 @@ from ktotrain.step import Objective
 from ktotrain.token_cache import open_cache
 
 Place: TypeAlias = Callable[[Any], None]
+
+# Rows of all steps together, each time one is trained on: the plan of a run is made whole before it begins.
+MOST_PLANNED = 100_000_000
 Turn: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 
 
@@ -117,6 +120,7 @@ def prepare_data(recipe: Recipe) -> RunData:
     evaluation = None
     if eval_rows:
         evaluation = data.tokenize(eval_rows, tokenizer, max_length=recipe.data.max_length, cache=cache)
+    _require_bounded(recipe, len(train.rows))
     steps = plan_run(
         [row.group for row in train.rows],
         [row.label for row in train.rows],
@@ -143,6 +147,22 @@ def prepare_data(recipe: Recipe) -> RunData:
     )
     _require_pack_tokens(run, recipe)
     return run
+
+
+def _require_bounded(recipe: Recipe, rows: int) -> None:
+    """Refuse a run without an end, such as a number with some digits too many makes.
+
+    Raises:
+        RecipeError: it is one.
+    """
+    settings = recipe.train
+    asked = settings.max_steps * min(settings.batch_size, rows) if settings.max_steps else settings.epochs * rows
+    if asked > MOST_PLANNED:
+        name = "max_steps" if settings.max_steps else "epochs"
+        raise RecipeError(
+            f"[train] {name} is {getattr(settings, name)}, which makes {asked:.3g} rows to train on, one by one; a run "
+            f"has {MOST_PLANNED:,} at most"
+        )
 
 
 def _as_it_is(_: Any) -> None:
