@@ -160,8 +160,8 @@ def _require_bounded(recipe: Recipe, rows: int) -> None:
     if asked > MOST_PLANNED:
         name = "max_steps" if settings.max_steps else "epochs"
         raise RecipeError(
-            f"[train] {name} is {getattr(settings, name)}, which makes {asked:.3g} rows to train on, one by one; a run "
-            f"has {MOST_PLANNED:,} at most"
+            f"[train] {name} is {getattr(settings, name)}, which makes {asked:,} rows to train on, each time one is "
+            f"counted; a run has {MOST_PLANNED:,} at most"
         )
 
 

@@ -66,6 +66,8 @@ def convert(hint: Any, value: object, rules: Key) -> Any:
         return _convert_list(hint, value, rules)
     if hint is str and rules.choices:
         return _convert_choice(rules.choices, value, hint, rules)
+    if hint is int and isinstance(value, int) and abs(value) >= 2**63:
+        raise NotAllowedError("it is too large: TOML's whole numbers have 64 bits")
     if _fits(hint, value, rules):
         return hint(value)
     raise NotAllowedError(f"it must be {describe(hint, rules)}")
