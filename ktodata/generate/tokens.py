@@ -58,7 +58,7 @@ class Tokens:
         self.revision = hash_folder(folder) if folder else self.pinned
         if folder and base != self.path and Path(base).is_dir():
             self.revision += f"+{hash_folder(Path(base))}"  # an adapter says nothing without its base
-        self.tokenizer = _load_tokenizer(self.path, self.pinned, where=model)
+        self.tokenizer = load_tokenizer(self.path, self.pinned, where=model)
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         self.context = positions if isinstance(positions, int) and positions > 0 else 10**9
         has_template = bool(getattr(self.tokenizer, "chat_template", None))
@@ -178,7 +178,7 @@ def _commit(model: str, revision: str) -> str:
         return Path(huggingface_hub.hf_hub_download(model, "config.json", revision=revision or None)).parent.name
 
 
-def _load_tokenizer(path: str, revision: str, *, where: str) -> Any:
+def load_tokenizer(path: str, revision: str, *, where: str) -> Any:
     from transformers import AutoTokenizer
 
     beside = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the model"

@@ -1,0 +1,70 @@
+"""Prompts that are also in an evaluation set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ktodata.check.finding import Finding, named_rows
+from ktodata.check.look import Look
+from ktodata.near import groups_of, signatures
+from ktodata.order import number_of
+from ktodata.schema import Text, hash_prompt
+
+SHOWN = 5
+BATCH = 2000
+
+
+class Overlap:
+    """Which of the rows' prompts are in another set, exactly (after normalising) or nearly: 264 bytes a prompt."""
+
+    def __init__(self, name: str, prompts: Iterable[Text], threshold: float) -> None:
+        import numpy as np
+
+        self.name, self.threshold = name, threshold
+        kept = {number_of(hash_prompt(prompt)): prompt for prompt in prompts}
+        self.theirs = frozenset(kept)
+        self._found = [signatures(list(kept.values()))]
+        self._first: dict[int, int] = {}
+        self._shared: list[int] = []
+        self._waiting: list[Text] = []
+        self._np = np
+
+    def add(self, look: Look) -> None:
+        """See one row."""
+        if look.prompt in self.theirs:
+            self._shared.append(look.place)
+        elif look.prompt not in self._first:
+            self._first[look.prompt] = look.place
+            self._waiting.append(look.row.prompt)
+            if len(self._waiting) >= BATCH:
+                self._found.append(signatures(self._waiting))
+                self._waiting = []
+
+    def findings(self) -> list[Finding]:
+        """Shared prompts are a failure, nearly equal ones a warning."""
+        found = self._np.concatenate([*self._found, signatures(self._waiting)])
+        # A group is named by its first member: below `count`, one of theirs is in it.
+        count = len(self.theirs)
+        near = [
+            place
+            for place, group in zip(
+                self._first.values(), groups_of(found, self.threshold)[count:].tolist(), strict=True
+            )
+            if group < count
+        ]
+        return [
+            Finding(
+                "shared prompts",
+                "fail" if self._shared else "warn" if near else "pass",
+                f"{len(self._shared)} rows have a prompt of {self.name}, {len(near)} prompts are nearly equal to one",
+                {"rows": len(self._shared), "near": len(near), "prompts": count},
+                [
+                    f"{what}: {named_rows(places)}"
+                    for what, places in (("shared", self._shared), ("near", near))
+                    if places
+                ],
+                "What was seen in training measures nothing: `ktodata split` parts by prompt"
+                if self._shared or near
+                else "",
+            )
+        ]
