@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import heapq
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -73,6 +74,28 @@ def leakage_of(negatives: Sequence[Row], desirable: Sequence[Row], *, most: int 
     known = {row.id: row for row in desirable}
     parents = {row.parent_id: known[row.parent_id] for row in chosen if row.parent_id in known}
     return told_apart(sorted(parents.values(), key=lambda row: row.id), sorted(chosen, key=lambda row: row.id))
+
+
+class Sampled:
+    """The rows that `leakage_of` would look at, kept as negatives come, so that no more need be."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self.most, self.count = most, 0
+        self._heap: list[tuple[int, str, Row, Row]] = []
+
+    def add(self, negative: Row, parent: Row) -> None:
+        """One negative, and the row it was made of."""
+        self.count += 1
+        # The largest draw on top: what a smaller one takes the place of.
+        entry = (-int.from_bytes(_draw(negative.id), "big"), negative.id, negative, parent)
+        if len(self._heap) < self.most:
+            heapq.heappush(self._heap, entry)
+        elif entry[:2] > self._heap[0][:2]:
+            heapq.heapreplace(self._heap, entry)
+
+    def measure(self) -> Leakage:
+        """`leakage_of` all negatives so far."""
+        return leakage_of([entry[2] for entry in self._heap], [entry[3] for entry in self._heap])
 
 
 def _draw(row_id: str) -> bytes:

@@ -7,7 +7,7 @@ order meet in another (`ktodata.order`). The result is that of all rows at once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,26 @@ from ktodata.clean import (
     resolve_conflicts,
     resolve_near,
 )
-from ktodata.io import Spill, Table, rows_of
+from ktodata.io import Spill, Table, rows_of, table_of
 from ktodata.near import Groups, Prompts, groups_of, signatures
-from ktodata.order import Keys, arrange, stretch_count, stretches, tail
-from ktodata.schema import COLUMNS, plain
+from ktodata.order import Keys, arrange, keys_of, stretch_count, stretches, tail
+from ktodata.schema import COLUMNS, Kind, Row, plain
 
 PARTS = 128  # for cleaning: a part of a file of 100 GB is still held easily
 MOST_PARTS = 256  # for the order: as many files as are open at a time
 PROVENANCE = ("source", "origin", "strategy", "parent_id")
 CLEANED = ("id", "prompt_id", "_completion", "label", *PROVENANCE)
+
+
+def keyed(rows: Sequence[Row], kind: Kind) -> Table:
+    """Rows as a table with the columns by which they are set aside and put in order, for `in_training_order`."""
+    import pyarrow
+
+    keys = keys_of(rows)
+    table = table_of(rows, kind)
+    for name, numbers in (("_id", keys.ids), ("_prompt", keys.prompts), ("_completion", keys.completions)):
+        table = table.append_column(name, pyarrow.array(numbers, type=pyarrow.uint64()))
+    return table
 
 
 def part_of(table: Table, groups: Groups | None = None) -> Any:
@@ -219,7 +230,7 @@ def in_training_order(tables: Iterable[Table], *, total: int, seed: int, folder:
     with Spill(parts, folder) as spill:
         for table in tables:
             stretch_of = stretches(_keys(table), total=total, seed=seed)
-            kept = table.drop_columns(["_where"])
+            kept = table.select([*COLUMNS, "_id", "_prompt", "_completion"])
             spill.add(kept.append_column("_stretch", pyarrow.array(stretch_of)), stretch_of * parts // count)
         spill.finish()
         before: Keys | None = None

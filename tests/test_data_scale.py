@@ -49,6 +49,11 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["unpair", *arguments])
 
 
+WAYS = "walk on,turn left,ask there,wait a bit,change trains,look up,cross over,go back,sit down,take care,see".split(
+    ","
+)
+
+
 def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if memory were full after a few rows."""
     monkeypatch.setitem(Spill.__init__.__kwdefaults__, "budget", 2000)
@@ -188,3 +193,32 @@ def test_a_prompt_with_half_of_many_rows_is_spread_over_all_stretches(monkeypatc
     ordered = training_order(rows, seed=0)
     halves = [row.prompt == "same" for row in ordered]
     assert sum(one and other for one, other in itertools.pairwise(halves)) <= len(rows) // 64  # one for each stretch
+
+
+@pytest.mark.parametrize("options", [["--only"], ["--per-row", "2"], ["--strategy", "contaminate"]])
+def test_negatives_of_rows_on_disk_are_those_of_rows_in_memory(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ktodata.order, "STRETCH", 100)
+    rows = [
+        {
+            "prompt": f"How do I get to place number {n}?",
+            "completion": f"Take bus {n} and {WAYS[n % 7]}, {WAYS[n % 5]} from {WAYS[n % 11]}.",
+            "label": n % 4 > 0,
+        }
+        for n in range(240)
+    ]
+    source = save(tmp_path / "rows.jsonl", [*rows, {"prompt": "p", "completion": "k", "label": True}])
+    arguments = [source, "--strategy", "template", "--strategy", "corrupt", "--no-leakage", *options]
+    written = {}
+    for name in ("memory", "disk"):
+        if name == "disk":
+            tight(monkeypatch)
+        out, bad = tmp_path / f"{name}.jsonl", tmp_path / f"{name}-bad.jsonl"
+        done = CliRunner().invoke(main, ["negatives", *arguments, "-o", str(out), "--quarantine", str(bad)])
+        assert done.exit_code == 0, done.stderr
+        lines = sorted(bad.read_text(encoding="utf-8").splitlines())
+        card = (tmp_path / f"{name}.jsonl.card.md").read_text(encoding="utf-8").replace(f"# {name}.jsonl", "")
+        written[name] = out.read_bytes(), lines, card
+    assert written["memory"] == written["disk"]
+    assert written["memory"][1], "the shortest row has no corrupt negative"

@@ -12,7 +12,7 @@ write     atomic writers, the quarantine file
 from ktodata.io.paths import is_input, is_there, local_path
 from ktodata.io.records import SUFFIXES, Raw, suffix_of
 from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
-from ktodata.io.rows import read_rows
+from ktodata.io.rows import iter_rows, read_rows
 from ktodata.io.spill import Spill
 from ktodata.io.table import Table, records_of, rows_of, table_of
 from ktodata.io.write import (
@@ -43,6 +43,7 @@ __all__ = [
     "find_parts",
     "is_input",
     "is_there",
+    "iter_rows",
     "local_path",
     "read_records",
     "read_rows",

@@ -12,7 +12,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import PurePath
 from typing import Any
@@ -21,8 +21,7 @@ from ktodata import __version__
 from ktodata.io.write import atomic_file
 from ktodata.leakage import Leakage
 from ktodata.negatives.choose import Use
-from ktodata.negatives.synthesize import Synthesis
-from ktodata.schema import Row
+from ktodata.negatives.stream import Negatives
 
 _LIBRARIES = ("nlpaug", "phonenumberslite", "py3langid", "python-stdnum", "scikit-learn", "transformers", "vllm")
 # "https://user:key@host/v1?api_key=…" -> "https://host/v1"
@@ -34,13 +33,11 @@ class Made:
     """What a card tells about: a file, what was asked for, and what came of it."""
 
     output: str
-    rows: Sequence[Row]
-    read: int
-    uses: Sequence[Use]
+    found: Negatives
+    unreadable: int
     per_row: int
     only: bool
     seed: int
-    done: Synthesis
     leakage: Mapping[str, Leakage]
 
 
@@ -70,7 +67,7 @@ def card_text(made: Made) -> str:
         "",
         f"{facts['rows']} rows to train on with KTO: {desirable} desirable, {facts['rows'] - desirable} undesirable. "
         f"Negatives by `ktodata negatives` of ktokit {__version__}, seed {made.seed}, {made.per_row} for each of "
-        f"{made.done.desirable} desirable rows{'; only they are in the file' if made.only else ''}.",
+        f"{made.found.asked} desirable rows{'; only they are in the file' if made.only else ''}.",
         "",
         "| strategy | weight | made | skipped | leakage (AUC) | model |",
         "|---|---|---|---|---|---|",
@@ -96,21 +93,21 @@ def card_text(made: Made) -> str:
 
 def card_facts(made: Made) -> dict[str, Any]:
     """All that the card tells, as JSON would have it."""
-    skips: dict[str, dict[str, int]] = {use.strategy.name: {} for use in made.uses}
-    for reason, count in sorted(made.done.skipped.items()):
+    skips: dict[str, dict[str, int]] = {use.strategy.name: {} for use in made.found.work.uses}
+    for reason, count in sorted(made.found.work.skipped.items()):
         name, _, why = reason.partition(": ")
         skips[name][why] = count
-    strategies = {use.strategy.name: _entry(use, made, skips[use.strategy.name]) for use in made.uses}
+    strategies = {use.strategy.name: _entry(use, made, skips[use.strategy.name]) for use in made.found.work.uses}
     return {
         "made_by": f"ktokit {__version__}",
         "command": "ktodata negatives",
         "seed": made.seed,
         "per_row": made.per_row,
         "only_negatives": made.only,
-        "sources": sorted({row.source for row in made.rows}),
-        "rows_read": made.read,
-        "rows": len(made.rows),
-        "desirable": sum(row.label for row in made.rows),
+        "sources": sorted(made.found.sources),
+        "rows_read": made.found.read + made.unreadable,
+        "rows": made.found.written,
+        "desirable": made.found.desirable,
         "strategies": strategies,
         "versions": {"python": platform.python_version(), **_versions()},
     }
@@ -123,12 +120,12 @@ def _entry(use: Use, made: Made, skipped: Mapping[str, int]) -> dict[str, Any]:
     measured = leakage is not None and not math.isnan(leakage.ngrams)
     return {
         "weight": use.weight,
-        "made": made.done.made[name],
+        "made": made.found.work.made[name],
         "skipped": dict(skipped),
         "leakage": round(leakage.ngrams, 4) if leakage and measured else None,
         "leakage_by_length": round(leakage.length, 4) if leakage and measured else None,
         "options": {key: _shown(value) for key, value in use.options.items() if not known[key].secret},
-        "facts": {key: _shown(value) for key, value in made.done.facts.get(name, {}).items()},
+        "facts": {key: _shown(value) for key, value in made.found.work.facts().get(name, {}).items()},
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import click
@@ -13,15 +15,22 @@ from ktodata import cli_common as common
 from ktodata.cli_common import say
 from ktodata.engine import Engine
 from ktodata.errors import SourceError, UsageError
-from ktodata.io import STDOUT, Quarantine, check_writable, local_path, read_rows, write_rows
-from ktodata.leakage import Leakage, leakage_of
+from ktodata.io import (
+    STDOUT,
+    Quarantine,
+    check_writable,
+    iter_rows,
+    local_path,
+    read_rows,
+    room_beside,
+    write_tables,
+)
 from ktodata.negatives.card import Made, card_path, write_card
 from ktodata.negatives.choose import Use, parse_uses
 from ktodata.negatives.contract import Option, Strategy
 from ktodata.negatives.examples import EXAMPLES, example_of, row_of, shown
 from ktodata.negatives.registry import STRATEGIES
-from ktodata.negatives.synthesize import synthesize
-from ktodata.order import training_order
+from ktodata.negatives.stream import negatives_of
 from ktodata.schema import Row, to_record
 
 
@@ -108,46 +117,56 @@ def negatives(
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
     _check_side_files(source, output, quarantine)
-    with Quarantine(quarantine) as refused:
-        rows = read_rows(source, split=split, limit=limit, quarantine=refused if quarantine else None)
+    with (
+        Quarantine(quarantine) as refused,
+        contextlib.ExitStack() as bars,
+        negatives_of(
+            _rows(source, split, limit, refused if quarantine else None),
+            uses,
+            per_row=per_row,
+            only=only,
+            seed=seed,
+            workers=workers,
+            engine=engine,
+            output="" if output == STDOUT else output,
+            folder=room_beside(output),
+            refuse=lambda row, reason: refused.add(reason, where=row.source, record=to_record(row)),
+            begin=lambda jobs: bars.enter_context(common.progress("making negatives", jobs)),
+        ) as found,
+    ):
         unreadable = refused.count
-        if not rows:
-            raise SourceError(
-                f"nothing to work on: {unreadable} records read, all unreadable",
-                where=source,
-                do=f"They are in {quarantine}, with the reasons",
-            )
-        jobs = sum(row.label for row in rows) * per_row * (1 if uses[0].weight is not None else len(uses))
-        with common.progress("making negatives", jobs) as advance:
-            done = synthesize(
-                rows,
-                uses,
-                per_row=per_row,
-                seed=seed,
-                workers=workers,
-                engine=engine,
-                output="" if output == STDOUT else output,
-                advance=advance,
-            )
-        for row, reason in done.refused:
-            refused.add(reason, where=row.source, record=to_record(row))
-        written = training_order(done.negatives if only else [*rows, *done.negatives], seed=seed)
-        write_rows(written, output)
+        write_tables(found.tables, found.kind, output)
     made = Made(
         output=output,
-        rows=written,
-        read=len(rows) + unreadable,
-        uses=uses,
+        found=found,
+        unreadable=unreadable,
         per_row=per_row,
         only=only,
         seed=seed,
-        done=done,
-        leakage=_measured(done.negatives, rows, uses) if leakage else {},
+        leakage=found.leakage() if leakage else {},
     )
     if output != STDOUT:
         write_card(made)
-    done.finish()
-    _report(made, unreadable, quarantine)
+    found.work.finish()
+    _report(made, quarantine)
+
+
+def _rows(source: str, split: str, limit: int | None, quarantine: Quarantine | None) -> Iterator[Row]:
+    """The rows of SOURCE.
+
+    Raises:
+        SourceError: not one of the records can be read.
+    """
+    rows = iter_rows(source, split=split, limit=limit, quarantine=quarantine)
+    first = next(rows, None)
+    if first is None:
+        assert quarantine is not None, "without one, the first unreadable record is an error"
+        raise SourceError(
+            f"nothing to work on: {quarantine.count} records read, all unreadable",
+            where=source,
+            do=f"They are in {quarantine.path}, with the reasons",
+        )
+    return itertools.chain([first], rows)
 
 
 def _check_side_files(source: str, output: str, quarantine: str | None) -> None:
@@ -164,17 +183,12 @@ def _check_side_files(source: str, output: str, quarantine: str | None) -> None:
         common.refuse_input(card_path(output), source)
 
 
-def _measured(negatives: Sequence[Row], rows: Sequence[Row], uses: Sequence[Use]) -> dict[str, Leakage]:
-    desirable = [row for row in rows if row.label]
-    names = [use.strategy.name for use in uses]
-    return {name: leakage_of([row for row in negatives if row.strategy == name], desirable) for name in names}
-
-
-def _report(made: Made, unreadable: int, quarantine: str | None) -> None:
-    skipped = made.done.skipped | ({"unreadable": unreadable} if unreadable else {})
-    summary = common.Summary(read=made.read, unit="rows", written=len(made.rows), skipped=skipped)
-    summary.show(made.output, desirable=sum(row.label for row in made.rows), note=f"{made.done.desirable} desirable")
-    for name, count in made.done.made.items():
+def _report(made: Made, quarantine: str | None) -> None:
+    found = made.found
+    skipped = dict(found.work.skipped) | ({"unreadable": made.unreadable} if made.unreadable else {})
+    summary = common.Summary(read=found.read + made.unreadable, unit="rows", written=found.written, skipped=skipped)
+    summary.show(made.output, desirable=found.desirable, note=f"{found.asked} desirable")
+    for name, count in found.work.made.items():
         say(f"made    {count} by {name}")
     for name, leakage in made.leakage.items():
         say(f"leakage {name}: {leakage}")
@@ -182,7 +196,7 @@ def _report(made: Made, unreadable: int, quarantine: str | None) -> None:
         say(f"card    {card_path(made.output)}")
     if quarantine:
         say(f"skipped ones are in {quarantine}")
-    if not made.done.negatives:
+    if not found.work.made.total():
         say("warning: no negatives were made; the reasons are above")
 
 

@@ -222,6 +222,7 @@ CONTAMINATE = Strategy(
     summary="A reply to somebody else's prompt: a good one, but not here.",
     one=contaminate,
     prepare=prepare,
+    whole=True,
     options={
         "pool": Option(
             kind="text",

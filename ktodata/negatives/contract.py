@@ -26,7 +26,8 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """What is about to be done, for `Strategy.prepare`: all `rows` of the file, undesirable ones too.
+    """What is about to be done, for `Strategy.prepare`: all `rows` of the file, undesirable ones too, for strategies
+    that are `whole`; others may find none.
 
     `output` is the file that will be written, "" for stdout or none: what has to outlive a killed run lies beside it.
     """
@@ -213,6 +214,7 @@ class Strategy:
     `needs` names what has to be given before it can run, such as `base.model or base.url`; the others run at their
     defaults, and `ktodata strategies` shows an example of them. Where one name stands for two ways of working,
     `variant(options)` gives the one that these options ask for, with the options that it takes, or raises UsageError.
+    `whole` is set where `prepare` looks at the rows of the run, all of which are then held in memory.
     """
 
     name: str
@@ -224,6 +226,7 @@ class Strategy:
     finish: Callable[[Any], None] | None = None
     facts: Callable[[Any], Mapping[str, Any]] | None = None
     needs: str = ""
+    whole: bool = False
     variant: Callable[[Mapping[str, Any]], Strategy] | None = None
 
     def __post_init__(self) -> None:
