@@ -3,6 +3,8 @@
 import pytest
 
 from ktodata.errors import UsageError
+from ktodata.negatives.corruption.lexicon import distinct, hits
+from ktodata.negatives.corruption.tone import without_laughter
 from ktodata.negatives.language import check_code, detect
 from ktodata.schema import Message, make_row
 
@@ -117,3 +119,24 @@ def test_packs_may_be_in_other_languages() -> None:
     check_code("nl", name="x")
     with pytest.raises(UsageError, match="no language 'xx'"):
         check_code("xx", name="x")
+
+
+def test_where_the_words_alone_decide_the_classifier_is_not_asked_and_would_say_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ktodata.negatives import language as module
+
+    texts = [" ".join(lines[start : start + 3]) for lines in LINES.values() for start in range(0, 9, 3)]
+    decided = [text for text in texts if module._plain(found := distinct(without_laughter(text)), hits(found), FIVE)]
+    assert len(decided) >= 3
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_identifier", None)
+        alone = [language(text) for text in decided]
+    monkeypatch.setattr(module, "_plain", lambda *_: False)
+    assert [language(text) for text in decided] == alone
+
+
+def test_words_alone_do_not_decide_where_a_near_relative_could_be_meant() -> None:
+    near = "que pena, não tenho tempo para isso agora, mas eu te aviso de amanhã ou no sábado se quiser"
+    assert language(near) == ""
+    assert language("para mim, se a gente não for, no lo sé", among=("es", "pt")) == "pt"

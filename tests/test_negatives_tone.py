@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from ktodata.negatives.corruption import lexicon
+from ktodata.negatives.corruption import lexicon, tone
 from ktodata.negatives.corruption.tone import flatten, strip_emoji
 
 
@@ -102,3 +102,18 @@ def test_emoji_alone_go() -> None:
     half = strip_emoji("a 😊 b 😊 c 😊 d 😊", rng=rng, intensity=0.5)
     assert half is not None
     assert half.count("😊") == 2
+
+
+def test_what_is_looked_for_first_misses_no_laugh_and_no_picture() -> None:
+    rng = random.Random(5)
+    letters = "haHAejJiulLoOmMfFxXdDbwｗ哈呵嘻ㅋㅎ笑（()) :;=-'’^o*[]|/\\Ppsー3<>_.tTrツ¯😊🏽❤️©®™‼⁉1⃣#♀abc"
+    found = 0
+    for _ in range(20_000):
+        text = "".join(rng.choices(letters, k=rng.randint(2, 9)))
+        small = text.lower()
+        if tone.LAUGHTER.search(text) or tone._LAUGHED.search(text):
+            assert tone._MAY_LAUGH.search(small), text
+        if tone._PICTURE.search(text) or tone._THOUGHT_ENDS.search(text):
+            found += 1
+            assert tone._MAY_PICTURE.search(small), text
+    assert found > 1000

@@ -16,7 +16,7 @@ from typing import Any
 from ktodata.errors import UsageError
 from ktodata.negatives.corruption import lexicon
 from ktodata.negatives.corruption.layout import hide
-from ktodata.negatives.corruption.tone import LAUGHTER
+from ktodata.negatives.corruption.tone import without_laughter
 from ktodata.schema import Row, plain
 
 # Log-likelihoods. On 125 chat lines of one to eleven words in five languages, and 26 in seven others (many are
@@ -24,6 +24,11 @@ from ktodata.schema import Row, plain
 _MARKER = 4.0  # of each word that a lexicon knows
 _HOME = 4.0  # ahead that the languages asked for are
 _SURE = 4.0  # by which the best must lead for the reply to decide alone
+# From so many of its words, such a share of all, and so many more than of any other language, a lexicon decides alone.
+# Of 3,900 casual and formal texts in five languages that was so for two fifths, of 43 lines in their near relatives
+# (Portuguese, Catalan, Galician, Dutch, Danish …) for none; and each time the classifier said the same.
+_PLAIN, _PLAIN_SHARE, _PLAIN_LEAD = 4, 0.4, 3
+_HAVE_LEXICONS = frozenset(lexicon.LANGUAGES)
 _LONGEST = 500  # characters looked at
 # What a text is held against, beside the languages asked for: of the 139 that are known, the most written. Rarer ones
 # cost time, and steal short texts.
@@ -57,10 +62,14 @@ def check_code(code: str, *, name: str) -> None:
 def _best(text: str, home: tuple[str, ...]) -> tuple[str, float]:
     """The likeliest of `home` and how far it leads; "" when it is another language, or when there are no words."""
     hidden = hide(text[:_LONGEST])
-    words = LAUGHTER.sub(" ", hidden[0] if hidden else text[:_LONGEST])
+    words = without_laughter(hidden[0] if hidden else text[:_LONGEST])
     if not any(char.isalpha() for char in words):
         return "", 0.0
-    known = lexicon.hits(words)
+    found = lexicon.distinct(words)
+    known = lexicon.hits(found)
+    if _plain(found, known, home):
+        best = max(known, key=lambda code: known[code])
+        return (best if best in home else ""), _SURE
     scores: dict[str, float] = {}
     # Best first, so of the languages that nothing is added to only the first counts.
     for code, score in _identifier(home).rank(words):
@@ -70,6 +79,13 @@ def _best(text: str, home: tuple[str, ...]) -> tuple[str, float]:
             scores[""] = score
     best, second = sorted(scores, key=lambda code: (-scores[code], code))[:2] if len(scores) > 1 else (*scores, "")
     return (best if best in home else ""), scores[best] - scores.get(second, -math.inf)
+
+
+def _plain(found: set[str], known: dict[str, int], home: tuple[str, ...]) -> bool:
+    """Whether the words alone say it, which spares the classifier: it takes four fifths of the time."""
+    first, second = sorted(known.values(), reverse=True)[:2]
+    # Only among languages that have a lexicon: Spanish ones would claim Portuguese.
+    return first >= max(_PLAIN, _PLAIN_SHARE * len(found), second + _PLAIN_LEAD) and _HAVE_LEXICONS.issuperset(home)
 
 
 @functools.cache

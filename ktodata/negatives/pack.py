@@ -209,8 +209,12 @@ _OPENING = " “„«\"'(¿¡*_"
 
 def _begins(out: list[str], text: str) -> bool:
     """Whether a sentence begins with `text` after what is written so far."""
-    if out and (out[-1][-1].isalnum() or out[-1][-1] == ","):
-        return False  # as most often
+    if out:
+        last = out[-1][-1]
+        if last == " ":
+            last = out[-1][-2:-1]
+        if last.isalnum() or last == ",":
+            return False  # as most often
     # A mark with no space after it is inside something, such as the address of a page.
     apart = text[0] in " \n¿¡"
     for piece in reversed(out):

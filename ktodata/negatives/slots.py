@@ -110,7 +110,7 @@ _NOISE = re.compile(rf"{layout.EMOJI}|[{layout.PLACE}-\U000fffff{{}}<>|*_#~`\\^]
 
 def _bare(text: str) -> str:
     """Without code, addresses, emoji and marks that mean something to a template or to Markdown; one line."""
-    return " ".join(tone.LAUGHTER.sub(" ", _NOISE.sub(" ", text)).split())
+    return " ".join(tone.without_laughter(_NOISE.sub(" ", text)).split())
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:
@@ -164,7 +164,12 @@ def _rated(run: list[re.Match[str]], before: str, known: _Known, *, named: bool,
 
 def _key(match: re.Match[str]) -> str:
     """A word as the lists have it: without what English joins to it ("what's"), or the apostrophe of an elision."""
-    return _JOINED.sub("", match.group().lower().replace("’", "'"))
+    return _bare_word(match.group())
+
+
+@functools.lru_cache(maxsize=50_000)
+def _bare_word(word: str) -> str:
+    return _JOINED.sub("", word.lower().replace("’", "'"))
 
 
 _ARTICLES = frozenset(("el", "la", "los", "las", "le", "les", "l"))
@@ -220,7 +225,7 @@ def _statement(reply: str) -> str:
     """The first sentence of the reply that states something and holds no code."""
     hidden = layout.hide(reply[:_LONGEST])
     for sentence in layout.sentences(hidden[0]).words[:4] if hidden else ():
-        words = _NOISE.sub(" ", tone.LAUGHTER.sub(" ", sentence)).split()
+        words = _NOISE.sub(" ", tone.without_laughter(sentence)).split()
         if not sentence.endswith("?") and 2 <= len(words) <= 25 and not _PLACE.search(sentence):
             return sentence
     return ""

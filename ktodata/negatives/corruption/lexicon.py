@@ -65,14 +65,18 @@ def changed(
 
 def guess(text: str) -> str:
     """The language of `LANGUAGES` whose words the text has most of; "" when it has none of any."""
-    found = hits(text)
+    found = hits(distinct(text))
     best = max(LANGUAGES, key=lambda code: found[code])
     return best if found[best] else ""
 
 
-def hits(text: str) -> dict[str, int]:
-    """How many different words of the text each lexicon knows, by language."""
-    found = {word.replace("’", "'") for word in _WORD.findall(text.lower())}
+def distinct(text: str) -> set[str]:
+    """The different words of a text, in small letters, apostrophes straight."""
+    return set(_WORD.findall(text.lower().replace("’", "'")))
+
+
+def hits(found: set[str]) -> dict[str, int]:
+    """How many of these words each lexicon knows, by language."""
     return {code: len(found & _markers(code)) for code in LANGUAGES}
 
 
