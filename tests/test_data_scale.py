@@ -49,9 +49,19 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["unpair", *arguments])
 
 
-WAYS = "walk on,turn left,ask there,wait a bit,change trains,look up,cross over,go back,sit down,take care,see".split(
-    ","
-)
+WAYS = [
+    "walk on",
+    "turn left",
+    "ask there",
+    "wait a bit",
+    "change trains",
+    "look up",
+    "cross over",
+    "go back",
+    "sit down",
+    "take care",
+    "see",
+]
 
 
 def tight(monkeypatch: pytest.MonkeyPatch) -> None:
