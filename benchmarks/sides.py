@@ -48,10 +48,7 @@ def make(options: argparse.Namespace) -> dict[str, Any]:
 def first_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the steps that are run."""
     lines = (options.work / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    need = options.steps * options.batch
-    if len(lines) < need:
-        sys.exit(f"{need} rows are needed and {options.source} has {len(lines)}: fewer steps, or a smaller batch")
-    return [json.loads(line) for line in lines[:need]]
+    return [json.loads(line) for line in lines[: options.steps * options.batch]]
 
 
 def run_trl(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,6 +67,7 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
     if options.lora:
         from peft import LoraConfig
 
+        _same_adapters()
         peft_config = LoraConfig(**LORA, target_modules="all-linear", task_type="CAUSAL_LM")
     dtype = getattr(torch, weights_type(options))
     trainer = KTOTrainer(
@@ -101,6 +99,20 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"seconds": clock.seconds, "losses": losses, **counter.result(), **_peak()}
+
+
+def _same_adapters() -> None:
+    """Let TRL's fresh adapter draw the numbers that ktotrain's draws, so that losses can be compared."""
+    import torch
+    from trl.trainer import kto_trainer
+
+    make = kto_trainer.get_peft_model
+
+    def seeded(*arguments: Any, **named: Any) -> Any:
+        torch.manual_seed(0)
+        return make(*arguments, **named)
+
+    kto_trainer.get_peft_model = seeded
 
 
 class _Clock:

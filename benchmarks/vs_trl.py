@@ -18,6 +18,7 @@ float32 in both; with `--lora` and bf16, the frozen ones are bfloat16 in both.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -46,6 +47,8 @@ def main() -> None:
     if options.child:
         run_child(options)
         return
+    if trouble := trouble_with(options):
+        sys.exit(trouble)
     results = measure(options, sys.argv[1:])
     print(report(results, options))
     if options.json:
@@ -54,26 +57,50 @@ def main() -> None:
         sys.exit(1)
 
 
+def trouble_with(options: argparse.Namespace) -> str:
+    """What speaks against measuring at all, or "": better said before than after some minutes."""
+    if options.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "--device cuda: no GPU that torch can use. Leave it out to measure on the CPU"
+    if options.only != "ktotrain":
+        if importlib.util.find_spec("trl") is None:
+            return "TRL is not installed: pip install -e '.[bench]', or --only ktotrain"
+        if options.batch < 2:
+            return "--batch: TRL refuses steps of one row. Take 2 or more, or --only ktotrain"
+    if options.json and not options.json.parent.is_dir():
+        return f"--json: no such folder: {options.json.parent}"
+    return ""
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The options."""
     found = argparse.ArgumentParser(description="ktotrain against TRL.")
     found.add_argument("source", nargs="?", default=str(next(path for path in SOURCES if path.exists())))
     found.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     found.add_argument("--shape", choices=SHAPES, default="7m")
-    found.add_argument("--steps", type=int, default=20)
-    found.add_argument("--batch", type=int, default=16)
-    found.add_argument("--max-length", type=int, default=1024)
+    found.add_argument("--steps", type=positive, default=20)
+    found.add_argument("--batch", type=positive, default=16)
+    found.add_argument("--max-length", type=positive, default=1024)
     found.add_argument("--precision", choices=["no", "bf16"], default="no")
     found.add_argument("--lora", action="store_true")
     found.add_argument("--precomputed", action="store_true")
     found.add_argument("--own-order", action="store_true")
     found.add_argument("--gradient-checkpointing", action="store_true")
     found.add_argument("--attention", default="auto", help="ktotrain's model.attention")
-    found.add_argument("--pack-tokens", type=int, default=16_384)
+    found.add_argument("--pack-tokens", type=positive, default=16_384)
     found.add_argument(
         "--longer", type=int, default=0, help="put other rows before each prompt, up to so many characters"
     )
-    found.add_argument("--rounds", type=int, default=1, help="run both sides so often, in turns; medians count")
+    found.add_argument("--rounds", type=positive, default=1, help="run both sides so often, in turns; medians count")
     found.add_argument("--only", choices=SIDES, help="one side alone")
     found.add_argument("--json", type=Path)
     found.add_argument("--child", choices=["model", "gemm", *SIDES], help=argparse.SUPPRESS)
@@ -83,11 +110,6 @@ def parser() -> argparse.ArgumentParser:
 
 def measure(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
     """Both sides and the GEMM rate, each in processes of their own; `arguments` are the options as given."""
-    if options.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            sys.exit("--device cuda: no GPU that torch can use. Leave it out to measure on the CPU")
     with tempfile.TemporaryDirectory() as work:
         options.work = Path(work)
         rows = options.work / "rows.jsonl"
@@ -95,6 +117,10 @@ def measure(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]
         done = subprocess.run(unpair, check=False, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr.strip().rpartition("\n")[2])
+        with rows.open(encoding="utf-8") as lines:
+            there = sum(1 for _ in lines)
+        if there < (need := options.steps * options.batch):
+            sys.exit(f"{options.source}: {there:,} rows and {need:,} are needed. Fewer --steps, or a smaller --batch")
         if options.longer:
             lengthen(rows, options.longer)
         sides = [options.only] if options.only else list(SIDES)

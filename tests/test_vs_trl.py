@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import sides, suite
 from benchmarks.shapes import flops_per_token, head_flops_per_token, spared_flops_per_token
-from benchmarks.vs_trl import figures, lengthen, merge, parser, report
+from benchmarks.vs_trl import figures, lengthen, main, merge, parser, report, trouble_with
 
 STEP = dict.fromkeys(sides.COUNTED, 0) | {"tokens": 300, "graded_tokens": 100, "scored": 90, "graded_scored": 30}
 GEMM = {"rate": 1e9, "device": "CPU"}
@@ -112,3 +112,48 @@ def test_the_suite_names_what_the_parser_takes() -> None:
     for arguments in [*suite.GPU.values(), *suite.CPU.values()]:
         found = parser().parse_args(["rows", *suite.ON_GPU, *arguments])
         assert found.steps >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--device", "cuda"), "no GPU that torch can use"),
+        (("--batch", "1"), "TRL refuses steps of one row"),
+        (("--json", "nowhere/at/all.json"), "no such folder: nowhere/at"),
+        (("--only", "ktotrain", "--batch", "1"), ""),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_runs(
+    arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    found = trouble_with(options(*arguments))
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_without_trl_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["vs_trl", "rows.jsonl"])
+    with pytest.raises(SystemExit, match=r"TRL is not installed: pip install -e '.\[bench\]', or --only ktotrain"):
+        main()
+    assert not trouble_with(options("--only", "ktotrain"))
+
+
+@pytest.mark.parametrize("option", ["--steps", "--batch", "--rounds", "--max-length", "--pack-tokens"])
+def test_numbers_are_from_one(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options(option, "0")
+    assert f"argument {option}: invalid positive value: '0'" in capsys.readouterr().err
+
+
+def test_the_suite_runs_every_test_that_needs_a_gpu_and_stops_in_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their file alone: the others import what a machine for measuring need not have."""
+    mark = "pytest.mark." + "gpu,"
+    tests = Path(__file__).parent
+    assert [f"tests/{path.name}" for path in tests.glob("*.py") if mark in path.read_text()] == [suite.GPU_TESTS]
+    assert suite.run_tests(tmp_path, 0.01) == 1
+    assert "stopped after 0 s" in capsys.readouterr().out
