@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from ktodata.check import Report, check
+from ktodata.check.leaks import Leaks
+from ktodata.check.look import Look
 from ktodata.check.show import as_page, as_table
 from ktodata.cli import main
 from ktodata.errors import UsageError
@@ -361,3 +363,24 @@ def test_few_rows_are_no_trouble(tmp_path: Path, count: int) -> None:
     assert report.rows == count
     with pytest.raises(UsageError):
         check(str(tmp_path / "in.jsonl"), near_threshold=2)
+
+
+@pytest.mark.parametrize(("case", "silent"), [("twice", "near-duplicates"), ("the other label", "near-contradictions")])
+def test_what_is_equal_is_told_once(tmp_path: Path, case: str, silent: str) -> None:
+    report = found(check(save(tmp_path / "in.jsonl", CASES[case][0](clean()))))
+    assert report[silent].verdict == "pass"
+
+
+def test_the_negatives_looked_at_are_those_of_the_completions_looked_at() -> None:
+    rng = random.Random(1)
+    parents = [make_row(f"p{n}", sentence(rng, 9), True, source="s", origin="pair") for n in range(300)]
+    negatives = [
+        make_row(row.prompt, sentence(rng, 9), False, source="s", origin="synthetic", strategy="base", parent_id=row.id)
+        for row in parents
+    ]
+    leaks = Leaks(most=60)
+    for place, row in enumerate([*parents, *negatives]):
+        leaks.add(Look(row, place, 0, 0))
+    looked_at = {row.id for row in leaks._desirable.rows()}
+    assert len(looked_at) == 60
+    assert {row.parent_id for row in leaks._negatives["base"].rows()} == looked_at
