@@ -73,6 +73,12 @@ def test_topics_and_kinds(language: str, prompt: str, topic: str, kind: str) -> 
     assert what.kind == kind
 
 
+def test_a_german_topic_begins_with_its_noun_and_auxiliaries_are_none() -> None:
+    assert found("wann fährt der letzte Bus?", language="de").values["topic"] == "Bus"
+    assert found("wann fährt der letzte bus?", language="de").values["topic"] == "letzte bus"
+    assert found("my laptop won't start").values["topic"] == "laptop"
+
+
 def test_times_names_and_details() -> None:
     what = found("is Giulia bringing the tent for the trip on friday?")
     assert what.values == {

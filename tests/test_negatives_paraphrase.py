@@ -162,3 +162,26 @@ def test_the_generator_alone_decides() -> None:
 def test_a_language_that_the_rules_do_not_have() -> None:
     with pytest.raises(UsageError, match=r"paraphrase.language is 'pt', and no pack has it. There are de, en"):
         prepare(Run([]), manner=MANNERS, language="pt", fallback=None)
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_french_keeps_the_space_before_its_marks_and_other_languages_have_none(manner: str) -> None:
+    said = rewrite("ouais carrément, à quelle heure ? je serai là : au bar ; viens", manner, "fr", random.Random(1))
+    assert "à quelle heure ?" in said and "là : au bar ; viens" in said
+    assert " ?" not in rewrite("sure 😊 ? ok", "professional", "en", random.Random(1))
+
+
+def test_after_an_opening_sentence_the_reply_begins_with_a_capital() -> None:
+    seen = [rewrite("call me at 8", "longer", "en", random.Random(seed)) for seed in range(200)]
+    assert any(re.search(r"[.!?] Call me", text) for text in seen)
+    assert not any(re.search(r"[.!?] call me", text) for text in seen)
+    assert any(re.search(r": call me", text) for text in seen)
+
+
+@pytest.mark.parametrize("code", FIVE)
+def test_marks_articles_and_spaces_are_right_in_a_thousand_of_each_manner(code: str) -> None:
+    wrong = re.compile(r" [,.]|  |[,;:]{2}|\.[,;]|,\.|\{|\}|\ba (?:il|la) Su|\bde le\b|\bà le\b|\ba el\b|\bde el\b")
+    for manner in MANNERS:
+        for seed in range(1000):
+            text = rewrite("ok", manner, code, random.Random(seed))
+            assert not wrong.search(text), text

@@ -69,13 +69,13 @@ class Grammar:
     def _write(self, text: Text, rng: random.Random, slots: Mapping[str, str], out: list[str]) -> None:
         for literal, name in text:
             if literal:
-                out.append(_capital(literal) if _begins(out, literal) else literal)
+                out.append(capital(literal) if _begins(out, literal) else literal)
             if not name or name[0] == "?":
                 continue
             if name in self.parts:
                 self._write(_drawn(self.parts[name], rng), rng, slots, out)
             elif value := slots[name]:
-                out.append(_capital(value) if _begins(out, value) else value)
+                out.append(capital(value) if _begins(out, value) else value)
 
 
 def _drawn(texts: tuple[Text, ...], rng: random.Random) -> Text:
@@ -224,7 +224,8 @@ def _begins(out: list[str], text: str) -> bool:
     return True
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """The text with its first letter large, unless something other than opening marks comes before that."""
     for place, char in enumerate(text):
         if char.isalpha():
             return text[:place] + char.upper() + text[place + 1 :]

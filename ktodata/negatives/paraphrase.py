@@ -19,7 +19,7 @@ from ktodata.negatives.contract import Option, Run, Skip, Strategy
 from ktodata.negatives.corruption import lexicon, tone
 from ktodata.negatives.corruption.formal import after
 from ktodata.negatives.corruption.layout import hide, sentences, unhide
-from ktodata.negatives.pack import Grammar, own_pack
+from ktodata.negatives.pack import Grammar, capital, own_pack
 from ktodata.negatives.template import check_language, language_options, opened
 from ktodata.schema import Row, normalise
 
@@ -114,6 +114,7 @@ def _around(text: str, grammar: Grammar, rng: random.Random) -> str:
     opening, _, closing = around.partition(_HERE)
     if opening.strip() or closing.strip():
         text = _ended(text) if closing.strip() else text
+        text = capital(text) if opening.rstrip()[-1:] in (".", "!", "?") else text
         # What has several lines, or code, stays a block of its own.
         gap = "\n\n" if "\n" in text or "```" in text else " "
         return gap.join(part for part in (opening.strip(), text, closing.strip()) if part)

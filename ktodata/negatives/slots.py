@@ -135,7 +135,9 @@ def _phrases(text: str, known: _Known, language: str) -> list[_Phrase]:
                 run.append(match)
                 continue
             if run:
-                found.append(_rated(run, before, known, named=language != "de", first=start == 0))
+                german = language == "de"
+                run = _noun(run) if german else run
+                found.append(_rated(run, before, known, named=not german, first=start == 0))
             run, before = [], word
     return sorted((phrase for phrase in found if phrase.text), key=lambda phrase: phrase.rank)
 
@@ -160,6 +162,12 @@ def _rated(run: list[re.Match[str]], before: str, known: _Known, *, named: bool,
     name = named and all(m.group()[0].isupper() and not (first and m.start() == 0) for m in words)
     points = 2 * len(words[:3]) + 3 * (before in known.articles) - 3 * bool(known.verbal.search(_key(words[0])))
     return _Phrase((-points, run[0].start()), text, name and not run[0].string.isupper())
+
+
+def _noun(run: list[re.Match[str]]) -> list[re.Match[str]]:
+    """A German run from its noun on: the adjective before it, which the article decided, would be wrong alone."""
+    large = [place for place, match in enumerate(run) if match.group()[0].isupper()]
+    return run[large[0] :] if large else run
 
 
 def _key(match: re.Match[str]) -> str:

@@ -124,7 +124,7 @@ def _flat_line(line: str, code: str, chance: Chance, words: lexicon.Lexicon | No
     body = _MARKS.sub(lambda match: _plain_mark(match) if chance() else match.group(), body)
     if code:
         body = _rewritten(body, words or lexicon.load(code), chance)
-    return indent + _finished(_tidy(body), chance)
+    return indent + _finished(_tidy(body, code), chance)
 
 
 def _rewritten(text: str, words: lexicon.Lexicon, chance: Chance) -> str:
@@ -166,8 +166,9 @@ def _key(match: re.Match[str]) -> str:
     return " ".join(match.group().lower().replace("’", "'").split())
 
 
+_SPACED = re.compile(r"(?<![ \t])[ \t]+([,.;:!?…)])")
+_SPACED_FRENCH = re.compile(r"(?<![ \t])[ \t]+([,.…)])")  # French writes a space before the other marks
 _GAPS = (
-    (re.compile(r"(?<![ \t])[ \t]+([,.;:!?…)])"), r"\1"),
     (re.compile(r"^[\s,.;:!?]+(?=\w)"), ""),
     (re.compile(r"([.!?])[,;]+"), r"\1"),
     (re.compile(r"([.!?])(?:[ \t]*\.)+"), r"\1"),
@@ -177,9 +178,9 @@ _GAPS = (
 )
 
 
-def _tidy(body: str) -> str:
+def _tidy(body: str, code: str) -> str:
     """No doubled marks or spaces, and none before a mark, where something was dropped."""
-    body = body.strip(" \t")
+    body = (_SPACED_FRENCH if code == "fr" else _SPACED).sub(r"\1", body.strip(" \t"))
     for pattern, new in _GAPS:
         body = pattern.sub(new, body)
     return body
