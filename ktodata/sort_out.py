@@ -181,16 +181,19 @@ class Cleaning:
         import numpy as np
         import pyarrow
 
-        table = self.rows.read(part, (*CLEANED, "_prompt"))
-        if table is None:
+        numbered = self.rows.read(part, ("_prompt", "_completion"))
+        if numbered is None:
             return []
-        places = np.arange(table.num_rows)
+        places = np.arange(numbered.num_rows)
         if not self.single and self.groups is None:
-            numbers = mixed(table.column("_prompt").to_numpy(), table.column("_completion").to_numpy())
+            numbers = mixed(numbered.column("_prompt").to_numpy(), numbered.column("_completion").to_numpy())
             order = np.argsort(numbers, kind="stable")
             twin = numbers[order][1:] == numbers[order][:-1]
             places = np.sort(order[np.concatenate([twin, [False]]) | np.concatenate([[False], twin])])
-            table = table.take(pyarrow.array(places))
+        table = self.rows.read(part, CLEANED) if len(places) else None
+        if table is None:
+            return []
+        table = table.take(pyarrow.array(places))
         ids, prompts, completions, labels, *provenance = (table.column(name).to_pylist() for name in CLEANED)
         return [
             Item(*values)

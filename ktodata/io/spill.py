@@ -1,12 +1,14 @@
 """A table too large for memory, in parts that are not: each row goes to the part that it is told to.
 
 While the rows are few they stay in memory; beyond `BUDGET` bytes they go to a file for each part, in a folder of
-their own that goes when the block ends. Either way the same parts hold the same rows in the order they came.
+their own that goes when the block ends, `PORTION` bytes at a time. Either way the same parts hold the same rows in the
+order they came.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,8 @@ from ktodata.errors import WriteError
 from ktodata.io.ahead import OneAhead
 from ktodata.io.table import Table
 
-BUDGET = 16 * 2**20  # bytes of rows held in memory before they go to disk, and of each write after that
+BUDGET = 256 * 2**20  # bytes of rows held in memory before they go to disk
+PORTION = 16 * 2**20  # bytes of rows that are written together
 
 
 class Spill:
@@ -32,7 +35,8 @@ class Spill:
         self.rows = 0
         self._waiting: list[tuple[Table, Any]] = []
         self._bytes = 0
-        self._sorted: dict[int, Table] | None = None
+        self._whole: Table | None = None
+        self._places: dict[int, Any] = {}
         self._schema: Any = None
         self._stack = contextlib.ExitStack()
         self._place: Path | None = None
@@ -45,7 +49,7 @@ class Spill:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._waiting, self._sorted = [], None
+        self._waiting, self._whole = [], None
         self._stack.close()
 
     @property
@@ -65,7 +69,7 @@ class Spill:
         self.rows += table.num_rows
         self._waiting.append((table, part_of))
         self._bytes += table.nbytes
-        if self._bytes > self.budget:
+        if self._bytes > (min(PORTION, self.budget) if self.on_disk else self.budget):
             self._flush()
 
     def finish(self) -> None:
@@ -76,32 +80,37 @@ class Spill:
             for writer in self._writers.values():
                 writer.close()
             self._writers = {}
-        elif self._sorted is None:
-            self._sorted = dict(_by_part(self._waiting))
-            self._waiting = []
+        elif self._waiting:
+            tables, part_of = _joined(self._waiting)
+            self._waiting, self._bytes = [], 0
+            self._whole = tables.combine_chunks()
+            self._places = dict(_places(part_of))
 
     def read(self, part: int, columns: Sequence[str] | None = None) -> Table | None:
         """The rows of a part, in the order they came; None if it has none. Call `finish` first."""
         import pyarrow
 
-        if self._sorted is not None:
-            table = self._sorted.get(part)
-            return table if table is None or columns is None else table.select(list(columns))
+        if not self.on_disk:
+            places = self._places.get(part)
+            if places is None or self._whole is None:
+                return None
+            table = self._whole if columns is None else self._whole.select(list(columns))
+            return table.take(pyarrow.array(places))
         assert self._place is not None, "call finish first"
         path = self._place / f"{part}.arrow"
         if not path.exists():
             return None
-        places = None if columns is None else [self._schema.get_field_index(name) for name in columns]
-        options = pyarrow.ipc.IpcReadOptions(included_fields=places, use_threads=False)
+        fields = None if columns is None else [self._schema.get_field_index(name) for name in columns]
+        options = pyarrow.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
         with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file, options=options) as stream:
             return stream.read_all()
 
     def forget(self, part: int) -> None:
         """A part will not be read again: its room is free for something else."""
-        if self._sorted is not None:
-            self._sorted.pop(part, None)
-        elif self._place is not None:
+        if self._place is not None:
             (self._place / f"{part}.arrow").unlink(missing_ok=True)
+        elif self._places.pop(part, None) is not None and not self._places:
+            self._whole = None
 
     def _flush(self) -> None:
         """Write what waits, in the background; what was written before is done then.
@@ -119,7 +128,13 @@ class Spill:
             self._stack.callback(self._close)
             self._ahead = self._stack.enter_context(OneAhead())
         waiting, self._waiting, self._bytes = self._waiting, [], 0
-        self._ahead.do(lambda: self._write(waiting))
+        while waiting:
+            size, some = 0, []
+            while waiting and size < PORTION:
+                some.append(waiting.pop(0))
+                size += some[-1][0].nbytes
+            self._wait()
+            self._ahead.do(functools.partial(self._write, some))
 
     def _wait(self) -> None:
         import pyarrow
@@ -181,14 +196,24 @@ def _by_part(waiting: list[tuple[Table, Any]]) -> list[tuple[int, Table]]:
     import numpy as np
     import pyarrow
 
-    if not waiting:
-        return []
-    whole = pyarrow.concat_tables([table for table, _ in waiting])
-    part_of = np.concatenate([numbers for _, numbers in waiting])
+    tables, part_of = _joined(waiting)
+    places = _places(part_of)
+    ordered = tables.take(pyarrow.array(np.concatenate([some for _, some in places])))
+    ends = np.cumsum([len(some) for _, some in places]).tolist()
+    return [(part, ordered.slice(end - len(some), len(some))) for (part, some), end in zip(places, ends, strict=True)]
+
+
+def _joined(waiting: list[tuple[Table, Any]]) -> tuple[Table, Any]:
+    import numpy as np
+    import pyarrow
+
+    return pyarrow.concat_tables([table for table, _ in waiting]), np.concatenate([parts for _, parts in waiting])
+
+
+def _places(part_of: Any) -> list[tuple[int, Any]]:
+    """The places of each part's rows, in their order."""
+    import numpy as np
+
     order = np.argsort(part_of, kind="stable")
-    ordered = whole.take(pyarrow.array(order))
     found, starts = np.unique(part_of[order], return_index=True)
-    ends = [*starts[1:], len(order)]
-    return [
-        (int(part), ordered.slice(start, end - start)) for part, start, end in zip(found, starts, ends, strict=True)
-    ]
+    return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True))
