@@ -12,9 +12,10 @@ the order by that number, and each stretch is arranged for itself, so that no mo
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Any
+
+import xxhash
 
 from ktodata.arrange import MAX_RUN, Keys, Table, arrange, draws, longest_run
 from ktodata.schema import Row, Text, normalise, plain
@@ -44,8 +45,7 @@ def number_of(name: str) -> int:
 
 def completion_number(completion: Text) -> int:
     """A 64-bit stand-in for a completion, equal for those that are equal after normalising."""
-    text = normalise(plain(completion)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    return xxhash.xxh3_64_intdigest(normalise(plain(completion)).encode("utf-8", "surrogatepass"))
 
 
 def training_order(rows: Sequence[Row], *, seed: int) -> list[Row]:
