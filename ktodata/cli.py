@@ -29,6 +29,7 @@ COMMANDS = {
     "mix": Lazy("ktodata.commands.mix:mix_command", "Put several files together, each with its share."),
     "convert": Lazy("ktodata.commands.convert:convert", "Write other trainers' formats, and read them back."),
     "check": Lazy("ktodata.commands.check:check_command", "Look for what spoils training, before it does."),
+    "push": Lazy("ktodata.commands.push:push", "Put rows on the Hugging Face Hub, with a dataset card."),
     "balance": Lazy("ktodata.balance_command:balance", "Count both classes and give the weights of the paper's rule."),
     "presets": Lazy("ktodata.commands.presets:presets", "List the datasets and layouts that unpair can read."),
     "strategies": Lazy("ktodata.negatives.command:strategies", "List the ways of making negatives."),

@@ -54,7 +54,7 @@ class Snapshot:
                 # Not `list_repo_files`: that one retries for 23 seconds where there is no network.
                 info = huggingface_hub.HfApi().dataset_info(self.repo, timeout=20)
             except Exception as error:
-                if not _unreachable(error):
+                if not unreachable(error):
                     raise
                 try:
                     self._folder = huggingface_hub.snapshot_download(
@@ -77,7 +77,7 @@ class Snapshot:
             return Path(self._folder) / name
         import huggingface_hub
 
-        with hub_errors(self.repo), _quiet():
+        with hub_errors(self.repo), quiet():
             # By name, not by commit: the cache then knows which commit to offer when the Hub cannot be reached.
             return Path(huggingface_hub.hf_hub_download(self.repo, name, repo_type="dataset"))
 
@@ -93,7 +93,7 @@ def dataset_records(hub_id: HubId, *, split: str, limit: int | None = None) -> I
     _check_reachable(hub_id.repo)
     import datasets
 
-    with hub_errors(hub_id.repo), _quiet():
+    with hub_errors(hub_id.repo), quiet():
         data = datasets.load_dataset(hub_id.repo, hub_id.config or None, split=split, streaming=limit is not None)
     records = iter(data)
     while True:
@@ -159,7 +159,7 @@ def hub_errors(repo: str) -> Iterator[None]:
     except ValueError as error:  # `datasets`: an unknown split or configuration; the text lists those there are
         raise SourceError(_first_line(error, lines=2), where=where) from error
     except Exception as error:
-        if _unreachable(error):
+        if unreachable(error):
             raise SourceError(
                 "the Hub cannot be reached",
                 where=where,
@@ -170,7 +170,7 @@ def hub_errors(repo: str) -> Iterator[None]:
         raise
 
 
-def _unreachable(error: BaseException) -> bool:
+def unreachable(error: BaseException) -> bool:
     """Whether an error means no connection, wherever in its chain that is said."""
     seen: BaseException | None = error
     while seen is not None:
@@ -188,7 +188,7 @@ def _first_line(error: BaseException, *, lines: int = 1) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars of the client libraries where there is no terminal, and no talk of retries."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

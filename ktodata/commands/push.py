@@ -1,0 +1,101 @@
+"""`ktodata push`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from ktodata import cli_common as common
+from ktodata.errors import UsageError, WriteError
+from ktodata.io import local_path
+from ktodata.report.facts import Counts, origin_of
+from ktodata.report.publish import check_id, prepare, upload
+
+
+@click.command(
+    cls=common.Command,
+    epilog=common.example(
+        "ktodata push train.parquet me/my-kto --private",
+        "ktodata push train.parquet me/my-kto --eval eval.parquet --token-env MY_TOKEN",
+        "ktodata push train.parquet me/my-kto --dry-run card",
+    ),
+)
+@click.argument("source")
+@click.argument("hub_id", metavar="HUB_ID")
+@click.option("--eval", "held_out", metavar="EVAL", help="Rows for evaluation, as the split `test`.")
+@click.option("--private", is_flag=True, help="Make a dataset that only you can see; one that is there stays as it is.")
+@click.option(
+    "--token-env", metavar="NAME", help="The environment variable that holds the token; else the Hub's own login."
+)
+@click.option(
+    "--licence", "--license", default="", metavar="ID", help="The licence, as the Hub calls it; else told by sources."
+)
+@click.option(
+    "--split", default="train", show_default=True, metavar="NAME", help="Which split of a SOURCE that has several."
+)
+@click.option("--dry-run", "folder", metavar="FOLDER", help="Write all of it here, and nothing to the Hub.")
+def push(
+    source: str,
+    hub_id: str,
+    held_out: str | None,
+    private: bool,
+    token_env: str | None,
+    licence: str,
+    split: str,
+    folder: str | None,
+) -> None:
+    """Put rows on the Hugging Face Hub as a dataset, with a card that tells what they are.
+
+    The data go up as parquet, in their order. The card has the counts of each class by source, origin and strategy,
+    the licences of the datasets that rows came from, a warning where these forbid commercial use, and two plots. Data
+    of the same splits, the card and the plots replace what is there.
+    """
+    check_id(hub_id)
+    token = _token(token_env)
+    sources = {"train": source} | ({"test": held_out} if held_out else {})
+    if folder is not None:
+        target = local_path(folder)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise UsageError(f"{folder} is there, and not an empty folder", do="Name a new one")
+        with common.progress("reading") as advance:
+            splits = prepare(sources, hub_id, target, split=split, licence=licence, advance=advance)
+        _summarise(splits)
+        common.say(f"written to {folder}; nothing was put on the Hub")
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix="ktodata-") as made:
+            with common.progress("reading") as advance:
+                splits = prepare(sources, hub_id, Path(made), split=split, licence=licence, advance=advance)
+            _summarise(splits)
+            address = upload(Path(made), hub_id, private=private, token=token, splits=tuple(splits))
+    except OSError as error:
+        raise WriteError(f"no room to prepare the files: {error.strerror or error}") from error
+    common.say(f"pushed to {address}")
+
+
+def _token(name: str | None) -> str:
+    """The token in an environment variable; its value is never shown.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name is None:
+        return ""
+    value = os.environ.get(name, "").strip()
+    if not value:
+        # Whoever passes the token itself for the variable's name will not see it repeated.
+        shown = f" {name}" if name.isidentifier() and not name.startswith("hf_") else ""
+        raise UsageError(f"--token-env: no environment variable{shown}", do="Name the variable that holds the token")
+    return value
+
+
+def _summarise(splits: dict[str, Counts]) -> None:
+    for name, counts in splits.items():
+        common.say(f"{name}: {counts.rows} rows, {counts.labels[True]} desirable, {counts.labels[False]} undesirable")
+    for source in sorted({source for counts in splits.values() for source, _, _ in counts.table("source")}):
+        found = origin_of(source)
+        if not found.commercial:
+            common.say(f"warning: the licence of {found.dataset} ({source}) is {found.licence}")
