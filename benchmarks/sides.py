@@ -24,10 +24,9 @@ def run_child(options: argparse.Namespace) -> None:
     try:
         result = task(options)
     except BaseException as error:
-        import torch
+        from ktotrain.shortage import is_shortage
 
-        cause = error.__cause__ or error
-        if not isinstance(cause, torch.OutOfMemoryError) and "can't allocate memory" not in str(cause):
+        if not is_shortage(error.__cause__ or error):
             raise
         result = {"error": "out of memory", **_peak()}
     (work / f"{options.child}.json").write_text(json.dumps(result))

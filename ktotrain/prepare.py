@@ -259,7 +259,7 @@ def _objective(recipe: Recipe, train: data.Tokenized) -> Objective:
 
 def _require_pack_tokens(run: RunData, recipe: Recipe) -> None:
     """Refuse a `pack_tokens` that some sequence of the run exceeds, before anything is loaded."""
-    need, name = _longest(run, recipe)
+    need, name = longest_sequence(run, recipe)
     if need > recipe.train.pack_tokens:
         raise TrainingError(
             f"pack_tokens is {recipe.train.pack_tokens} and the longest sequence has {need} tokens ({name})",
@@ -268,7 +268,7 @@ def _require_pack_tokens(run: RunData, recipe: Recipe) -> None:
         )
 
 
-def _longest(run: RunData, recipe: Recipe) -> tuple[int, str]:
+def longest_sequence(run: RunData, recipe: Recipe) -> tuple[int, str]:
     """Tokens of the longest sequence that is fed, and whose prompt it has.
 
     A mismatched pair can be longer than any row: a long prompt may meet a long completion.
@@ -289,7 +289,7 @@ def _longest(run: RunData, recipe: Recipe) -> tuple[int, str]:
 def _check_fit(model: Any, run: RunData, recipe: Recipe, *, where: str) -> None:
     rows = run.train.rows + (run.evaluation.rows if run.evaluation else [])
     largest = max(int(ids.max()) for row in rows for ids in (row.prompt_ids, row.completion_ids))
-    check_sequences_fit(model, largest_id=largest, longest=_longest(run, recipe)[0], where=where)
+    check_sequences_fit(model, largest_id=largest, longest=longest_sequence(run, recipe)[0], where=where)
 
 
 def _fed(owner: TokenizedRow, lender: TokenizedRow, max_length: int) -> int:

@@ -19,7 +19,6 @@ import click
 import torch
 
 from ktotrain.cache import ScoreCache, cache_folder, fingerprint
-from ktotrain.checkpoint import checkpoints
 from ktotrain.errors import TrainingError
 from ktotrain.evaluate import evaluate
 from ktotrain.files import write_atomic
@@ -49,6 +48,7 @@ from ktotrain.resume import find_start, identity, other_machine, refuse_others
 from ktotrain.run_state import Saved, random_state, read_state, restore, set_random_state
 from ktotrain.sharded_state import large_of
 from ktotrain.shares import LaunchPlan, read_launch
+from ktotrain.shortage import is_shortage, shortage
 from ktotrain.stop import StopRequest
 
 
@@ -128,19 +128,20 @@ def _run(recipe: Recipe, output_dir: Path, start: Path | None) -> RunResult:
     if accelerator.num_processes > 1:
         (start,) = broadcast_object_list([start])
     torch.manual_seed(recipe.train.seed)  # a fresh adapter's first matrices
-    policy = prepare_policy(recipe, run_data, processes.load_device, processes.place, processes.turn)
-    if recipe.train.trackers:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        accelerator.init_trackers("ktokit", config=_flat(recipe_to_dict(recipe)))
+    policy: Policy | None = None
     try:
+        policy = prepare_policy(recipe, run_data, processes.load_device, processes.place, processes.turn)
+        if recipe.train.trackers:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            accelerator.init_trackers("ktokit", config=_flat(recipe_to_dict(recipe)))
         return train(recipe, run_data, policy, processes, output_dir, read_state(start) if start else None)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+    except (RuntimeError, MemoryError) as error:
         if lost_another(error):
             time.sleep(2 * PATIENCE)  # that one says why, and then the launcher ends this one
             raise LostProcessError("another process has ended", do="Look for its error") from error
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_shortage(error):
             raise
-        raise _out_of_memory(recipe, error) from error
+        raise shortage(error, recipe, run_data, loaded=policy is not None) from error
     finally:
         accelerator.end_training()
 
@@ -355,23 +356,6 @@ def _reference_scores(
             raise stop.error("stopped while scoring with the reference; what is done is kept", do="Start it again")
     reference.release()
     return cache
-
-
-def _out_of_memory(recipe: Recipe, error: BaseException) -> TrainingError:
-    """Which knob to turn, and to what."""
-    settings = recipe.train
-    knobs = [f"train.pack_tokens = {settings.pack_tokens // 2} (results stay the same)"]
-    if not recipe.model.gradient_checkpointing:
-        knobs.append("model.gradient_checkpointing = true")
-    if recipe.adapter is None:
-        knobs.append("an [adapter]")
-    saved = checkpoints(Path(settings.output_dir))
-    go_on = f"; with the first of them, --resume --force goes on from step {saved[-1][0]}" if saved else ""
-    return TrainingError(
-        f"out of memory: {str(error).strip().splitlines()[0].partition('. ')[0]}",
-        where=f"pack_tokens = {settings.pack_tokens}",
-        do=f"Try {', or '.join(knobs)}; `--dry-run` estimates what is needed{go_on}",
-    )
 
 
 def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ LAYERS = {
             "evaluate",
         ],
         ["samples", "plots", "card", "memory", "progress"],
-        ["log", "update", "zero", "parallel", "prepare", "shares", "preview", "outputs", "learn"],
+        ["log", "update", "zero", "parallel", "prepare", "shares", "preview", "shortage", "outputs", "learn"],
         ["run_state", "zero_state", "sharded_state", "resume", "keep"],
         ["trainer"],
         ["cli", "__main__"],

@@ -1,7 +1,9 @@
 """Bad input gets one clear error, exit code 1, and leaves nothing half-written."""
 
+import copy
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,12 +241,42 @@ def test_a_hub_id_that_cannot_be_had(
     refused(attempt("model.path=nobody/nothing-here"), tmp_path, "nobody/nothing-here", "Look at the name")
 
 
-def test_no_memory(attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_much(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. See documentation")
+def too_much(*_: Any, **__: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. See documentation")
 
-    monkeypatch.setattr("ktotrain.learn.run_step", too_much)
-    refused(attempt(), tmp_path, "out of memory: CUDA out of memory", "train.pack_tokens")
+
+def test_no_memory(attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The advice can be followed, and helps: packs of half of what they hold, or rows of half of the longest."""
+    with monkeypatch.context() as patch:
+        patch.setattr("ktotrain.learn.run_step", too_much)
+        result = attempt()
+        refused(result, tmp_path, "out of memory: CUDA out of memory", "gradient_checkpointing = true", "an [adapter]")
+        advised = [8192]
+        while found := re.findall(r"train\.pack_tokens = (\d+) ", result.stderr):
+            assert 2 * int(found[0]) <= advised[-1] or len(advised) > 2, "half, until the longest row is reached"
+            assert int(found[0]) < advised[-1]
+            advised.append(int(found[0]))
+            result = attempt(f"train.pack_tokens={advised[-1]}", "model.gradient_checkpointing=true", "adapter.rank=2")
+            refused(result, tmp_path, "out of memory")
+        shorter = re.findall(r"data\.max_length = (\d+) ", result.stderr)
+        assert 2 * int(shorter[0]) <= advised[-1] < advised[1] < 8192 // 2, "what packs hold counts"
+        assert "gradient_checkpointing" not in result.stderr
+        assert "an [adapter]" not in result.stderr
+    assert attempt(f"train.pack_tokens={advised[-1]}").exit_code == 0
+
+
+@pytest.mark.parametrize("where", ["load_model", "choose_layout", "copy.deepcopy"])
+def test_no_memory_for_the_model(
+    attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    deepcopy = copy.deepcopy
+    monkeypatch.setattr(
+        f"ktotrain.prepare.{where}",
+        lambda *a, **k: deepcopy(*a, **k) if a and not isinstance(a[0], torch.nn.Module | str) else too_much(),
+    )
+    knobs = ('model.dtype = "bfloat16"', "an [adapter]") if where == "copy.deepcopy" else ("a smaller model",)
+    refused(attempt(), tmp_path, "out of memory while the model was loaded: CUDA out of memory", *knobs)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def full_disk(limit: int, attempt: Callable[..., Result]) -> Result:
