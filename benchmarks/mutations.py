@@ -201,7 +201,7 @@ def records(rng: random.Random, *, pairs: bool, chat: bool) -> list[dict[str, An
                 for key, text in one.items()
             }
         made.append(one)
-    for _ in range(rng.choice((0, 1, 1, 2, 5))):
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 5))):
         record = rng.choice(made)
         key = rng.choice((*record, "source", "origin", "system", rng.choice(WORDS)))
         change = rng.randrange(5)
@@ -220,7 +220,7 @@ def row_file(rng: random.Random, folder: Path, name: str, *, pairs: bool, chat: 
     """A file of such rows, in a format by chance, possibly damaged or called by another suffix."""
     suffix = rng.choice(SUFFIXES)
     data = _encode(rng, records(rng, pairs=pairs, chat=chat), suffix)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         data = damaged(rng, data)
     if suffix.endswith(".gz"):
         data = gzip.compress(data, 1)

@@ -154,8 +154,6 @@ def _text_renderer() -> Renderer:
 
 
 def _chat_renderer(tokenizer: Any) -> Renderer:
-    import jinja2
-
     if not tokenizer.chat_template:
         raise ModelError(
             "the rows are chats and the tokenizer has no chat template",
@@ -172,10 +170,12 @@ def _chat_renderer(tokenizer: Any) -> Renderer:
                 tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False),
                 tokenizer.apply_chat_template([*prompt, *row.completion], tokenize=False),
             )
-        except (jinja2.TemplateError, ValueError, IndexError) as error:
-            # Templates refuse what their model never saw: roles out of turn, a system turn, no turn at all.
+        except Exception as error:
+            # Templates refuse what their model never saw: roles out of turn, a system turn, no turn at all. They are
+            # programs that somebody else wrote, sandboxed by transformers, and fail in all the ways that programs do.
             raise DataError(
-                f"the tokenizer's chat template refuses the row: {error}", where=f"{row.source} row {row.id}"
+                f"the tokenizer's chat template refuses the row: {str(error) or type(error).__name__}",
+                where=f"{row.source} row {row.id}",
             ) from error
 
     return render

@@ -14,8 +14,9 @@ from torch import nn
 
 from ktotrain.errors import ModelError
 
-# What loading raises when a folder, a Hub id or a file in it is not what it should be.
-_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError)
+# What loading raises when a folder, a Hub id or a file in it is not what it should be: anything, since libraries take
+# what stands in a model's files for what it should be.
+_LOAD_ERRORS = (Exception,)
 
 
 def load_tokenizer(path: str, *, revision: str = "", trust_remote_code: bool = False) -> Any:
@@ -37,7 +38,8 @@ def load_tokenizer(path: str, *, revision: str = "", trust_remote_code: bool = F
         raise ModelError(
             f"no tokenizer can be loaded: {_first_line(error)}",
             where=path,
-            do=beside if Path(path).is_dir() else "Look at the name and the connection, or name a folder",
+            do=_remote_code(error)
+            or (beside if Path(path).is_dir() else "Look at the name and the connection, or name a folder"),
         ) from error
     if not len(tokenizer):  # what transformers makes up for a folder without tokenizer files
         raise ModelError("the folder has no tokenizer", where=path, do=beside)
@@ -58,7 +60,9 @@ def load_config(path: str, *, revision: str = "", trust_remote_code: bool = Fals
     try:
         return AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=trust_remote_code)
     except _LOAD_ERRORS as error:
-        raise ModelError(f"no model config can be loaded: {_first_line(error)}", where=path) from error
+        raise ModelError(
+            f"no model config can be loaded: {_first_line(error)}", where=path, do=_remote_code(error)
+        ) from error
 
 
 def load_model(
@@ -83,6 +87,13 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     _require_folder(path)
+    adapter = ModelError(
+        "is an adapter, not a model",
+        where=path,
+        do="Name the model it was made for; to train an adapter further, name it in adapter.init",
+    )
+    if (Path(path) / "adapter_config.json").is_file():  # transformers would load it, pickled or not
+        raise adapter
     wanted = ("float32" if trained else "auto") if dtype == "auto" else dtype
     try:
         with quiet():
@@ -95,7 +106,9 @@ def load_model(
                 output_loading_info=True,
             )
     except _LOAD_ERRORS as error:
-        raise ModelError(f"the model cannot be loaded: {_first_line(error)}", where=path) from error
+        raise ModelError(
+            f"the model cannot be loaded: {_first_line(error)}", where=path, do=_remote_code(error)
+        ) from error
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(
@@ -104,11 +117,7 @@ def load_model(
             do="Those would be random. Use a complete checkpoint of a causal language model",
         )
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise ModelError(
-            "is an adapter, not a model",
-            where=path,
-            do="Name the model it was made for; to train an adapter further, name it in adapter.init",
-        )
+        raise adapter
     without_dropout(model)
     model = model.to(device)
     check_causal(model, where=path)
@@ -260,6 +269,13 @@ def _require_folder(path: str) -> None:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local and not Path(path).is_dir():
         raise ModelError("no such folder", where=path, do="Name a folder with a model in it, or a Hub id")
+
+
+def _remote_code(error: BaseException) -> str:
+    """Advice for a model that brings code of its own, or ""."""
+    if "trust_remote_code" not in str(error):
+        return ""
+    return "Read that code; to let it run on this machine, set model.trust_remote_code = true"
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -104,7 +103,20 @@ class Progress:
             self._file.write(printable(text) + "\n")
             self._file.flush()
         except (OSError, ValueError):  # `| head` has seen enough, the disk behind a redirect is full, or it is closed
-            self._file = silenced(self._file)
+            self._unread()
+
+    def _unread(self) -> None:
+        """A run goes on without its reader.
+
+        What else writes to stderr is silenced as well: a library's warning, or Python itself, which would end with an
+        error because it cannot write out what was left.
+        """
+        self.enabled = False
+        if self._file is sys.stderr:
+            with contextlib.suppress(OSError, ValueError):  # of a test, with no file behind it
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._file.fileno())
+                os.close(nowhere)
 
     def _open_bar(self) -> None:
         from rich.console import Console
@@ -129,19 +141,6 @@ class Progress:
         bar.add_task(self.title, total=self.total, completed=self._first, shown="")
         bar.start()
         self._console, self._bar = console, bar
-
-
-def silenced(file: TextIO) -> TextIO:
-    """Where to write what nobody reads any more. A run goes on without its reader.
-
-    If that was stderr as the process has it, whatever else writes there is silenced as well: a library's warning, or
-    Python itself, which would end with an error because it cannot write out what was left.
-    """
-    nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for as long as the process writes)
-    if file is sys.stderr:
-        with contextlib.suppress(OSError, ValueError):  # of a test, with no file behind it
-            os.dup2(nowhere.fileno(), file.fileno())
-    return nowhere
 
 
 def _shown(metrics: Mapping[str, float]) -> str:

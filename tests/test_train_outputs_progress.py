@@ -115,3 +115,39 @@ def test_an_error_ends_the_bar_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_run_of_no_steps_is_no_error() -> None:
     assert plain(0) == []
+
+
+class Unread(io.StringIO):
+    """A pipe whose reader has gone, or a file on a full disk, after so many lines."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.left = lines
+
+    def flush(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise BrokenPipeError
+
+
+def test_a_run_goes_on_when_nobody_reads_it_any_more() -> None:
+    file = Unread(2)
+    with Progress(100, file=file) as bar:
+        for step in range(1, 101):
+            bar.update(step, METRICS)
+        bar.say("done")
+    assert file.getvalue().count("step ") <= 3
+    assert bar.done == 100
+
+
+def test_a_tiny_terminal_gets_a_bar() -> None:
+    file = Terminal()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "5")
+        patch.setenv("LINES", "1")
+        patch.setenv("TERM", "xterm")
+        with Progress(10, file=file) as bar:
+            for step in range(1, 11):
+                bar.update(step, METRICS)
+            bar.say("a line that is much longer than the terminal is wide")
+    assert "a line" in file.getvalue()

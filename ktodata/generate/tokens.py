@@ -150,6 +150,10 @@ def _adapter_base(folder: Path) -> tuple[str, str] | None:
     config = folder / "adapter_config.json"
     if (folder / "config.json").is_file() or not config.is_file():
         return None
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            "the adapter has no adapter_model.safetensors", where=str(folder), do="Weights in a .bin file are not read"
+        )
     try:
         found = json.loads(config.read_text(encoding="utf-8"))
         return str(found["base_model_name_or_path"]), str(found.get("revision") or "")
@@ -165,7 +169,7 @@ def _load_config(path: str, revision: str, *, where: str) -> Any:
             "the folder holds no model: it has no config.json", where=where, do="Name the model's own, or a Hub id"
         )
     with loading("no model can be loaded", where):
-        return AutoConfig.from_pretrained(path, revision=revision or "main")
+        return AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
 
 
 def _commit(model: str, revision: str) -> str:
@@ -186,7 +190,7 @@ def load_tokenizer(path: str, revision: str, *, where: str) -> Any:
     if Path(path).is_dir() and not any(next(Path(path).glob(name), None) for name in names):
         raise ModelError("the model has no tokenizer", where=where, do=beside)
     with loading("no tokenizer can be loaded", where, beside if Path(path).is_dir() else ""):
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
     if not len(tokenizer):  # what transformers makes up for a folder without tokenizer files
         raise ModelError("the model has no tokenizer", where=where, do=beside)
     return tokenizer

@@ -143,6 +143,7 @@ class Transformers:
                 dtype=precision,
                 revision=self._tokens.pinned or "main",
                 use_safetensors=True,  # a pickle can run code
+                trust_remote_code=False,  # nor may the model bring any: left out, transformers would ask on a terminal
                 output_loading_info=True,
             )
         if report["missing_keys"]:

@@ -99,6 +99,7 @@ class Vllm:
                 revision=self._tokens.pinned or None,
                 dtype=self._precision,
                 max_num_seqs=self._batch,
+                trust_remote_code=False,
                 seed=0,
                 disable_log_stats=True,
             )

@@ -63,7 +63,7 @@ def card_text(made: Made) -> str:
     facts = card_facts(made)
     desirable = facts["desirable"]
     lines = [
-        f"# {PurePath(made.output).name}",
+        f"# {_prose(PurePath(made.output).name)}",
         "",
         f"{facts['rows']} rows to train on with KTO: {desirable} desirable, {facts['rows'] - desirable} undesirable. "
         f"Negatives by `ktodata negatives` of ktokit {__version__}, seed {made.seed}, {made.per_row} for each of "
@@ -74,7 +74,7 @@ def card_text(made: Made) -> str:
     ]
     for name, entry in facts["strategies"].items():
         auc = "not measured" if entry["leakage"] is None else f"{entry['leakage']:.3f}"
-        model = " ".join(str(entry["facts"][key]) for key in ("model", "revision") if entry["facts"].get(key))
+        model = _prose(" ".join(str(entry["facts"][key]) for key in ("model", "revision") if entry["facts"].get(key)))
         skipped = sum(entry["skipped"].values())
         weight = "" if entry["weight"] is None else f"{entry['weight']:g}"
         lines.append(f"| {name} | {weight} | {entry['made']} | {skipped} | {auc} | {model} |")
@@ -127,6 +127,11 @@ def _entry(use: Use, made: Made, skipped: Mapping[str, int]) -> dict[str, Any]:
         "options": {key: _shown(value) for key, value in use.options.items() if not known[key].secret},
         "facts": {key: _shown(value) for key, value in made.found.work.facts().get(name, {}).items()},
     }
+
+
+def _prose(text: str) -> str:
+    """Text as Markdown that shows it as it is, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", " ".join(text.split()))
 
 
 def _shown(value: Any) -> Any:
