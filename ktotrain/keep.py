@@ -46,7 +46,7 @@ class Keeper:
         self.newest = saved.folder if saved else None
         self._newest_step = saved.position.step if saved else 0
         self._began = time.perf_counter() - self.position.seconds
-        self._why: list[str] = []
+        self._why = ""  # of the last skipped step
 
     @property
     def seconds(self) -> float:
@@ -66,7 +66,7 @@ class Keeper:
         position.rows += rows
         position.bad_in_a_row += 1
         position.skipped += 1
-        self._why.append(why)
+        self._why = why
         if position.skipped <= SAID:
             self.say(f"step {position.step} is skipped: {why}")
         if position.skipped == SAID:
@@ -156,7 +156,7 @@ class Keeper:
             saved = f"what was learned before them is saved in {self.newest}"
             advice += "; --resume passes over those rows"
         reason = f"{many} steps in a row are" if many > 1 else "a step is"
-        raise TrainingError(f"{reason} no good: {self._why[-1]}; {saved}", where=where, do=advice)
+        raise TrainingError(f"{reason} no good: {self._why}; {saved}", where=where, do=advice)
 
     def require_learned(self) -> None:
         """At the end of all steps: something was learned, and the weights can be saved.
@@ -166,7 +166,7 @@ class Keeper:
         """
         position = self.position
         if position.skipped == position.step:
-            raise TrainingError(f"every step had to be skipped, the last: {self._why[-1]}", where="the whole run")
+            raise TrainingError(f"every step had to be skipped, the last: {self._why}", where="the whole run")
         if position.skipped:
             self.say(f"{position.skipped} of {position.step} steps were skipped; metrics.jsonl says why")
         if not self.large.finite():

@@ -23,6 +23,8 @@ from ktotrain.step import Machinery, Packing, graded_branches, mismatched_branch
 CHUNK = 4096
 # Chunks from one write of the cache to the next: what a kill costs.
 WRITE_EVERY = 16
+# Times that progress is told.
+REPORTS = 20
 
 
 def missing_sequences(
@@ -57,7 +59,7 @@ def precompute(
     here goes on with the very chunks that were left, and gets the same numbers.
 
     Args:
-        report: called with the number of sequences done so far.
+        report: called with the number of sequences done so far, some twenty times.
         stopping: whether to end early. It may change between packs only where there is one process, and otherwise
             when numbers are summed over processes.
 
@@ -70,6 +72,7 @@ def precompute(
     # Sequences of one prompt side by side, wherever in the plan they stand.
     items = sorted(missing.items(), key=lambda item: item[1].prompt)
     found: dict[bytes, float] = {}
+    stride = max(1, len(items) // (CHUNK * REPORTS))
     for number, start in enumerate(range(0, len(items), CHUNK), start=1):
         chunk = items[start : start + CHUNK]
         branches = [dataclasses.replace(branch, row=place) for place, (_, branch) in enumerate(chunk)]
@@ -90,7 +93,8 @@ def precompute(
         found |= {key: value for (key, _), value in zip(chunk, values, strict=True)}
         if main and number % WRITE_EVERY == 0:
             cache.add(found)
-        report(min(start + CHUNK, len(items)))
+        if number % stride == 0 or start + CHUNK >= len(items):
+            report(min(start + CHUNK, len(items)))
         if stopping():
             break
     if main and found:

@@ -1,6 +1,7 @@
 """Shows how a run is going: a live bar on a terminal, a bounded number of plain lines everywhere else.
 
-Both go to stderr. In a file or a pipe there are no control characters, and no more than about `MOST_LINES` lines a run.
+Both go to stderr. In a file or a pipe there are no control characters, and no more than about `MOST_LINES` lines a run,
+and as many notes as have something to say, up to `MOST_NOTES`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichBar
 
 MOST_LINES = 100
+# Notes that are shown besides, where there is no terminal: a disk that is full for days would fill the log as well.
+MOST_NOTES = 200
 # What is shown of a step's metrics: key, name, format.
 SHOWN = (
     ("loss", "loss", ".4f"),
@@ -54,6 +57,7 @@ class Progress:
         # Steps between two plain lines; the first and the last step always get one.
         self._stride = max(1, -(-(total_steps - done) // (MOST_LINES - 2)))
         self._metrics: dict[str, float] = {}
+        self._notes = 0
         self._console: Console | None = None
         self._bar: RichBar | None = None
 
@@ -95,8 +99,11 @@ class Progress:
             return
         if self._console is not None:
             self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-        else:
+        elif self._notes < MOST_NOTES:
+            self._notes += 1
             self._write(text)
+            if self._notes == MOST_NOTES:
+                self._write("further notes are not shown")
 
     def _write(self, text: str) -> None:
         try:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ktotrain.progress import MOST_LINES, Progress
+from ktotrain.progress import MOST_LINES, MOST_NOTES, Progress
 
 METRICS = {"loss": 0.5, "rewards/margins": 0.25, "kl": 1.0, "tokens_per_second": 12345.6, "grad_norm": 3.0}
 
@@ -151,3 +151,13 @@ def test_a_tiny_terminal_gets_a_bar() -> None:
                 bar.update(step, METRICS)
             bar.say("a line that is much longer than the terminal is wide")
     assert "a line" in file.getvalue()
+
+
+def test_notes_in_a_log_are_bounded() -> None:
+    file = io.StringIO()
+    with Progress(1, file=file) as bar:
+        for number in range(10_000):
+            bar.say(f"note {number}")
+    lines = file.getvalue().splitlines()
+    assert len(lines) == MOST_NOTES + 1
+    assert lines[-1] == "further notes are not shown"
