@@ -384,3 +384,9 @@ def test_the_negatives_looked_at_are_those_of_the_completions_looked_at() -> Non
     looked_at = {row.id for row in leaks._desirable.rows()}
     assert len(looked_at) == 60
     assert {row.parent_id for row in leaks._negatives["base"].rows()} == looked_at
+
+
+def test_every_check_is_in_the_docs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "check.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
+    assert rows - {"check"} == {name.partition(":")[0] for name in NAMES}

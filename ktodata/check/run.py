@@ -74,7 +74,7 @@ def check(
     findings: list[Finding] = [finding for one in checks for finding in one.findings()]
     if not against:
         findings.append(Finding("shared prompts", "skipped", "no evaluation set: --against names one"))
-    return Report(source, count, findings)
+    return Report("stdin" if source == "-" else source, count, findings)
 
 
 def _rows(source: str, *, split: str, limit: int | None) -> Iterator[Row]:
