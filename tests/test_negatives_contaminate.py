@@ -1,7 +1,9 @@
 """`contaminate`: replies of other prompts, never one that may be right here, and no personal data."""
 
+import itertools
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ THINGS = [
     "some cherry jam",
 ]
 DEEDS = ["sell", "paint", "borrow", "repair", "photograph", "give away"]
+
+PAIRS = list(itertools.product(DEEDS, THINGS))
 
 
 def row_of(prompt: str, reply: str, label: bool = True, *, chat: bool = False) -> Row:
@@ -195,6 +199,60 @@ def test_a_pool_of_its_own_of_any_kind(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"prompt": "why?", "chosen": "one good long reply", "rejected": "bad"}) + "\n", "utf-8")
     assert {row.completion for row in lent(rows, pool=str(pairs)).negatives} == {"one good long reply"}
+
+
+def uses_of(rows: list[Row]) -> Counter[int]:
+    """How many replies are lent once, twice …"""
+    return Counter(Counter(plain(row.completion) for row in rows).values())
+
+
+@pytest.mark.parametrize("size", [36, 18, 13])
+def test_each_reply_is_lent_about_once_or_as_often_as_the_next(size: int, tmp_path: Path) -> None:
+    pool = str(tmp_path / "pool.jsonl")
+    write_rows([row_of(f"{n}?", f"{deed} {n * 7} of {thing}") for n, (deed, thing) in enumerate(PAIRS[:size])], pool)
+    rows = [row_of(f"who was at place number {n}{n} with {n * 3}?", f"it must have been person {n}") for n in range(36)]
+    done = lent(rows, pool=pool)
+    assert uses_of(done.negatives).keys() <= {36 // size, -(-36 // size)}
+    assert lent(rows[::-1], pool=pool) == done
+    three = synthesize(rows, [borrow(pool=pool)], per_row=3)
+    assert max(uses_of(three.negatives)) <= -(-108 // size) + 1
+    assert [row.completion for row in synthesize(rows, [borrow(pool=pool)], seed=1).negatives] != [
+        row.completion for row in done.negatives
+    ]
+
+
+def test_replies_of_each_language_are_dealt_to_its_rows() -> None:
+    english = ["you have to sell it with the rest", "just paint what is left of that", "not before we have been there"]
+    italian = ["allora anche questo è per te", "non vedo perché, cosa ti serve?", "domani sto con i bimbi, ci sono"]
+    rows = [row_of(f"{n} or {n}{n}?", text) for n, text in enumerate([*english, *italian])]
+    for seed in range(10):
+        done = synthesize(rows, [borrow()], seed=seed)
+        assert len(done.negatives) == 6
+        # Of three replies each row may have two, so that it is not always possible to lend each once.
+        assert len({plain(row.completion) for row in done.negatives}) >= 4
+
+
+def test_similar_ones_are_spread_over_the_neighbours() -> None:
+    rows = rows_of()
+    for seed in range(5):
+        done = synthesize(rows, [borrow(**{"from": "similar"})], seed=seed)
+        texts = [plain(row.completion) for row in done.negatives]
+        assert max(Counter(texts).values()) <= 3
+        assert len(set(texts)) >= 0.75 * len(texts)
+
+
+def test_the_card_names_what_was_in_the_pool(tmp_path: Path) -> None:
+    pool = str(tmp_path / "pool.jsonl")
+
+    def digest(rows: list[Row]) -> object:
+        write_rows(rows, pool)
+        return lent(rows_of(), pool=pool).facts["contaminate"].get("pool_sha256")
+
+    rows = rows_of()
+    first = digest(rows[:20])
+    assert first == digest(rows[19::-1])
+    assert first != digest(rows[:19])
+    assert lent(rows).facts["contaminate"] == {}
 
 
 def test_pools_that_have_nothing(tmp_path: Path) -> None:

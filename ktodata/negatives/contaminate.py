@@ -3,13 +3,20 @@
 Each reply is as good as any, so nothing in it gives it away; it is wrong only here. What might be right here too is
 left out: replies to this prompt and to prompts that ask nearly the same, replies that say nearly the same as one of
 those, and replies that suit any prompt.
+
+Replies are dealt out, not drawn: each is lent about once where there are as many as rows. A reply that is lent to many
+would be learnt as such.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ktodata import personal
@@ -44,7 +51,10 @@ class Lent:
     """What is drawn from: replies, in an order that their content decides, and the prompts of rows and pool.
 
     `asked` gives the number of a prompt by its `prompt_id`; `right` the words of the replies that are right for it;
-    `near` the replies of similar prompts, the nearest first (None where any may be drawn); `language` that of a text.
+    `near` the replies of similar prompts in the order in which they are lent (None where any may be); `language` that
+    of a text; `decks` the replies by the language that they can be lent in, shuffled, "" for any; `seats` the place of
+    a row, by its id, among those of its language, and among those of its prompt; `rows` how many the languages have;
+    `digest` names what is in a pool of its own.
     """
 
     replies: list[_Reply]
@@ -52,6 +62,10 @@ class Lent:
     asked: dict[str, int]
     right: dict[int, list[list[str]]]
     language: dict[str, str]
+    decks: dict[str, list[int]]
+    seats: dict[str, tuple[int, int]]
+    rows: Counter[str]
+    digest: str = ""
     near: dict[int, list[int]] | None = None
     _shapes: dict[int, Triples] = dataclasses.field(default_factory=dict)
     _right_shapes: dict[int, list[Triples]] = dataclasses.field(default_factory=dict)
@@ -69,8 +83,11 @@ class Lent:
         return self._right_shapes[here]
 
 
-def contaminate(row: Row, /, *, pool: Lent, rng: random.Random, **options: Any) -> str | Skip:
-    """A reply from the pool, with the white space at both ends that this row's own reply has."""
+def contaminate(row: Row, /, *, pool: Lent, rng: random.Random, turn: int = 0, **options: Any) -> str | Skip:
+    """A reply from the pool, with the white space at both ends that this row's own reply has.
+
+    Nothing is left to chance here: the seed shuffled the pool, and what row and `turn` get of it is fixed.
+    """
     own = reply_of(row)
     if isinstance(own, Skip):
         return own
@@ -78,17 +95,17 @@ def contaminate(row: Row, /, *, pool: Lent, rng: random.Random, **options: Any) 
     if not core:
         return Skip("empty")
     language = pool.language[core] if options["same_language"] else ""
-    place = _drawn(pool, pool.asked[row.prompt_id], language, rng)
+    place = _wrong_here(pool, pool.asked[row.prompt_id], language, _dealt(pool, row, language, turn))
     if place is None:
         return Skip(NONE if pool.near is None else NONE_NEAR)
     text = pool.replies[place].text
     return before + (personal.mask(text) if options["mask"] else text) + after
 
 
-def _drawn(pool: Lent, here: int, language: str, rng: random.Random) -> int | None:
-    """The place of a reply that is wrong here: the first draw that is unrelated, else the least related one."""
+def _wrong_here(pool: Lent, here: int, language: str, dealt: Iterable[int]) -> int | None:
+    """The place of a reply that is wrong here: the first dealt that is unrelated, else the least related one."""
     least, best = NEARLY_SAME, None
-    for place in _draws(pool, here, rng):
+    for place in dealt:
         reply = pool.replies[place]
         if language and reply.language and language != reply.language:
             continue
@@ -101,16 +118,21 @@ def _drawn(pool: Lent, here: int, language: str, rng: random.Random) -> int | No
     return best
 
 
-def _draws(pool: Lent, here: int, rng: random.Random) -> Iterator[int]:
+def _dealt(pool: Lent, row: Row, language: str, turn: int) -> Iterator[int]:
+    """The places of replies for a row, each once: first its own card, then those that nobody else gets if there are."""
+    seat, among = pool.seats[row.id]
     if pool.near is not None:
-        yield from rng.sample(near := pool.near[here], len(near))
+        near = pool.near[pool.asked[row.prompt_id]]
+        start = (among + turn) % max(1, len(near))
+        yield from near[start:] + near[:start]
         return
-    count = len(pool.replies)
-    if count <= _TRIES:
-        yield from rng.sample(range(count), count)
-        return
-    for _ in range(_TRIES):
-        yield rng.randrange(count)
+    deck = pool.decks.get(language) or pool.decks[""]
+    rows, cards = pool.rows[language], len(deck)
+    # Steps of as many cards as there are rows, so that another row's card comes late; moved on by one when they come
+    # round to where they began, so that all cards come.
+    around = cards // math.gcd(rows, cards) if cards else 1
+    for step in range(turn, turn + min(cards, _TRIES)):
+        yield deck[(seat + step * rows + step // around) % cards]
 
 
 def prepare(run: Run, **options: Any) -> Lent:
@@ -127,8 +149,8 @@ def prepare(run: Run, **options: Any) -> Lent:
     asked = {prompt_id: numbers[text] for prompt_id, text in said.items()}
     right: dict[int, set[str]] = {number: set() for number in numbers.values()}
     for row in desirable:
-        if isinstance(reply := reply_of(row), str):
-            right[asked[row.prompt_id]].add(reply.strip())
+        if core := _core(row):
+            right[asked[row.prompt_id]].add(core)
     language = {text: lexicon.guess(text) for texts in right.values() for text in texts}
     replies = _usable(lenders, asked, language)
     if not replies and options["pool"]:
@@ -138,10 +160,63 @@ def prepare(run: Run, **options: Any) -> Lent:
             do="Replies such as `ok` or `thanks` suit any prompt: name another pool",
         )
     cores = {number: [words(text) for text in sorted(texts)] for number, texts in right.items()}
-    lent = Lent(replies, Prompts(list(numbers)), asked, cores, language)
+    spoken = {row.id: language.get(_core(row), "") if options["same_language"] else "" for row in desirable}
+    seats, rows = _seats(desirable, spoken, run.seed)
+    decks = _decks(replies, run.seed)
+    lent = Lent(replies, Prompts(list(numbers)), asked, cores, language, decks, seats, rows)
+    if options["pool"]:
+        lent.digest = hashlib.sha256("\n".join(sorted(row.id for row in lenders)).encode()).hexdigest()
     if options["from"] == "similar":
         lent.near = _near(lent, sorted({asked[row.prompt_id] for row in desirable}), options["neighbours"])
+        _spread(lent.near, Counter(asked[row.prompt_id] for row in desirable), run.seed)
     return lent
+
+
+def facts(pool: Lent) -> Mapping[str, str]:
+    """What was in a pool of its own, for the card: its path says little when the file changes."""
+    return {"pool_sha256": pool.digest} if pool.digest else {}
+
+
+def _decks(replies: Sequence[_Reply], seed: int) -> dict[str, list[int]]:
+    """The replies that rows of a language may get, shuffled: those in it, and those in no known one."""
+    order = random.Random(f"{seed}/contaminate").sample(range(len(replies)), len(replies))
+    languages = {reply.language for reply in replies} - {""}
+    decks = {code: [place for place in order if replies[place].language in ("", code)] for code in languages}
+    return decks | {"": order}
+
+
+def _seats(
+    desirable: Iterable[Row], spoken: Mapping[str, str], seed: int
+) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
+    """Each row's places, in an order that the seed and its id decide, and how many rows each language has."""
+    prompts = {row.id: row.prompt_id for row in desirable}
+    keys = {row_id: zlib.crc32(f"{seed}/{row_id}".encode()) for row_id in prompts}
+    rows: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    seats: dict[str, tuple[int, int]] = {}
+    for row_id in sorted(prompts, key=lambda row_id: (keys[row_id], row_id)):
+        code, prompt = spoken[row_id], prompts[row_id]
+        seats[row_id] = rows[code], seen[prompt]
+        rows[code] += 1
+        seen[prompt] += 1
+    return seats, rows
+
+
+def _spread(near: dict[int, list[int]], rows: Mapping[int, int], seed: int) -> None:
+    """Put what was lent least first among the replies of similar prompts: the same few would be lent to all."""
+    lent: Counter[int] = Counter()
+    rng = random.Random(f"{seed}/similar")
+    for here in rng.sample(sorted(near), len(near)):
+        places = rng.sample(near[here], len(near[here]))
+        places.sort(key=lambda place: lent[place])
+        near[here] = places
+        lent.update(places[: rows[here]])
+
+
+def _core(row: Row) -> str:
+    """The reply without white space at its ends; "" where there is none."""
+    reply = reply_of(row)
+    return reply.strip() if isinstance(reply, str) else ""
 
 
 def _read(pool: str, output: str) -> list[Row]:
@@ -222,7 +297,9 @@ CONTAMINATE = Strategy(
     summary="A reply to somebody else's prompt: a good one, but not here.",
     one=contaminate,
     prepare=prepare,
+    facts=facts,
     whole=True,
+    turns=True,
     options={
         "pool": Option(
             kind="text",

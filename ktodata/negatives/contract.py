@@ -214,7 +214,9 @@ class Strategy:
     `needs` names what has to be given before it can run, such as `base.model or base.url`; the others run at their
     defaults, and `ktodata strategies` shows an example of them. Where one name stands for two ways of working,
     `variant(options)` gives the one that these options ask for, with the options that it takes, or raises UsageError.
-    `whole` is set where `prepare` looks at the rows of the run, all of which are then held in memory.
+    Where `turns` is set, `one` also takes `turn`: which of its drafts for this row this is, counted over the negatives
+    that the row gets, for what is dealt out rather than drawn. `whole` is set where `prepare` looks at the rows of the
+    run, all of which are then held in memory.
     """
 
     name: str
@@ -227,6 +229,7 @@ class Strategy:
     facts: Callable[[Any], Mapping[str, Any]] | None = None
     needs: str = ""
     whole: bool = False
+    turns: bool = False
     variant: Callable[[Mapping[str, Any]], Strategy] | None = None
 
     def __post_init__(self) -> None:

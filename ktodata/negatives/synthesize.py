@@ -268,7 +268,9 @@ def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) 
         options = {**uses[job.use].options, "pool": pools[job.use]}
         rng = generator(seed, strategy.name, job.row.id, job.k)
         result: Text | Skip = Skip(REPEATED)
-        for _ in range(TRIES):
+        for draft in range(TRIES):
+            if strategy.turns:
+                options["turn"] = job.k + draft
             result = _accepted(strategy.one(job.row, rng=rng, **options), job.row, taken)
             if result != Skip(REPEATED):
                 break
