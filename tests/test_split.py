@@ -1,7 +1,9 @@
 """`ktodata split`: no prompt on both sides, both classes on both, whatever the order of rows."""
 
+import errno
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ktodata.io.write
 import ktodata.sort_out
 import ktodata.split
 from ktodata.cli import main
@@ -165,3 +168,24 @@ def test_usage_errors(tmp_path: Path, options: list[str], said: str) -> None:
     assert said in result.stderr
     assert not (tmp_path / "train.jsonl").exists()
     assert not (tmp_path / "eval.jsonl").exists()
+
+
+@pytest.mark.parametrize("full", ["train", "eval"])
+def test_a_full_disk_leaves_both_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+    source = save(tmp_path / "in.jsonl", records())
+    assert run(source, tmp_path).exit_code == 0
+    before = {side: (tmp_path / f"{side}.jsonl").read_bytes() for side in SIDES}
+    write = ktodata.io.write._write_jsonl
+
+    def half(tables: Any, kind: Any, stream: Any) -> int:
+        if f".{full}.jsonl." in stream.name:
+            next(iter(tables))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(tables, kind, stream)
+
+    monkeypatch.setitem(ktodata.io.write.WRITERS, ".jsonl", half)
+    result = run(source, tmp_path, "--seed", "5")
+    assert result.exit_code == 1
+    assert "No space left" in result.stderr
+    assert before == {side: (tmp_path / f"{side}.jsonl").read_bytes() for side in SIDES}
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "train.jsonl", "eval.jsonl"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from ktodata import cli_common as common
 from ktodata.commands.written import advice_on_rows, check_quarantine
 from ktodata.errors import UsageError
-from ktodata.io import STDOUT, Quarantine, local_path, room_beside, write_tables
+from ktodata.io import STDOUT, Quarantine, Table, local_path, room_beside, write_tables
 from ktodata.near import THRESHOLD
 from ktodata.schema import Kind
 from ktodata.split import SHARE, Side, Sides
@@ -93,9 +95,23 @@ def split_command(
             advance=advance,
         ) as sides,
     ):
-        write_tables(sides.tables("eval"), sides.kind, held_out)
-        write_tables(sides.tables("train"), sides.kind, output)
+        write_sides(sides, output, held_out)
         _summarise(sides, output, held_out, SHARE if share is None and rows is None else share, rows)
+
+
+def write_sides(sides: Sides, output: str, held_out: str) -> None:
+    """Write both files, or neither: an old file of one side beside a new one of the other would share prompts.
+
+    Raises:
+        WriteError: the disk says no.
+    """
+
+    def train() -> Iterator[Table]:
+        yield from sides.tables("train")
+        # All of this one is on disk, and not in its place yet.
+        write_tables(sides.tables("eval"), sides.kind, held_out)
+
+    write_tables(train(), sides.kind, output)
 
 
 def _summarise(sides: Sides, output: str, held_out: str, share: float | None, rows: int | None) -> None:
