@@ -192,6 +192,9 @@ def run(call: Callable[[], Any]) -> NoReturn:
     except click.ClickException as error:
         say(f"error: {error.format_message()}")
         sys.exit(error.exit_code)
+    except MemoryError:
+        say("error: there is not enough memory; nothing was written. Use --limit, or look for an enormous line")
+        sys.exit(KtodataError.exit_code)
     except OSError as error:  # of stdout, above all: a full disk behind it
         say(f"error: {error.strerror or error}")
         sys.exit(KtodataError.exit_code)

@@ -38,6 +38,10 @@ class _Errors(click.Group):
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             ctx.exit(INTERRUPTED)
+        except MemoryError:
+            let_the_first_speak()
+            click.echo(f"{click.style('error:', fg='red', bold=True)} this machine's memory is not enough", err=True)
+            ctx.exit(1)
         except Exception as error:
             code = getattr(error, "exit_code", None)
             if not isinstance(code, int):

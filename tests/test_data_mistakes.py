@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from ktodata.cli import main
 from ktodata.errors import RowError, SourceError
 from ktodata.io import Quarantine, is_there, read_rows
+from ktodata.io.records import READERS
 from ktodata.io.resolve import choose_files
 from ktodata.unpair import unpair
 
@@ -259,3 +260,20 @@ def test_where_nothing_can_be_read_the_first_reason_and_the_quarantine_file_are_
 def test_help_says_which_kind_a_model_needs() -> None:
     text = " ".join(run("unpair", "--help").stdout.split())
     assert "chat is what a chat (instruction-tuned) model needs, text a base model" in text
+
+
+def test_a_device_that_never_ends_is_no_source() -> None:
+    result = run("unpair", "/dev/zero", "-o", "-")
+    assert result.exit_code == 1
+    assert result.stderr == "error: /dev/zero: is a device, not a file\n"
+    assert "the file is empty" in run("unpair", "/dev/null", "-o", "-").stderr
+
+
+def test_no_memory_is_one_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setitem(READERS, ".jsonl", full)
+    result = run("balance", save(tmp_path / "a.jsonl", PAIRS))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: there is not enough memory")

@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import sys
 import zlib
@@ -303,6 +304,8 @@ def read_file(path: Path, source: str, *, name: str = "") -> Iterator[Raw]:
         raise SourceError(f"unknown suffix {path.suffix!r}", where=name, do=f"Known: {', '.join(SUFFIXES)}")
     empty = True
     try:
+        if _is_endless(path):
+            raise SourceError("is a device, not a file", where=name)
         with path.open("rb") as stream, _unpacked(stream, suffix) as data:
             for raw in READERS.get(suffix.removesuffix(".gz"), read_lines)(data, name, source):
                 empty = False
@@ -317,6 +320,16 @@ def read_file(path: Path, source: str, *, name: str = "") -> Iterator[Raw]:
         raise SourceError(f"cannot be read: {error.strerror or error}", where=name) from error
     if empty:
         raise SourceError("the file is empty: no rows in it", where=name)
+
+
+def _is_endless(path: Path) -> bool:
+    """Whether it is a device that need not end: not a file, a pipe or a terminal, and not /dev/null."""
+    if path.is_block_device():
+        return True
+    if not path.is_char_device() or path.resolve() == Path(os.devnull):
+        return False
+    with path.open("rb") as stream:
+        return not stream.isatty()
 
 
 def _unpacked(stream: BinaryIO, suffix: str) -> contextlib.AbstractContextManager[IO[bytes]]:
