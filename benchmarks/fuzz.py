@@ -194,7 +194,8 @@ def _limited() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGALRM, signal.SIGPROF)}
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-    faulthandler.dump_traceback_later(2 * WALL_SECONDS, exit=True)  # within a library, where no signal is heeded
+    # Within a library no signal is heeded.
+    faulthandler.dump_traceback_later(2 * WALL_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         yield
     finally:

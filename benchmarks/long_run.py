@@ -112,8 +112,8 @@ def watched(watch: Watch) -> Iterator[None]:
         yield
 
 
-def train(folder: Path, steps: int, watch: Watch) -> str:
-    """The run; gives what it printed."""
+def train(folder: Path, steps: int, watch: Watch, every: int = 100) -> str:
+    """The run, with a checkpoint and an evaluation every so many steps; gives what it printed."""
     from ktotrain import trainer
     from ktotrain.recipe import recipe_from_dict
 
@@ -132,8 +132,8 @@ def train(folder: Path, steps: int, watch: Watch) -> str:
             "batch_size": 8,
             "pack_tokens": 1024,
             "precision": "no",
-            "save_every": 100,
-            "eval_every": 100,
+            "save_every": every,
+            "eval_every": every,
         },
     }
     recipe = recipe_from_dict(tables)

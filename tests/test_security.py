@@ -408,21 +408,21 @@ def test_a_card_of_negatives_shows_names_as_text(tmp_path: Path) -> None:
 def test_processes_listen_on_the_loopback_interface_alone(home: Path, tmp_path: Path) -> None:
     arguments = command(home, tmp_path / "run", "train.max_steps=30")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "KTOKIT_CACHE": str(tmp_path / "cache")}
-    run = subprocess.Popen(
-        [sys.executable, "-m", "ktotrain", *arguments, "--processes", "2"], env=environment, stderr=subprocess.PIPE
-    )
     heard: set[str] = set()
     most = 0
-    while run.poll() is None:
-        try:
-            family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
-            most = max(most, len(family))
-            for process in family:
-                sockets = process.net_connections(kind="inet")
-                heard |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
-        except psutil.Error:
-            continue
-    assert run.returncode == 0, run.stderr.read() if run.stderr else b""
+    with subprocess.Popen(
+        [sys.executable, "-m", "ktotrain", *arguments, "--processes", "2"],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    ) as run:
+        while run.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+                most = max(most, len(family))
+                for process in family:
+                    sockets = process.net_connections(kind="inet")
+                    heard |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+    assert run.returncode == 0
     assert most >= 3, "both processes were looked at"
     assert heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
