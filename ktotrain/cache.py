@@ -8,6 +8,7 @@ checksum and made anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import deque
@@ -23,11 +24,14 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from ktotrain.batch import Branch
+from ktotrain.errors import TrainingError
 from ktotrain.files import write_atomic
 
 KEY_BYTES = 16
 HASHED_AT_ONCE = 8
 FORMAT = "ktokit reference log-probabilities, 1"
+# What reading a file raises that is not what it should be.
+_UNUSABLE = (OSError, SafetensorError, KeyError, ValueError, TypeError)
 
 
 def cache_folder() -> Path:
@@ -81,7 +85,7 @@ def _tensor_hash(name: str, tensor: Tensor) -> bytes:
 class ScoreCache:
     """Known reference scores by sequence, with the file they are kept in.
 
-    `trouble` says why a file that was there could not be used, or is "".
+    `trouble` says why a file that was there could not be used, or why none could be written, or is "".
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -91,7 +95,7 @@ class ScoreCache:
         if self.path.exists():
             try:
                 self.scores = self._read()
-            except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            except _UNUSABLE as error:
                 self.trouble = f"{self.path} cannot be used and is made anew ({error})"
 
     def __contains__(self, branch: Branch) -> bool:
@@ -103,14 +107,18 @@ class ScoreCache:
     def add(self, scores: Mapping[bytes, float]) -> None:
         """Put in new scores, and write all of them out: atomically, so that a reader sees the old file or the new.
 
-        Raises:
-            TrainingError: the file cannot be written.
+        A file that cannot be written is no error, since this run has what it needs: `trouble` says so.
         """
+        with contextlib.suppress(*_UNUSABLE):
+            self.scores |= self._read()  # another run may have added to it meanwhile
         self.scores |= scores
         keys = np.frombuffer(b"".join(self.scores), dtype=np.uint8).reshape(-1, KEY_BYTES)
         values = np.fromiter(self.scores.values(), dtype=np.float32, count=len(self.scores))
         header = {"format": FORMAT, "reference": self.name, "checksum": _checksum(keys, values)}
-        write_atomic(self.path, save({"keys": keys, "logps": values}, metadata=header))
+        try:
+            write_atomic(self.path, save({"keys": keys, "logps": values}, metadata=header))
+        except TrainingError as error:
+            self.trouble = f"the reference's scores are not kept for later runs: {error}"
 
     def _read(self) -> dict[bytes, float]:
         with safe_open(self.path, framework="np") as file:

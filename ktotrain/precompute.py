@@ -65,9 +65,6 @@ def precompute(
 
     Returns:
         whether all are scored.
-
-    Raises:
-        TrainingError: the cache cannot be written.
     """
     # Sequences of one prompt side by side, wherever in the plan they stand.
     items = sorted(missing.items(), key=lambda item: item[1].prompt)

@@ -336,7 +336,8 @@ def _reference_scores(
     name = fingerprint(reference.weights(), precision=recipe.train.precision, config=reference.settings())
     cache = ScoreCache(cache_folder(), name)
     if cache.trouble:
-        bar.say(cache.trouble)
+        bar.say(f"note: {cache.trouble}")
+        cache.trouble = ""
     length, loss = recipe.data.max_length, run_data.objective.loss
     missing = missing_sequences(run_data.steps, run_data.train.rows, length, loss, cache)
     if run_data.evaluation is not None:
@@ -352,8 +353,11 @@ def _reference_scores(
             report=lambda done: bar.say(f"reference: {done:,} of {len(missing):,} sequences scored"),
             stopping=lambda: stop.requested,
         )
+        if cache.trouble:
+            bar.say(f"note: {cache.trouble}")
         if not complete:
-            raise stop.error("stopped while scoring with the reference; what is done is kept", do="Start it again")
+            kept = "lost" if cache.trouble else "kept"
+            raise stop.error(f"stopped while scoring with the reference; what is done is {kept}", do="Start it again")
     reference.release()
     return cache
 

@@ -82,3 +82,19 @@ def test_the_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.delenv("KTOKIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "ktokit"
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    cache = ScoreCache(tmp_path / "file", "a")
+    cache.add({b"0" * 16: -1.5})
+    assert cache.scores == {b"0" * 16: -1.5}
+    assert "not kept for later runs" in cache.trouble
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_two_runs_at_once_lose_nothing(tmp_path: Path) -> None:
+    one, other = ScoreCache(tmp_path, "a"), ScoreCache(tmp_path, "a")
+    one.add({b"1" * 16: -1.0})
+    other.add({b"2" * 16: -2.0})
+    assert ScoreCache(tmp_path, "a").scores == {b"1" * 16: -1.0, b"2" * 16: -2.0}

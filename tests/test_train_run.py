@@ -209,6 +209,20 @@ def test_fixed_pairs_make_the_first_epochs_cache_serve_all(
     assert half[2]["kl_raw"] != whole[2]["kl_raw"]
 
 
+def test_a_run_goes_on_where_no_cache_can_be_written(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "file"))
+    without = train(home, tmp_path / "a", "model.reference_logps=cached")
+    said = [
+        line.partition(":")[2].partition(":")[0] for line in capsys.readouterr().err.splitlines() if "not kept" in line
+    ]
+    assert said == [" tokens are not kept for later runs", " the reference's scores are not kept for later runs"]
+    monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "cache"))
+    assert train(home, tmp_path / "b", "model.reference_logps=cached").metrics["loss"] == without.metrics["loss"]
+
+
 def test_a_cache_of_other_weights_is_not_used(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
