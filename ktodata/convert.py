@@ -222,6 +222,7 @@ def _llama_factory_snippet(path: str, kind: Kind) -> str:
 
 
 def _halos_snippet(path: str, kind: Kind) -> str:
+    # Its oldest versions call them datasets=, and know no files.
     return f"accelerate launch launch.py loss=kto train_datasets=[{path}] …"
 
 
