@@ -11,6 +11,7 @@ import click
 
 from ktotrain.errors import ModelError
 from ktotrain.log import holds_a_run
+from ktotrain.logps import chunk_elements_on
 from ktotrain.memory import MemoryEstimate, available_bytes, estimate, shape_of
 from ktotrain.model import add_lora, load_config, quiet, trained_parameters
 from ktotrain.packing import Layout
@@ -184,5 +185,6 @@ def memory_estimate(recipe: Recipe, seen: Preview, plan: LaunchPlan = ALONE) -> 
         gradient_checkpointing=settings.gradient_checkpointing,
         reference_bytes=base if copied else 0,
         scored_tokens=seen.largest_scored,
+        chunk_logits=chunk_elements_on("cuda" if torch.cuda.is_available() else "cpu"),
     )
     return in_shards(whole, model, plan, recomputed=settings.gradient_checkpointing)

@@ -183,3 +183,16 @@ def choose_spared(model: Any) -> str:
     branches = [Branch(i, i, row.prompt_ids, row.completion_ids) for i, row in enumerate(rows)]
     (batch,) = pack(branches, pack_tokens=1000, layout="shared")
     return spare_last_layer(model, head, batch)
+
+
+def test_what_has_an_entry_for_each_token_is_taken_wherever_it_is() -> None:
+    """Models hand positions on as [1, T] and as [T], and rotary tables as a pair of [1, T, D]."""
+    needed_M = torch.tensor([1, 4])
+    per_token = torch.arange(5)
+    other = torch.zeros(5, 3)
+    found = last_layer._taken(
+        {"a": per_token, "b": [per_token[None]], "c": (per_token[None, :, None],), "d": other, "e": None}, needed_M, 5
+    )
+    assert found["a"].tolist() == found["b"][0][0].tolist() == found["c"][0].flatten().tolist() == [1, 4]
+    assert found["d"] is other
+    assert found["e"] is None

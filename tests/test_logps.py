@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ktotrain.logps import Head, branch_logps, token_logps
+from ktotrain.logps import Head, branch_logps, chunk_elements_on, chunk_tokens, token_logps
 
 N, H, V = 37, 16, 50
 
@@ -122,3 +122,20 @@ def test_memory_does_not_grow_with_the_tokens() -> None:
                 hidden, torch.zeros(count, dtype=torch.int64), Head(weight), chunk_elements=8 * V, keep_elements=0
             ).sum().backward()
         assert max(sizes) <= max(count * H, V * H)
+
+
+@pytest.mark.parametrize("keep", [2**20, 0], ids=["kept", "computed again"])
+def test_a_second_backward_gives_the_same(keep: int) -> None:
+    """The gradient overwrites the logits that were kept for it: who comes again must not find them."""
+    hidden, weight, _, target, upstream = inputs()
+    weight.requires_grad_()
+    total = (token_logps(hidden, target, Head(weight), chunk_elements=7 * V, keep_elements=keep) * upstream).sum()
+    first = torch.autograd.grad(total, (hidden, weight), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(total, (hidden, weight)), first)
+
+
+def test_chunks_suit_the_device() -> None:
+    """Qwen2.5's vocabulary: a GPU gets as many tokens as keep it busy, in whole tiles."""
+    assert chunk_tokens(chunk_elements_on("cpu"), 151_936) == 110
+    assert chunk_tokens(chunk_elements_on("cuda"), 151_936) == 3 * 128
+    assert chunk_tokens(10, 100) == 1
