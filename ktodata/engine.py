@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from ktodata.errors import KtodataError, UsageError
 
 Engine: TypeAlias = Literal["local", "ray"]
 ENGINES: tuple[str, ...] = get_args(Engine)
+KNOCK = 10  # seconds to wait for a cluster to answer
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -104,6 +107,7 @@ def _interrupts_blocked() -> Iterator[None]:
 def _on_ray(
     work: Callable[[Shared, Item], Result], items: Iterable[Item], shared: Shared, workers: int
 ) -> Iterator[Result]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError:
@@ -115,10 +119,11 @@ def _on_ray(
             where: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS") or "local"}
             if where["address"] == "local":
                 where |= {"_node_ip_address": "127.0.0.1", "num_cpus": workers, "include_dashboard": False}
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            else:
+                _answers(where["address"])
             ray.init(log_to_driver=False, logging_level="error", **where)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UsageError(f"no Ray cluster: {str(error).splitlines()[0]}", do="Look at RAY_ADDRESS") from None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UsageError(f"no Ray cluster: {_first_line(error)}", do="Look at RAY_ADDRESS") from None
     try:
         task = ray.remote(work)
         known = ray.put(shared)
@@ -134,6 +139,29 @@ def _on_ray(
             ray.shutdown()
 
 
+def _answers(address: str) -> None:
+    """Knock at a cluster's address: Ray itself tries for minutes where nobody answers.
+
+    Raises:
+        OSError: nobody does.
+    """
+    if address == "auto":  # the cluster that was started here last, which may be no more
+        with contextlib.suppress(ImportError):
+            from ray._private.utils import read_ray_address
+
+            address = read_ray_address() or address
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    if parts.hostname and parts.port:  # none of an address of another kind, which Ray refuses itself
+        try:
+            socket.create_connection((parts.hostname, parts.port), timeout=KNOCK).close()
+        except OSError as error:
+            raise ConnectionError(f"nobody answers at {address} ({error.strerror or error})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _got(ray: Any, reference: Any) -> Any:
     """A task's result, or its error as it was raised there."""
     try:
@@ -143,4 +171,4 @@ def _got(ray: Any, reference: Any) -> Any:
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
-        raise KtodataError(f"a Ray worker was lost: {str(error).splitlines()[0]}") from error
+        raise KtodataError(f"a Ray worker was lost: {_first_line(error)}") from error

@@ -1,13 +1,15 @@
 """`--engine ray`: the per-row work on a Ray cluster of two workers, with the bytes that this machine alone gives."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from ktodata.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -16,16 +18,19 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 
 def ktodata(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # Without an address, a cluster of so many workers is started on loopback, and ended again.
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.run(
         [sys.executable, "-m", "ktodata", *arguments],
-        env=environment,
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
+
+
+@pytest.fixture(autouse=True)
+def a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address, a cluster of so many workers is started on loopback, and ended again."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 def save(path: Path, records: list[dict[str, Any]]) -> str:
@@ -65,3 +70,32 @@ def test_a_bad_record_on_a_worker_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1, done.stderr
     assert f"{source}:601: chosen is int 3" in done.stderr
     assert not (tmp_path / "o.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "nobody answers at 127.0.0.1:1 (Connection refused)"),
+        ("ray://127.0.0.1:1", "nobody answers at ray://127.0.0.1:1"),
+        ("nonsense", "Invalid address format: nonsense"),
+        ("127.0.0.1:99999", "Port out of range"),
+    ],
+)
+def test_where_no_cluster_answers_it_is_said_at_once(
+    address: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    done = ktodata(
+        "unpair", save(tmp_path / "pairs.jsonl", pairs(3)), "-o", str(tmp_path / "o.jsonl"), "--engine", "ray"
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"error: no Ray cluster: {message}" in done.stderr
+    assert done.stderr.endswith("Look at RAY_ADDRESS\n")
+
+
+def test_without_ray_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    source = save(tmp_path / "pairs.jsonl", pairs(3))
+    done = CliRunner().invoke(main, ["unpair", source, "-o", str(tmp_path / "o.jsonl"), "--engine", "ray"])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "--engine ray needs Ray, which is not installed. pip install 'ktokit[ray]'" in done.stderr

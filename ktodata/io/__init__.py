@@ -5,6 +5,7 @@ records   records out of one file, lazily
 resolve   from SOURCE (stdin, file, folder, Hub id) to the files to read
 rows      files that already hold rows
 table     rows as columns
+leftover  what killed runs leave
 spill     tables too large for memory
 write     atomic writers, the quarantine file
 """

@@ -17,9 +17,11 @@ from typing import Any, Self
 
 from ktodata.errors import WriteError
 from ktodata.io.ahead import OneAhead
+from ktodata.io.leftover import claimed, clear
 from ktodata.io.table import Table
 
 BUDGET = 256 * 2**20  # bytes of rows held in memory before they go to disk
+PREFIX = ".ktodata-"
 PORTION = 16 * 2**20  # bytes of rows that are written together
 
 
@@ -44,6 +46,7 @@ class Spill:
         self._writers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        clear(self.folder, PREFIX)
         return self
 
     def __exit__(
@@ -120,9 +123,8 @@ class Spill:
         """
         self._wait()
         if self._place is None:
-            place = tempfile.TemporaryDirectory(prefix=".ktodata-", dir=self.folder)
             try:
-                self._place = Path(self._stack.enter_context(place))
+                self._place = self._stack.enter_context(claimed(self._made))
             except OSError as error:
                 raise self._no_room(error) from error
             self._stack.callback(self._close)
@@ -135,6 +137,9 @@ class Spill:
                 size += some[-1][0].nbytes
             self._wait()
             self._ahead.do(functools.partial(self._write, some))
+
+    def _made(self) -> Path:
+        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=self.folder)))
 
     def _wait(self) -> None:
         import pyarrow

@@ -19,11 +19,13 @@ from typing import IO, Any
 
 from ktodata.errors import UsageError, WriteError
 from ktodata.io.ahead import OneAhead
+from ktodata.io.leftover import claimed, clear
 from ktodata.io.paths import local_path
 from ktodata.io.table import Table, arrow_schema, records_of, table_of
 from ktodata.schema import COLUMNS, Kind, Row
 
 STDOUT = "-"
+TEMPORARY = ".tmp"
 CHUNK = 8192  # rows in one row group of a parquet file
 
 
@@ -89,21 +91,27 @@ def atomic_file(out: str | Path) -> Iterator[IO[bytes]]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
+        prefix = f".{path.name}."
+        clear(path.parent, prefix, TEMPORARY)
+        with claimed(lambda: _aside(path.parent, prefix)) as temporary, temporary.open("wb") as stream:
             yield stream
             stream.flush()
             os.fchmod(stream.fileno(), _mode(path))
             os.fsync(stream.fileno())
-        temporary.replace(path)
-        temporary = None
+            temporary.replace(path)
+            temporary = None
     except OSError as error:
         raise WriteError(f"cannot be written: {error.strerror or error}", where=str(out)) from error
     finally:
         if temporary:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def _aside(folder: Path, prefix: str) -> Path:
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=TEMPORARY, dir=folder)
+    os.close(handle)
+    return Path(name)
 
 
 def _mode(path: Path) -> int:
