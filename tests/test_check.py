@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import math
 import random
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from ktodata.check.look import Look
 from ktodata.check.show import as_page, as_table
 from ktodata.cli import main
 from ktodata.errors import UsageError
+from ktodata.leakage import Leakage
 from ktodata.order import training_order
 from ktodata.schema import make_row, to_record
 
@@ -162,9 +164,16 @@ CASES: dict[str, tuple[Callable[[Rows], Rows], str, str, str]] = {
 }  # fmt: skip
 
 
+def without_leakage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classifiers take most of the time; these tests are about something else."""
+    monkeypatch.setattr("ktodata.check.leaks.told_apart", lambda *_: Leakage(math.nan, math.nan, 0))
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_what_spoils_training_is_found(tmp_path: Path, case: str) -> None:
+def test_what_spoils_training_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     spoil, name, verdict, said = CASES[case]
+    if not name.startswith("leakage"):
+        without_leakage(monkeypatch)
     finding = found(check(save(tmp_path / "in.jsonl", spoil(clean()))))[name]
     assert finding.verdict == verdict, finding
     assert said in " ".join((finding.said, *finding.examples)), finding
@@ -181,14 +190,16 @@ def test_what_spoils_training_is_found(tmp_path: Path, case: str) -> None:
         "1 < 2 > 1",
     ],
 )
-def test_code_and_mathematics_have_no_slots(tmp_path: Path, text: str) -> None:
+def test_code_and_mathematics_have_no_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    without_leakage(monkeypatch)
     assert (
         found(check(save(tmp_path / "in.jsonl", change(3, completion=text)(clean()))))["unfilled slots"].verdict
         == "pass"
     )
 
 
-def test_personal_data_are_counted_and_not_shown(tmp_path: Path) -> None:
+def test_personal_data_are_counted_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_leakage(monkeypatch)
     spoil = CASES["somebody's address"][0]
     report = check(save(tmp_path / "in.jsonl", spoil(clean())))
     assert found(report)["personal data"].figures["kinds"] == {"e-mail": 60}
@@ -212,7 +223,8 @@ def test_each_strategy_has_its_own_leakage(tmp_path: Path) -> None:
     assert all(turned[name] == one for name, one in report.items() if name.startswith("leakage"))
 
 
-def test_prompts_of_an_evaluation_set(tmp_path: Path) -> None:
+def test_prompts_of_an_evaluation_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_leakage(monkeypatch)
     rows = clean()
     source = save(tmp_path / "in.jsonl", rows)
     other = [{**row, "prompt": f"other {place} {row['prompt'][::-1]}"} for place, row in enumerate(rows[:9])]
@@ -366,7 +378,8 @@ def test_few_rows_are_no_trouble(tmp_path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize(("case", "silent"), [("twice", "near-duplicates"), ("the other label", "near-contradictions")])
-def test_what_is_equal_is_told_once(tmp_path: Path, case: str, silent: str) -> None:
+def test_what_is_equal_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, silent: str) -> None:
+    without_leakage(monkeypatch)
     report = found(check(save(tmp_path / "in.jsonl", CASES[case][0](clean()))))
     assert report[silent].verdict == "pass"
 
