@@ -178,10 +178,36 @@ def examine(name: str, attention: str = "auto", device: str = "cpu") -> Finding:
     return Finding(choice.layout, choice.reason, difference, apart, kernels)
 
 
+def write(path: Path, lines: list[str], *, device: str, all_of_them: bool) -> str:
+    """Write the table, or put the lines of a few architectures into the one there is; what speaks against it, or ""."""
+    torch_version = version("torch").partition("+")[0]
+    head = f"""# Layouts by architecture
+
+Made by `python -m benchmarks.architectures --write docs/architectures.md` with transformers
+{version("transformers")} and torch {torch_version}: tiny random models, float32, on {device}. The two
+numbers are the largest relative differences between the layout used and one row at a time through the model's own
+forward. *Kernels* are those that offer what the model's layers ask of attention. `ragged`, a loop over the blocks of a
+pack, is the one on a CPU; on a GPU the start-up probe also tries `varlen` (half precision only) and `flex`, drops what
+is not exact, takes the fastest, and logs the figures.
+
+"""
+    if not all_of_them:
+        there = path.read_text(encoding="utf-8") if path.exists() else ""
+        if not there.startswith(head):
+            return f"{path}: made with other versions, or not at all. Leave out the names to make all of it anew"
+        new = {line.split(" | ")[0]: line for line in lines[2:]}
+        old = there.removeprefix(head).splitlines()
+        lines = [new.pop(line.split(" | ")[0], line) for line in old] + list(new.values())
+    path.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    return ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Layouts by architecture.")
     parser.add_argument("names", nargs="*", default=list(ARCHITECTURES), help="as in transformers: Llama, Qwen3 …")
-    parser.add_argument("--write", type=Path, help="put the table into this Markdown file")
+    parser.add_argument(
+        "--write", type=Path, help="put the table into this Markdown file; with names, their lines of one that is there"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
     parser.add_argument("--attention", default="auto", help="as in a recipe: auto, ragged, varlen, flex")
     options = parser.parse_args()
@@ -205,18 +231,11 @@ def main() -> None:
             worst = max(worst, found.scores)
         print(lines[-1], flush=True)
     if options.write:
-        torch_version = version("torch").partition("+")[0]
-        head = f"""# Layouts by architecture
-
-Made by `python -m benchmarks.architectures --write docs/architectures.md` with transformers
-{version("transformers")} and torch {torch_version}: tiny random models, float32, on {options.device}. The two
-numbers are the largest relative differences between the layout used and one row at a time through the model's own
-forward. *Kernels* are those that offer what the model's layers ask of attention. `ragged`, a loop over the blocks of a
-pack, is the one on a CPU; on a GPU the start-up probe also tries `varlen` (half precision only) and `flex`, drops what
-is not exact, takes the fastest, and logs the figures.
-
-"""
-        options.write.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+        trouble = write(
+            options.write, lines, device=options.device, all_of_them=len(options.names) == len(ARCHITECTURES)
+        )
+        if trouble:
+            sys.exit(trouble)
     sys.exit(worst > 1e-4)
 
 

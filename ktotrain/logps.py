@@ -25,8 +25,8 @@ from torch import Tensor
 KEEP_ELEMENTS = 2**26
 # The logits of one chunk: 2**24 elements are 64 MiB and still give a CPU GEMMs of full speed at a vocabulary of 150k.
 CHUNK_ELEMENTS = 2**24
-# There that is 110 tokens, so 110 multiplications for each byte of weights in half precision: an H200 computes 165 in the
-# time it takes to read one. 2**26 elements are 256 MiB and, in whole tiles, 384 tokens. Not measured yet.
+# There that is 110 tokens, so 110 multiplications for each byte of weights in half precision; an H200 computes 165 in
+# the time it takes to read one. 2**26 elements are 256 MiB and, in whole tiles, 384 tokens. Not measured yet.
 GPU_CHUNK_ELEMENTS = 2**26
 TILE = 128
 

@@ -215,7 +215,7 @@ def spare_last_layer(model: Any, head: Head, batch: PackedBatch) -> str:
         rounding = 1e-5 if whole.dtype == torch.float32 and not torch.is_autocast_enabled(whole.device.type) else 3e-2
         trouble = "" if worst <= rounding else f"its hidden states change by {worst:.1e} of the largest"
     except (TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError) as error:
-        trouble = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+        trouble = f"it cannot be run for some tokens alone, {type(error).__name__}"
     if trouble:
         uninstall(decoder)
     return trouble

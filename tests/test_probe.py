@@ -10,7 +10,7 @@ import torch
 from support import byte_tokenizer, model_folder, random_rows, run_steps, text_records, tiny_llama, write_jsonl
 from torch import Tensor
 
-from benchmarks.architectures import examine, tiny
+from benchmarks.architectures import examine, tiny, write
 from ktotrain import attention
 from ktotrain.attention import KERNELS, Ragged
 from ktotrain.attention_choice import KernelChoice
@@ -206,3 +206,12 @@ def test_a_run_says_what_it_will_be_like(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_byte_tokenizer_of_these_tests_round_trips() -> None:
     tokenizer = byte_tokenizer()
     assert tokenizer.decode(tokenizer("naïve 🙂\n")["input_ids"]) == "naïve 🙂\n"
+
+
+def test_lines_of_the_table_can_be_made_anew_one_by_one(tmp_path: Path) -> None:
+    path, head = tmp_path / "table.md", ["| architecture | layout |", "|---|---|"]
+    assert write(path, [*head, "| A | shared |", "| B | padded |"], device="cpu", all_of_them=True) == ""
+    assert write(path, [*head, "| B | shared |"], device="cpu", all_of_them=False) == ""
+    assert path.read_text().splitlines()[-4:] == [*head, "| A | shared |", "| B | shared |"]
+    assert "made with other versions" in write(path, [*head, "| B | padded |"], device="cuda", all_of_them=False)
+    assert path.read_text().endswith("| B | shared |\n")
