@@ -194,7 +194,8 @@ def flag(record: Record, name: str, where: str) -> bool:
 
 def is_empty(text: Text) -> bool:
     """Whether nothing but white space is in a completion."""
-    return not plain(text).strip()
+    words = text if isinstance(text, str) else plain(text)
+    return not words or words.isspace()
 
 
 def pair(prompts: tuple[Text, Text], completions: tuple[Text, Text]) -> Iterator[Example | Skip]:
@@ -209,8 +210,8 @@ def pair(prompts: tuple[Text, Text], completions: tuple[Text, Text]) -> Iterator
     elif completions[0] == completions[1] and not is_empty(completions[0]):
         yield Skip("identical completions", 2, "both")
     else:
-        for name, completion in zip(("chosen", "rejected"), completions, strict=True):
+        for label, completion in zip((True, False), completions, strict=True):
             if is_empty(completion):
-                yield Skip("empty completion", 1, name)
+                yield Skip("empty completion", 1, "chosen" if label else "rejected")
             else:
-                yield Example(prompts[0], completion, name == "chosen")
+                yield Example(prompts[0], completion, label)

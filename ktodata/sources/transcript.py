@@ -40,10 +40,13 @@ def cut(transcript: str, *, name: str, where: str) -> tuple[str, str]:
 
 def read_transcripts(chosen: str, rejected: str, where: str) -> Iterator[Example | Skip]:
     """The examples of a pair of transcripts. One that ends with a human's turn has no reply to learn from."""
-    prompts, completions = zip(
-        cut(chosen, name="chosen", where=where), cut(rejected, name="rejected", where=where), strict=True
-    )
-    for found in pair((prompts[0], prompts[1]), (completions[0], completions[1])):
+    prompt, completion = cut(chosen, name="chosen", where=where)
+    other_prompt, other = cut(rejected, name="rejected", where=where)
+    found_in = pair((prompt, other_prompt), (completion, other))
+    if HUMAN not in completion and HUMAN not in other:
+        yield from found_in
+        return
+    for found in found_in:
         if isinstance(found, Example) and HUMAN in str(found.completion):
             yield Skip("ends with a human turn", 1, "chosen" if found.label else "rejected")
         else:
