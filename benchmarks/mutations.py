@@ -148,6 +148,22 @@ def override(rng: random.Random, home: Path) -> str:
     return f"{table}.{name}={text[:4000]}".replace("\x00", "")
 
 
+CONDITIONS = (
+    "__import__('os')", "prompt.x", "lambda: 1", "9 ** 9 ** 9", "'a' * 10 ** 12", "(" * 500 + ")" * 500, "", "\x1b[2J",
+    "label = true", "label and", "prompt like '%'", "-" * 3000 + "1", "not " * 3000 + "label", "1 < label < 'x'",
+    "completion == null", "[1] == label", "missing > 3", "1 / 0 > 1", "len(label) > 1",
+    *["label == true", "label == false", "prompt != ''", "len(completion) > 3", "completion is null"] * 6,
+)  # fmt: skip
+
+
+def condition(rng: random.Random) -> str:
+    """A condition of `ktodata label`."""
+    text = rng.choice(CONDITIONS)
+    if rng.random() < 0.2:
+        text = f"{text} {rng.choice(('and', 'or', '==', '<', '+', 'in'))} {rng.choice(CONDITIONS)}"
+    return text
+
+
 def damaged(rng: random.Random, data: bytes) -> bytes:
     """Bytes flipped, cut off, put in, or in another encoding."""
     raw = bytearray(data)

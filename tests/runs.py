@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,6 +89,14 @@ def refused(result: Result, *words: str) -> None:
     assert "Traceback" not in result.output
     for word in words:
         assert word in result.stderr.strip().splitlines()[-1]
+
+
+def refused_in_one_line(result: Result, code: int = 1) -> str:
+    """One error line of whatever command, and no traceback; gives what stands on stderr."""
+    assert result.exit_code == code, (result.output, result.exception)
+    assert len(re.findall(r"(?im)^error:", result.stderr)) == 1
+    assert "Traceback" not in result.output
+    return result.stderr
 
 
 def logged(run: Path) -> list[dict[str, Any]]:

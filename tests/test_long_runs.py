@@ -18,14 +18,14 @@ from ktotrain.plots import draw_plots
 def test_objects_and_tensors_do_not_grow_with_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_run, "COUNTED", 40)
     watch = long_run.Watch(trace=False, warm=40)
-    shown = long_run.train(tmp_path, 130, watch, every=20)
+    shown = long_run.train(tmp_path, 130, watch, every=50)
     assert list(watch.alive) == [0, 40, 80, 120]
     objects, tensors = zip(*watch.alive.values(), strict=True)
     # All steps, their rows and packs are different. The first ones import and compile.
     assert tensors[2] == tensors[3]
     assert objects[3] - objects[2] < 400
     assert len(shown.splitlines()) < 130
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 130 + 7
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 130 + 3
 
 
 def test_plots_of_a_long_run_stay_small(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_mutated_input_ends_with_one_clear_error(kinds: range, capsys: pytest.Ca
 
 @pytest.mark.slow
 def test_mutated_input_at_length() -> None:
-    done = fuzz.run(range(30_000, 30_800))
+    done = fuzz.run(range(30_000, 30_500))
     assert [(number, outcome) for number, outcome in done if outcome.finding] == []
 
 
