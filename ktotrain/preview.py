@@ -18,6 +18,7 @@ from ktotrain.packing import Layout
 from ktotrain.prepare import Policy, RunData
 from ktotrain.probe import LayoutChoice
 from ktotrain.recipe import Recipe
+from ktotrain.redact import printable
 from ktotrain.shares import ALONE, LaunchPlan, deal, in_shards, share_lines
 from ktotrain.step import Packing, build_packs
 
@@ -149,9 +150,10 @@ def show_plan(recipe: Recipe, run_data: RunData, plan: LaunchPlan) -> None:
     click.echo("memory, estimated" + (", of each process" if plan.processes > 1 else ""))
     click.echo(memory_estimate(recipe, seen, plan).table(available_bytes()))
     for notice in notices(run_data, recipe):
-        click.echo(f"note: {notice}", err=True)
+        click.echo(printable(f"note: {notice}"), err=True)
     if holds_a_run(Path(recipe.train.output_dir)):
-        click.echo(f"note: there is a run in {recipe.train.output_dir} already: a new one is refused there", err=True)
+        already = f"note: there is a run in {recipe.train.output_dir} already: a new one is refused there"
+        click.echo(printable(already), err=True)
 
 
 def memory_estimate(recipe: Recipe, seen: Preview, plan: LaunchPlan = ALONE) -> MemoryEstimate:
