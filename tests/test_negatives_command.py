@@ -1,5 +1,6 @@
 """`ktodata negatives` and `ktodata strategies` from the command line."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -311,5 +312,25 @@ def test_examples_are_what_the_strategies_do() -> None:
     listed = json.loads(CliRunner().invoke(main, ["strategies", "--json"]).stdout)
     shown = CliRunner().invoke(main, ["strategies"]).stdout
     for name, strategy in STRATEGIES.items():
-        assert bool(listed[name]["example"]) != bool(strategy.needs), name
-        assert f"example: {listed[name]['example'] or 'needs ' + strategy.needs}" in shown
+        assert listed[name]["example"], name
+        assert f"example: {listed[name]['example']}" in shown
+        assert not strategy.needs or f"needs:   {strategy.needs}" in shown
+
+
+def test_the_card_names_what_is_in_a_user_s_files(source: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    pack, own = tmp_path / "pack.toml", tmp_path / "own.toml"
+    pack.write_text('[en]\nshapes = ["a {b}"]\n[en.parts]\nb = ["one", "two", "three", "four", "five"]', "utf-8")
+    own.write_text('[en]\ntemplates = ["about {{ excerpt }}"]', "utf-8")
+
+    def facts() -> dict[str, Any]:
+        wanted = ["--strategy", "template", "--strategy", "contextual", "--set", f"template.pack=formal,{pack}"]
+        result = run(source, "-o", out, *wanted, "--set", f"contextual.templates={own}", "--no-leakage")
+        assert result.exit_code == 0, result.output
+        return {name: entry["facts"] for name, entry in card_of(out)["strategies"].items()}
+
+    first = facts()
+    assert first["template"]["packs_sha256"] == {str(pack): hashlib.sha256(pack.read_bytes()).hexdigest()}
+    assert first["contextual"]["templates_sha256"] == hashlib.sha256(own.read_bytes()).hexdigest()
+    own.write_text('[en]\ntemplates = ["on {{ excerpt }}"]', "utf-8")
+    assert facts()["contextual"] != first["contextual"]

@@ -126,6 +126,7 @@ def _usable(outcome: Outcome, prompt: Text, cut: Cut) -> str | Skip:
     if isinstance(outcome, Skip):
         return outcome
     text = _THOUGHTS.sub("", outcome.text) if not isinstance(prompt, str) else outcome.text
+    text = text.replace("\ufffd", "")  # half a letter or emoji, as byte-level tokens drawn wildly give: no text has it
     if outcome.finish == "length" and cut != "keep":
         if cut == "skip":
             return BROKEN_OFF

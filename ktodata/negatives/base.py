@@ -43,5 +43,9 @@ BASE = Strategy(
     finish=Asker.finish,
     facts=Asker.facts,
     needs="base.model or base.url",
+    # Of `sh recipes/chat_style/run.sh`.
+    example="If your router makes a strange It, If your router how old is it?\n"
+    '      (to "any idea why my router is super slow?", by the model of recipes/chat_style, 1.5 million parameters)\n'
+    '  yours:   ktodata negatives --try "PROMPT" "REPLY" --strategy base --set base.model=MODEL',
     options=OPTIONS,
 )

@@ -237,7 +237,9 @@ def strategies(as_json: bool) -> None:
     click.echo(f"The examples are of this row, at the defaults:\n  {prompt}\n  {reply}")
     for name, entry in STRATEGIES.items():
         click.echo(f"\n{name}: {entry.summary}")
-        click.echo(f"  example: {example_of(entry) or f'needs {entry.needs}'}")
+        click.echo(f"  example: {example_of(entry)}")
+        if entry.needs:
+            click.echo(f"  needs:   {entry.needs}")
         for key, option in entry.options.items():
             click.echo(f"  --set {name}.{key}={_default(option)}")
             click.echo(f"      {option.help} It is {option.allowed()}.")

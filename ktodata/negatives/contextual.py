@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import random
 from collections.abc import Mapping
 from typing import Any
 
+from ktodata.io.paths import local_path
 from ktodata.negatives.contract import Option, Run, Skip, Strategy
 from ktodata.negatives.pack import Grammar, own_pack
 from ktodata.negatives.sandbox import Source, read_templates, render
@@ -28,9 +30,10 @@ SLOTS: Mapping[str, str] = {**TEXT_SLOTS, **_MORE}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Templates:
-    """A user's templates by language; without any, ours are meant."""
+    """A user's templates by language, and the SHA-256 of their file; without any, ours are meant."""
 
     own: Mapping[str, tuple[Source, ...]] | None = None
+    digest: str = ""
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -43,9 +46,17 @@ def prepare(run: Run, *, templates: str | None, language: str, fallback: str | N
     Raises:
         UsageError: a template that is not right or not allowed, a language that there is none in.
     """
-    found = Templates(read_templates(templates, SLOTS) if templates is not None else None)
+    found = Templates()
+    if templates is not None:
+        digest = hashlib.sha256(local_path(templates).read_bytes()).hexdigest()
+        found = Templates(read_templates(templates, SLOTS), digest)
     check_language(language, fallback, found.languages, name="contextual")
     return found
+
+
+def facts(pool: Templates) -> Mapping[str, str]:
+    """What a user's templates were, for the card: their path says little when the file changes."""
+    return {"templates_sha256": pool.digest} if pool.digest else {}
 
 
 def contextual(
@@ -100,6 +111,7 @@ CONTEXTUAL = Strategy(
     summary="A canned reply that takes up the topic, the time or the wording of the prompt, and says nothing about it.",
     one=contextual,
     prepare=prepare,
+    facts=facts,
     options={
         "templates": Option(
             kind="file",

@@ -211,12 +211,12 @@ class Strategy:
 
     `prepare` is optional, see `Prepare`. `finish(pool)` is called when the rows are safely written: a journal may go.
     `facts(pool)` says what a card should hold beside the options: the model and its revision, what it was served by.
-    `needs` names what has to be given before it can run, such as `base.model or base.url`; the others run at their
-    defaults, and `ktodata strategies` shows an example of them. Where one name stands for two ways of working,
-    `variant(options)` gives the one that these options ask for, with the options that it takes, or raises UsageError.
-    Where `turns` is set, `one` also takes `turn`: which of its drafts for this row this is, counted over the negatives
-    that the row gets, for what is dealt out rather than drawn. `whole` is set where `prepare` looks at the rows of the
-    run, all of which are then held in memory.
+    `needs` names what has to be given before it can run, such as `base.model or base.url`, and `example` is what it
+    once made; the others run at their defaults, and `ktodata strategies` makes an example. Where one name stands for
+    two ways of working, `variant(options)` gives the one that these options ask for, with the options that it takes, or
+    raises UsageError. Where `turns` is set, `one` also takes `turn`: which of its drafts for this row this is, counted
+    over the negatives that the row gets, for what is dealt out rather than drawn. `whole` is set where `prepare` looks
+    at the rows of the run, all of which are then held in memory.
     """
 
     name: str
@@ -228,6 +228,7 @@ class Strategy:
     finish: Callable[[Any], None] | None = None
     facts: Callable[[Any], Mapping[str, Any]] | None = None
     needs: str = ""
+    example: str = ""
     whole: bool = False
     turns: bool = False
     variant: Callable[[Mapping[str, Any]], Strategy] | None = None

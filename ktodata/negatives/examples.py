@@ -67,9 +67,9 @@ def _reply(row: Row) -> str:
 
 
 def example_of(strategy: Strategy) -> str:
-    """What a strategy makes of the first example at its defaults; "" where it needs something."""
+    """What a strategy makes of the first example at its defaults; where it needs something, what it once made."""
     if strategy.needs:
-        return ""
+        return strategy.example
     row, *others = example_rows()
     (made,) = shown(row, [use(strategy.name, known={strategy.name: strategy})], others=others)
     return made.replies[0] if made.replies else ""

@@ -24,6 +24,7 @@ import re
 import string
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
+from hashlib import sha256
 from importlib import resources
 from typing import Any
 
@@ -84,10 +85,11 @@ def _drawn(texts: tuple[Text, ...], rng: random.Random) -> Text:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pack:
-    """A pack by language code."""
+    """A pack by language code. `digest` is the SHA-256 of a user's file."""
 
     where: str
     languages: Mapping[str, Grammar]
+    digest: str = ""
 
 
 def read_pack(path: str, *, slots: Collection[str] = ()) -> Pack:
@@ -96,14 +98,14 @@ def read_pack(path: str, *, slots: Collection[str] = ()) -> Pack:
     Raises:
         UsageError: it cannot be read, or something in it is not right: file, key, and what to do.
     """
-    file = local_path(path)
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = local_path(path).read_bytes()
+        table = tomllib.loads(content.decode())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}", do="Name a pack (a TOML file)") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is no TOML file in UTF-8: {error}", do=_SEE) from None
-    return _compiled(table, str(path), frozenset(slots))
+    return dataclasses.replace(_compiled(table, str(path), frozenset(slots)), digest=sha256(content).hexdigest())
 
 
 @functools.cache

@@ -161,7 +161,7 @@ BY_MODEL = Strategy(
     many=rewrite,
     prepare=prepare,
     finish=lambda pool: pool.asker.finish(),
-    facts=lambda pool: pool.asker.facts(),
+    facts=lambda pool: {**pool.asker.facts(), **({"instruction": pool.own} if pool.own else {})},
     options=_OPTIONS,
 )
 PARAPHRASE = dataclasses.replace(

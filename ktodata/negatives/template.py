@@ -26,6 +26,12 @@ class Packs:
     """What `template` draws from: for each language, the packs that have it."""
 
     languages: Mapping[str, tuple[Grammar, ...]]
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def facts(pool: Packs) -> Mapping[str, Mapping[str, str]]:
+    """What a user's packs held, for the card: a path says little when the file changes."""
+    return {"packs_sha256": pool.digests} if pool.digests else {}
 
 
 def prepare(run: Run, *, pack: Sequence[str], language: str, fallback: str | None) -> Packs:
@@ -37,7 +43,9 @@ def prepare(run: Run, *, pack: Sequence[str], language: str, fallback: str | Non
     packs = [own_pack(name) if name in OWN else _read(name) for name in pack]
     codes = sorted({code for each in packs for code in each.languages})
     check_language(language, fallback, codes, name="template")
-    return Packs({code: tuple(each.languages[code] for each in packs if code in each.languages) for code in codes})
+    digests = {each.where: each.digest for each in packs if each.digest}
+    languages = {code: tuple(each.languages[code] for each in packs if code in each.languages) for code in codes}
+    return Packs(languages, digests)
 
 
 def template(
@@ -132,6 +140,7 @@ TEMPLATE = Strategy(
     summary="A canned reply in the language of the row: formal, neutral or bureaucratic, put together from parts.",
     one=template,
     prepare=prepare,
+    facts=facts,
     options={
         "pack": Option(
             kind="list",
