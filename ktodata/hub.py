@@ -112,15 +112,31 @@ def saved_records(folder: Path, *, split: str) -> Iterator[dict[str, Any]]:
     """
     import datasets
 
-    try:
+    with _folder_errors(folder):
         data = datasets.load_from_disk(str(folder))
-    except Exception as error:  # json, arrow, key and file errors, by what is damaged
-        raise SourceError(f"not a readable dataset folder: {_first_line(error)}", where=str(folder)) from error
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
             raise SourceError(f"no split {split!r}", where=str(folder), do=f"It has: {', '.join(sorted(data))}")
         data = data[split]
-    yield from data
+    with _folder_errors(folder):
+        for batch in data.data.to_batches():
+            batch.validate(full=True)  # Arrow trusts a file that it maps, and a damaged one would end the process
+    records = iter(data)
+    while True:
+        with _folder_errors(folder):
+            record = next(records, None)
+        if record is None:
+            return
+        yield record
+
+
+@contextlib.contextmanager
+def _folder_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # json, arrow, key, text and file errors, by what is damaged
+        what = f"no {error}" if isinstance(error, KeyError) else _first_line(error)
+        raise SourceError(f"not a readable dataset folder: {what}", where=str(folder)) from error
 
 
 def is_saved_dataset(folder: Path) -> bool:

@@ -148,7 +148,34 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "array and more": ("a.json", f"[{ROW}]\n[]".encode(), "a.json:2: something follows the JSON array"),
     "object over lines": ("a.json", b'{\n "prompt": ["p"]\n}', "one JSON object over many lines"),
     "no JSON at all": ("a.json", b"hello", "neither a JSON array of objects nor JSON lines"),
-    "array not UTF-8": ("a.json", b'[{"prompt": "\xff"}]', "a.json: not UTF-8"),
+    "array not UTF-8": ("a.json", b'[{"prompt": "\xff"}]', "a.json:1: b'\\xff' is not UTF-8"),
+    "UTF-16": ("a.jsonl", ROW.encode("utf-16"), "a.jsonl: UTF-16, not UTF-8. Convert the file"),
+    "UTF-16 csv": ("a.csv", "prompt,completion,label\np,c,true\n".encode("utf-16"), "a.csv: UTF-16, not UTF-8"),
+    "gzip by another name": ("a.jsonl", gzip.compress(ROW.encode()), "a.jsonl: gzip data. Call it "),
+    "gzip twice": ("a.jsonl.gz", gzip.compress(gzip.compress(ROW.encode())), "gzip data. Unpack it first"),
+    "wrong checksum": ("a.jsonl.gz", gzip.compress(ROW.encode())[:-8] + b"12345678", "damaged: CRC check failed"),
+    "more after gzip": ("a.jsonl.gz", gzip.compress(ROW.encode()) + b"more", "not gzip data, or damaged"),
+    "a pointer of Git LFS": (
+        "a.parquet",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "`git lfs pull`",
+    ),
+    "parquet of no byte": ("a.parquet", b"", "a.parquet: not a readable parquet file"),
+    "NUL bytes": ("a.jsonl", b"\0" * 50 + b"\n", "a.jsonl:1: not JSON"),
+    "NUL bytes in an array": ("a.json", b"[" + b"\0" * 50, "a.json:1: not JSON"),
+    "a page": ("a.json", b"<!DOCTYPE html><html>", "neither a JSON array of objects nor JSON lines"),
+    "an object that ends in a comma": ("a.jsonl", f"{ROW},\n".encode(), "a.jsonl:1: not JSON: Extra data at character"),
+    "old line ends": ("a.jsonl", f"{ROW}\r{ROW}\r".encode(), "a.jsonl:1: not JSON: Extra data"),
+    "null": ("a.jsonl", b"null\n", "a.jsonl:1: a JSON null, not an object"),
+    "numbers": ("a.json", b"[1, 2]", "a.json:1: a JSON number, not an object"),
+    "a number of 5,000 digits": (
+        "a.jsonl",
+        b'{"n": ' + b"9" * 5000 + b"}",
+        "a.jsonl:1: not JSON: a number of too many",
+    ),
+    "csv not UTF-8": ("a.csv", b"prompt,completion,label\np\xe9,c,true\n", "a.csv:2: b'\\xe9' is not UTF-8"),
+    "csv header not UTF-8": ("a.csv", b"pr\xe9,completion,label\np,c,true\n", "a.csv:1: b'\\xe9' is not UTF-8"),
+    "text after a quote": ("a.csv", b'prompt,completion,label\n"p"x,c,true\n', "a.csv:2: not csv: ',' expected"),
     "ragged csv": ("a.csv", b"prompt,completion,label\np,c\n", "a.csv:2: 2 cells, but the header names 3 columns"),
     "open quote in csv": ("a.csv", b'prompt,completion,label\n"p,c,true\n', "a.csv:2: not csv"),
     "column twice": ("a.csv", b"prompt,prompt,label\np,c,true\n", "a.csv:1: a column is named twice"),
@@ -269,3 +296,55 @@ def test_provenance_names_no_more_of_the_machine_than_a_folder(tmp_path: Path, m
 def test_every_error_is_of_our_own() -> None:
     assert issubclass(RowError, SourceError)
     assert issubclass(SourceError, KtodataError)
+
+
+def make_folder(folder: Path, kind: str) -> None:
+    """A SOURCE that is no file of rows."""
+    good = folder / "good.jsonl"
+    good.write_text(ROW, encoding="utf-8")
+    place = folder / "a.jsonl"
+    if kind in ("empty", "no data", "splits", "no parts", "no rows", "other split"):
+        place.mkdir()
+    if kind == "no data":
+        (place / "README.md").write_text("hello", encoding="utf-8")
+    elif kind == "splits":
+        (place / "dataset_dict.json").write_text('{"splits": ["train"]}', encoding="utf-8")
+    elif kind == "no parts":
+        (place / "dataset_dict.json").write_text('{"splits": ', encoding="utf-8")
+    elif kind == "no rows":
+        (place / "state.json").write_text("{}", encoding="utf-8")
+        (place / "dataset_info.json").write_text("{}", encoding="utf-8")
+    elif kind == "other split":
+        (place / "test.jsonl").write_text(ROW, encoding="utf-8")
+    elif kind == "circle":
+        place.symlink_to(folder / "b.jsonl")
+        (folder / "b.jsonl").symlink_to(place)
+    elif kind == "dangling":
+        place.symlink_to(folder / "gone.jsonl")
+    elif kind == "null device":
+        place.symlink_to("/dev/null")
+    elif kind == "below a file":
+        place.symlink_to(good / "a.jsonl")
+
+
+FOLDERS = {
+    "empty": "no data files. It needs",
+    "no data": "no data files. It needs",
+    "splits": "not a readable dataset folder: No such files",
+    "no parts": "not a readable dataset folder: Expecting value",
+    "no rows": "not a readable dataset folder: no '_data_files'",
+    "other split": "no split 'train'. It has: test",
+    "circle": "no such file or folder",
+    "dangling": "no such file or folder",
+    "null device": "the file is empty: no rows in it",
+    "below a file": "",
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_what_is_no_file_of_rows_is_one_clear_error(tmp_path: Path, kind: str) -> None:
+    make_folder(tmp_path, kind)
+    with pytest.raises(SourceError) as caught:
+        read_rows(str(tmp_path / "a.jsonl"))
+    assert str(caught.value).startswith(f"{tmp_path / 'a.jsonl'}: {FOLDERS[kind]}")
+    assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ktodata.errors import UsageError, WriteError
-from ktodata.io import Quarantine, atomic_file, check_output, write_rows
+from ktodata.io import Quarantine, atomic_file, check_output, read_rows, write_rows
 from ktodata.schema import Row, make_row
 
 
@@ -116,3 +116,13 @@ def test_the_quarantine_file_is_always_made_but_not_after_an_error(tmp_path: Pat
     with Quarantine(None) as quarantine:
         quarantine.add("bad", where="here", record={})
     assert quarantine.count == 1
+
+
+def test_a_carriage_return_in_csv_is_text(tmp_path: Path) -> None:
+    rows = [
+        make_row("p\rq", "c\r", True, source="s", origin="pair"),
+        make_row("p", "c", True, source="s", origin="pair"),
+    ]
+    write_rows(rows, str(tmp_path / "a.csv"))
+    assert read_rows(str(tmp_path / "a.csv")) == rows
+    assert b"\np,c,true," in (tmp_path / "a.csv").read_bytes(), "other rows get no quotes"

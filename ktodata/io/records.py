@@ -13,18 +13,22 @@ import io
 import json
 import os
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from ktodata.errors import RowError, SourceError
 
 BOM = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
+LFS = b"version https://git-lfs"
 BLOCK = 2**20  # characters per read of a JSON array
+LONGEST = 256 * 2**20  # bytes of a line, or characters of an item or a cell: more is no text of a row
 BATCH = 1000  # rows per read of a columnar file
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ESCAPED = re.compile("[\udc80-\udcff]+")
 _BLANK = re.compile(r"\s*")
 
 
@@ -60,7 +64,7 @@ class Raw(NamedTuple):
         try:
             return _parse_line(self.data, self.where)
         except RowError:
-            return self.data.decode("utf-8", errors="replace")
+            return self.data.decode("utf-8", errors="backslashreplace")  # no byte of it is lost
 
 
 def _parse_line(line: bytes, where: str) -> object:
@@ -72,10 +76,16 @@ def _parse_line(line: bytes, where: str) -> object:
     except RecursionError as error:
         raise RowError("JSON nested too deeply", where=where) from error
     except ValueError as error:
-        raise RowError(f"not JSON: {error}", where=where) from error
+        place = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
+        raise RowError(f"not JSON: {_why(error)}{place}", where=where) from error
     if _broken(value, text):
         raise RowError(BROKEN_EMOJI, where=where)
     return value
+
+
+def _why(error: ValueError) -> str:
+    """What is wrong with some JSON. A number of thousands of digits is Python's limit, and not ours to lift."""
+    return "a number of too many digits" if "int_max_str_digits" in str(error) else getattr(error, "msg", str(error))
 
 
 def _broken(value: object, text: str) -> bool:
@@ -88,6 +98,7 @@ def _broken(value: object, text: str) -> bool:
     return False
 
 
+TOO_LONG = f"longer than {LONGEST // 2**20} MiB: not a file of this format?"
 BROKEN_EMOJI = "half of a surrogate pair (a broken emoji) in the text"
 UTF8_ADVICE = "Convert the file to UTF-8 first"
 COMMA_ADVICE = "The separator of a csv file must be a comma"
@@ -100,8 +111,14 @@ def _json_name(value: object) -> str:
 
 
 def read_lines(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
-    """JSON lines. Only a line feed ends a line: U+2028 and the like are text. Blank lines are passed over."""
-    for number, line in enumerate(stream, 1):
+    """JSON lines. Only a line feed ends a line: U+2028 and the like are text. Blank lines are passed over.
+
+    Raises:
+        SourceError: a line without an end, as in a file of something else.
+    """
+    for number, line in enumerate(iter(partial(stream.readline, LONGEST), b""), 1):
+        if len(line) == LONGEST:
+            raise SourceError(f"a line {TOO_LONG}", where=f"{name}:{number}")
         if number == 1:
             line = line.removeprefix(BOM)
         line = line.strip()
@@ -122,7 +139,7 @@ def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
             raise SourceError("one JSON object over many lines", where=name, do=advice)
         yield from read_lines(stream, name, source)
     elif head[:1] == b"[":
-        with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig") as text:
+        with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", errors="surrogateescape") as text:
             for line, value, problem in _array_items(text, name):
                 yield Raw(value, f"{name}:{line}", source, problem)
     elif head:
@@ -182,16 +199,25 @@ def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object, str]]:
             except ValueError as error:
                 if ended:
                     # Its own line and column count from this item on.
-                    what = getattr(error, "msg", str(error))
-                    raise SourceError(f"not JSON: {what}", where=f"{name}:{line}") from error
+                    raise SourceError(f"not JSON: {_why(error)}", where=f"{name}:{line}") from error
+                if len(buffer) > LONGEST:
+                    raise SourceError(f"an item {TOO_LONG}", where=f"{name}:{line}") from error
             else:
                 if end < len(buffer) or ended:  # a number at the buffer's end may go on
                     break
             more(size)
             size *= 2  # an item of any length is tried again a logarithmic number of times
-        yield line, value, BROKEN_EMOJI if _broken(value, buffer[place:end]) else ""
+        problem = _text_problem(value, buffer[place:end])
+        yield line, buffer[place:end].encode("utf-8", "surrogateescape") if problem else value, problem
         line += buffer.count("\n", place, end)
         place = end
+
+
+def _text_problem(value: object, text: str) -> str:
+    """What is wrong with the characters of an item that was read with `surrogateescape`, "" if nothing is."""
+    if not_utf8 := _ESCAPED.search(text):
+        return f"{not_utf8[0].encode('utf-8', 'surrogateescape')!r} is not UTF-8"
+    return BROKEN_EMOJI if _broken(value, text) else ""
 
 
 def _array_problem(mark: str) -> str:
@@ -204,8 +230,8 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     A csv file knows text only, so two things are turned back: a `label` (or `kto_tag`) of true or false, and a cell
     that holds messages as JSON, which is how `write_rows` writes them.
     """
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", newline="") as text:
+    csv.field_size_limit(LONGEST)
+    with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         reader = csv.reader(text, strict=True)
         header: list[str] | None = None
         for cells in _csv_rows(reader, name):
@@ -214,11 +240,15 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
                 if not cells:
                     continue
                 header = cells
+                if not_utf8 := _text_problem("", "".join(header)):
+                    raise SourceError(not_utf8, where=where, do=UTF8_ADVICE)
                 if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), "")):
                     what = f"the header is one column, {header[0]!r}, as its cells are separated by {mark!r}"
                     raise SourceError(what, where=where, do=COMMA_ADVICE)
                 if len(set(header)) < len(header):
                     raise SourceError(f"a column is named twice ({', '.join(header)})", where=where)
+            elif not_utf8 := _text_problem("", "".join(cells)):
+                yield Raw([cell.encode("utf-8", "surrogateescape") for cell in cells], where, source, not_utf8)
             elif len(cells) != len(header):
                 if cells:
                     problem = f"{len(cells)} cells, but the header names {len(header)} columns"
@@ -267,12 +297,34 @@ def read_parquet(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     try:
         file = pyarrow.parquet.ParquetFile(stream)
         for batch in file.iter_batches(batch_size=BATCH):
-            for values in batch.to_pylist():
+            for values, problem in _batch_rows(batch):
                 row += 1
-                yield Raw(values, f"{name}: row {row}", source)
+                yield Raw(values, f"{name}: row {row}", source, problem)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SourceError(f"not a readable parquet file: {reason.rstrip('.')}", where=name, do=AGAIN_ADVICE) from error
+
+
+def _batch_rows(batch: Any) -> Iterator[tuple[object, str]]:
+    """The rows of a batch, and what is wrong with each: text that is not UTF-8."""
+    try:
+        yield from ((values, "") for values in batch.to_pylist())
+    except UnicodeDecodeError:
+        for row in range(len(batch)):
+            one = batch.slice(row, 1)
+            try:
+                yield one.to_pylist()[0], ""
+            except UnicodeDecodeError as error:
+                bad = bytes(error.object[error.start : error.end])
+                yield {name: _cell_bytes(one.column(name)) for name in one.schema.names}, f"{bad!r} is not UTF-8"
+
+
+def _cell_bytes(column: Any) -> object:
+    """The value in a column of one row; the bytes, where it is text that is none."""
+    try:
+        return column[0].as_py()
+    except UnicodeDecodeError as error:
+        return bytes(error.object)
 
 
 READERS: dict[str, Callable[[IO[bytes], str, str], Iterator[Raw]]] = {
@@ -307,6 +359,7 @@ def read_file(path: Path, source: str, *, name: str = "") -> Iterator[Raw]:
         if _is_endless(path):
             raise SourceError("is a device, not a file", where=name)
         with path.open("rb") as stream, _unpacked(stream, suffix) as data:
+            _refuse_others(data, suffix, name)
             for raw in READERS.get(suffix.removesuffix(".gz"), read_lines)(data, name, source):
                 empty = False
                 yield raw
@@ -330,6 +383,21 @@ def _is_endless(path: Path) -> bool:
         return False
     with path.open("rb") as stream:
         return not stream.isatty()
+
+
+def _refuse_others(stream: IO[bytes], suffix: str, name: str) -> None:
+    """Files that are not what their name says, told by how they begin.
+
+    Raises:
+        SourceError: it is one of those that people often have.
+    """
+    head = cast(io.BufferedReader, stream).peek(64)
+    if head.startswith(LFS):
+        raise SourceError("a pointer of Git LFS, not the data", where=name, do="Fetch them with `git lfs pull`")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise SourceError("UTF-16, not UTF-8", where=name, do=UTF8_ADVICE)
+    if head.startswith(GZIP):
+        raise SourceError("gzip data", where=name, do="Unpack it first" if "gz" in suffix else f"Call it {name}.gz")
 
 
 def _unpacked(stream: BinaryIO, suffix: str) -> contextlib.AbstractContextManager[IO[bytes]]:

@@ -197,9 +197,12 @@ def _write_csv(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> int:
     count = 0
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
+    # A carriage return ends a row for readers, but to Python's writer it is text that needs no quotes.
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
     for record in _records(tables):
-        writer.writerow([value if isinstance(value, str) else _json(value) for value in record.values()])
+        cells = [value if isinstance(value, str) else _json(value) for value in record.values()]
+        (quoting if any("\r" in cell for cell in cells) else writer).writerow(cells)
         count += 1
     text.flush()
     text.detach()

@@ -1,0 +1,229 @@
+"""Damaged files of every format through every command: a result, or one line that says what is wrong; never more.
+
+By default few of them; `make slow` tries many. Records with one thing wrong are in test_data_malformed.py.
+"""
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ktodata.cli import main
+from ktodata.io import read_rows, write_rows
+from ktodata.schema import make_row
+
+ROWS: list[dict[str, Any]] = [
+    {"prompt": f"What is {n}?\n", "completion": f"It is “{n}”, and a bit.", "label": n % 3 > 0} for n in range(40)
+]
+
+
+def as_lines(records: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+
+
+def as_parquet(records: list[dict[str, Any]]) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), sink, compression="none", use_dictionary=False)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def as_csv(records: list[dict[str, Any]]) -> bytes:
+    lines = [f'"{one["prompt"]}","{one["completion"]}",{str(one["label"]).lower()}\n' for one in records]
+    return ("prompt,completion,label\n" + "".join(lines)).encode()
+
+
+FORMATS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
+    ".jsonl": as_lines,
+    ".jsonl.gz": lambda records: gzip.compress(as_lines(records), mtime=0),
+    ".json": lambda records: json.dumps(records, indent=1, ensure_ascii=False).encode(),
+    ".csv": as_csv,
+    ".csv.gz": lambda records: gzip.compress(as_csv(records), mtime=0),
+    ".parquet": as_parquet,
+}
+COMMANDS: dict[str, list[str]] = {
+    "unpair": ["-o", "OUT", "--quarantine", "BAD"],
+    "label": ["-o", "OUT", "--quarantine", "BAD", "--thumbs", "label"],
+    "negatives": ["-o", "OUT", "--quarantine", "BAD", "--strategy", "template", "--no-leakage"],
+    "balance": [],
+    "check": [],
+    "mix": ["-o", "OUT", "--quarantine", "BAD"],
+    "split": ["-o", "OUT", "--eval", "EVAL"],
+    "convert": ["-o", "OUT", "--quarantine", "BAD", "--to", "trl"],
+}
+WHOLE = {suffix: make(ROWS) for suffix, make in FORMATS.items()}
+# Bytes that mean something to a format, besides any.
+BYTES = st.sampled_from(b'"\\{}[],:\n\r\x00\xff\x80') | st.integers(0, 255)
+
+
+@st.composite
+def damage(draw: st.DrawFn, suffix: str) -> bytes:
+    """A file of this format with some bytes changed, taken out, put in, or cut off."""
+    content = bytearray(WHOLE[suffix])
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(content)))
+        how = draw(st.sampled_from(["change", "cut", "take out", "put in"]))
+        if how == "change" and place < len(content):
+            content[place] = draw(BYTES)
+        elif how == "cut" and draw(st.booleans()):
+            del content[place:]
+        elif how == "take out":
+            del content[place : place + draw(st.integers(1, 30))]
+        elif how == "put in":
+            content[place:place] = bytes(draw(st.lists(BYTES, max_size=4)))
+    return bytes(content)
+
+
+def checked(command: str, source: Path, *, stdin: bytes | None = None) -> Result:
+    """Run a command, and look at what must hold whatever the file is."""
+    folder = source.parent / "out"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    names = {name: str(folder / f"{name.lower()}.jsonl") for name in ("OUT", "EVAL", "BAD")}
+    arguments = [command, "-" if stdin is not None else str(source), *(names.get(o, o) for o in COMMANDS[command])]
+    result = CliRunner().invoke(main, arguments, input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    there = {path.name for path in folder.iterdir()}
+    failed_check = command == "check" and result.exit_code == 1 and result.stdout
+    if result.exit_code == 0:
+        assert "OUT" not in COMMANDS[command] or "out.jsonl" in there, there
+    elif not failed_check:
+        assert result.stderr.count("\n") == 1, result.stderr
+        assert result.stderr.startswith("error: ")
+        assert len(result.stderr) < 2000
+        assert there <= {"bad.jsonl"}, "nothing is half-written"
+    if "bad.jsonl" in there:
+        for line in (folder / "bad.jsonl").read_text(encoding="utf-8").splitlines():
+            kept = json.loads(line)
+            assert kept["reason"]
+            assert kept["where"]
+            assert "record" in kept
+    return result
+
+
+def fuzz(command: str, suffix: str, folder: Path, data: st.DataObject) -> None:
+    source = folder / f"rows{suffix}"
+    source.write_bytes(data.draw(damage(suffix)))
+    checked(command, source)
+
+
+QUICK = settings(max_examples=3, suppress_health_check=list(HealthCheck), deadline=None)
+MANY = settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+PAIRED = [(command, suffix) for command in COMMANDS for suffix in FORMATS]
+
+
+@pytest.mark.parametrize(("command", "suffix"), PAIRED)
+@QUICK
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused_in_one_line(
+    command: str, suffix: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    fuzz(command, suffix, tmp_path_factory.mktemp("fuzz"), data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "suffix"), PAIRED)
+@MANY
+@given(data=st.data())
+def test_many_damaged_files(
+    command: str, suffix: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    fuzz(command, suffix, tmp_path_factory.mktemp("fuzz"), data)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@QUICK
+@given(data=st.data())
+def test_whatever_comes_through_a_pipe(
+    command: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    checked(command, tmp_path_factory.mktemp("fuzz") / "none", stdin=data.draw(damage(".jsonl")))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_sound_goes_through(command: str, tmp_path: Path) -> None:
+    for suffix, content in WHOLE.items():
+        (tmp_path / f"rows{suffix}").write_bytes(content)
+        assert checked(command, tmp_path / f"rows{suffix}").exit_code in ((0, 1) if command == "check" else (0,))
+    assert checked(command, tmp_path / "rows", stdin=WHOLE[".jsonl"]).exit_code in (0, 1)
+
+
+def test_a_damaged_folder_of_datasets_is_one_line_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    """Arrow maps these files and trusts what they say: a length of text that goes beyond the file ended the process."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = pyarrow.Table.from_pylist(ROWS)
+    folder = tmp_path / "saved"
+    datasets.Dataset(rows).save_to_disk(str(folder))
+    (file,) = folder.glob("*.arrow")
+    content = file.read_bytes()
+    lengths = rows.column("prompt").chunk(0).buffers()[1].to_pybytes()[:40]
+    place = content.index(lengths)
+    for bad in (b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\x01\x00\x00\x40"):
+        file.unlink()  # it may be mapped
+        file.write_bytes(content[: place + 8] + bad + content[place + 12 :])
+        result = checked("unpair", folder)
+        assert result.exit_code == 1
+        assert "saved: not a readable dataset folder: " in result.stderr
+
+
+def test_a_line_without_an_end_is_refused_before_memory_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ktodata.io.records.LONGEST", 2**21)
+    for name, begin in (("a.jsonl", b""), ("a.json", b'[{"prompt": "'), ("a.csv", b'prompt,completion,label\n"')):
+        (tmp_path / name).write_bytes(begin + b"x" * 2**23)
+        result = checked("unpair", tmp_path / name)
+        assert result.exit_code == 1
+        assert "longer than 256 MiB" in result.stderr or "field larger than field limit" in result.stderr
+
+
+def test_the_quarantine_file_has_every_byte_of_a_bad_row(tmp_path: Path) -> None:
+    good = as_lines(ROWS[:1])
+    bad_text = pyarrow.Array.from_buffers(
+        pyarrow.string(), 2, [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\3\0\0\0"), pyarrow.py_buffer(b"pq\xe9")]
+    )
+    table = pyarrow.table({"prompt": bad_text, "completion": ["c", "d"], "label": [True, False]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_bytes(good + b'{"prompt": "q\xe9", "completion": "d"}\n')
+    (tmp_path / "a.csv").write_bytes(b"prompt,completion,label\np,c,true\nq\xe9,d,false\n")
+    (tmp_path / "a.json").write_bytes(b"[" + good + b', {"prompt": "q\xe9", "completion": "d"}]')
+    places = {".parquet": "a.parquet: row 2", ".jsonl": "a.jsonl:2", ".csv": "a.csv:3", ".json": "a.json:2"}
+    for suffix, place in places.items():
+        assert checked("unpair", tmp_path / f"a{suffix}").exit_code == 0
+        (line,) = (tmp_path / "out" / "bad.jsonl").read_text(encoding="utf-8").splitlines()
+        kept = json.loads(line)
+        assert kept["where"].endswith(place)
+        assert "not UTF-8" in kept["detail"]
+        assert "\\xe9" in str(kept["record"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    values=st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+            st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet"])
+def test_any_text_comes_back_from_any_format(
+    suffix: str, tmp_path_factory: pytest.TempPathFactory, values: list[tuple[str, str, bool]]
+) -> None:
+    rows = [make_row(prompt, f"c {text}", good, source="s", origin="pair") for prompt, text, good in values]
+    path = str(tmp_path_factory.mktemp("any") / f"rows{suffix}")
+    write_rows(rows, path)
+    assert read_rows(path) == rows
