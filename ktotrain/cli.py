@@ -15,7 +15,14 @@ import click
 
 from ktotrain import __version__
 from ktotrain.errors import StoppedError
-from ktotrain.launch import COMMAND, is_main_process, launch, let_the_first_speak, program_name
+from ktotrain.launch import (
+    COMMAND,
+    end_with_the_launcher,
+    is_main_process,
+    launch,
+    let_the_first_speak,
+    program_name,
+)
 from ktotrain.redact import HIDDEN, is_secret_name, printable
 
 INTERRUPTED = 130  # what shells report for a process that Ctrl-C ended: 128 + SIGINT
@@ -160,6 +167,7 @@ def run(
     if dry_run:
         trainer.dry_run(checked, processes=processes, accelerate_config=accelerate_config)
         return
+    end_with_the_launcher()
     try:
         result = trainer.run(checked, resume=resume, force=force)
     except StoppedError as stopped:

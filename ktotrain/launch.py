@@ -20,6 +20,8 @@ from ktotrain.errors import TrainingError
 COMMAND = "KTOTRAIN_COMMAND"
 # For the same processes: the file by which they find each other, in place of a port that other machines could reach.
 MEETING = "KTOTRAIN_MEETING"
+# What torch's launcher, which accelerate's is too, leaves in the environment of its processes.
+OF_TORCH = "TORCHELASTIC_RUN_ID"
 # Seconds in which the first process says an error that all have.
 PATIENCE = 10
 MODULE = ("ktotrain", "__main__.py")
@@ -41,6 +43,22 @@ def let_the_first_speak() -> None:
         time.sleep(PATIENCE)
 
 
+def end_with_the_launcher() -> None:
+    """Has this process get SIGTERM when its launcher is gone: killed, it cannot end those that it has started.
+
+    They would go on unseen, with the folder locked. So they save and stop instead, as after any other SIGTERM.
+    """
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if OF_TORCH in os.environ:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def program_name() -> str:
     """How this program was called."""
     return f"{shlex.quote(sys.executable)} -m ktotrain" if Path(sys.argv[0]).parts[-2:] == MODULE else "ktotrain"
@@ -53,6 +71,7 @@ def launch(arguments: Sequence[str], processes: int) -> None:
 
     Raises:
         TrainingError: a process failed; the first one has said why on stderr.
+        KeyboardInterrupt: a second Ctrl-C, by which they were killed.
         SystemExit: a signal ended them; the first one has said how to go on.
     """
     import logging
@@ -66,8 +85,9 @@ def launch(arguments: Sequence[str], processes: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ[COMMAND] = f"{processes} {program_name()}"
     _stay_on_this_machine()
+    killed = threading.Event()
     try:
-        with tempfile.TemporaryDirectory(prefix="ktotrain-") as folder, _signals_handed_on():
+        with tempfile.TemporaryDirectory(prefix="ktotrain-") as folder, _signals_handed_on(killed):
             os.environ[MEETING] = f"{folder}/processes"
             config = LaunchConfig(
                 min_nodes=1,
@@ -84,6 +104,8 @@ def launch(arguments: Sequence[str], processes: int) -> None:
             )
             elastic_launch(config, sys.executable)("-m", "ktotrain", *arguments)
     except ChildFailedError as error:
+        if killed.is_set():
+            raise KeyboardInterrupt from None
         # Whoever failed by itself comes first: the others were ended because of that.
         codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
         rank = min(codes, key=lambda rank: (codes[rank] == -signal.SIGTERM, codes[rank] < 0, rank))
@@ -115,8 +137,11 @@ def _stay_on_this_machine() -> None:
 
 
 @contextlib.contextmanager
-def _signals_handed_on() -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to the processes, each of which is in a process group of its own; a second Ctrl-C kills."""
+def _signals_handed_on(killed: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM go to the processes, each of which is in a process group of its own.
+
+    A second Ctrl-C kills them, and sets `killed`.
+    """
     import psutil
 
     seen: list[int] = []
@@ -124,6 +149,8 @@ def _signals_handed_on() -> Iterator[None]:
     def hand_on(number: int, _: FrameType | None) -> None:
         kill = bool(seen) and number == signal.SIGINT
         seen.append(number)
+        if kill:
+            killed.set()
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill() if kill else child.send_signal(number)

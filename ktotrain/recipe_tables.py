@@ -258,7 +258,11 @@ class TrainRecipe:
     )
     trackers: tuple[str, ...] = field(
         default=(),
-        metadata=key("Where else to log, through accelerate.", choices=TRACKERS, may_be_empty=True),
+        metadata=key(
+            "Where else to log, through accelerate. Resumed, a run is a new one there.",
+            choices=TRACKERS,
+            may_be_empty=True,
+        ),
     )
 
 

@@ -45,7 +45,7 @@ from ktotrain.progress import Progress
 from ktotrain.recipe import Recipe, recipe_to_dict
 from ktotrain.reference import FrozenCopy
 from ktotrain.resume import find_start, identity, other_machine, refuse_others
-from ktotrain.run_state import Saved, random_state, read_state, restore, set_random_state
+from ktotrain.run_state import Saved, read_state, restore
 from ktotrain.sharded_state import large_of
 from ktotrain.shares import LaunchPlan, read_launch
 from ktotrain.shortage import is_shortage, shortage
@@ -283,13 +283,14 @@ def _learn(run: _Run, step: Step, finished: float) -> None:
 def _evaluate_if_due(run: _Run) -> bool:
     """The evaluation that is owed, if any; a run that is stopped within it still owes it when it goes on.
 
+    It draws nothing at random, so steps after it do not depend on it.
+
     Raises:
         StoppedError: a signal asked for it.
     """
     position = run.keeper.position
     if not position.owes_evaluation or run.data.evaluation is None:
         return False
-    before = random_state()
     found = evaluate(
         run.data.eval_steps,
         run.data.evaluation.rows,
@@ -300,7 +301,6 @@ def _evaluate_if_due(run: _Run) -> bool:
         lambda: run.stop.requested,
     )
     if found is None:
-        set_random_state(before)
         raise run.keeper.stopped(run.stop)
     position.owes_evaluation, position.evaluation = False, found
     run.log.write(run.place() | found)

@@ -201,3 +201,17 @@ def test_a_run_says_what_it_tokenized(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(token_cache, "fingerprint", lambda _: (_ for _ in ()).throw(NoFingerprintError("why")))
     run = prepare_data(recipe)
     assert any("not kept for later runs" in notice for notice in notices(run, recipe))
+
+
+def test_no_room_for_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tokenizers says so by a bare Exception; the run goes on without a cache."""
+    tokenizer = byte_tokenizer()
+
+    def save_pretrained(_: str) -> None:
+        raise Exception("File too large (os error 27)")
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", save_pretrained)
+    cache, trouble = open_cache(tokenizer)
+    assert cache is None
+    assert "tokens are not kept for later runs" in trouble
+    assert "File too large" in trouble

@@ -163,6 +163,42 @@ def test_two_processes_stop_at_one_step_and_go_on(home: Path, tmp_path: Path) ->
     same(tmp_path / "whole" / "run", tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_two_processes_and_a_second_ctrl_c(home: Path, tmp_path: Path) -> None:
+    """They are killed, so it is over at once, whatever they are in; and said as one process says it."""
+    process = begin(*command(home, tmp_path, "train.max_steps=20000", flags=["--processes", "2"]))
+    wait_until(lambda: lines_of(tmp_path / "run") >= 2, process)
+    workers = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)  # two signals at once would be one
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert not any(worker.is_running() for worker in workers)
+
+
+LAUNCHER = """
+import os, subprocess, sys, time
+os.environ["TORCHELASTIC_RUN_ID"] = "a launch"
+child = "import time, ktotrain.launch as l; l.end_with_the_launcher(); print('on', flush=True); time.sleep(60)"
+print(subprocess.Popen([sys.executable, "-c", child]).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_processes_end_when_their_launcher_was_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        worker = psutil.Process(int(launcher.stdout.readline()))
+        assert launcher.stdout.readline() == "on\n"
+        launcher.kill()
+    _, alive = psutil.wait_procs([worker], timeout=30)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
 # --- the lock -----------------------------------------------------------------------------------------------------
 
 
