@@ -21,7 +21,8 @@ from ktotrain.reference import Reference, copy_of
 from ktotrain.scorer import Scorer
 from ktotrain.step import Machinery, Objective, Packing, build_packs, run_step
 
-SHARED = Path(__file__).parents[2] / "shared"
+# Beside the repository, or, on a machine that gets the repository alone, within it.
+SHARED = next(filter(Path.is_dir, (up / "shared" for up in Path(__file__).parents[2:0:-1])), Path("shared"))
 VOCABULARY = 96
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}"

@@ -1,5 +1,6 @@
 """One thing computed in several ways comes out the same: layouts, packs, references (DESIGN section 8)."""
 
+import contextlib
 import copy
 from typing import Any
 
@@ -7,10 +8,14 @@ import pytest
 import torch
 from support import StepNumbers, random_rows, run_steps, tiny_llama
 
+from ktotrain.batch import branch_of
+from ktotrain.losses import LOSSES
 from ktotrain.model import add_lora, recompute_activations
+from ktotrain.packing import pack
 from ktotrain.probe import choose_layout, verified_head
 from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy
 from ktotrain.scorer import Scorer
+from ktotrain.step import Machinery, Objective, StepPacks, run_step
 
 # Contiguous and scattered prompt groups, and singles: three steps of 8 rows.
 GROUPS = [0, 0, 0, 1, 2, 3, 2, 4, 5, 6, 7, 7, 8, 9, 10, 11, 12, 13, 12, 13, 14, 15, 16, 17]
@@ -111,3 +116,24 @@ def test_frozen_adapter_is_a_frozen_copy_of_the_adapted_model() -> None:
     agree(beside, theirs)
     assert beside[0].log_ratios.abs().max() < 1e-4
     assert beside[2].log_ratios.abs().max() > 1e-3
+
+
+def test_the_reference_point_is_the_mean_over_the_pairs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pairs for four rows, as `loss.z_ref_share` makes them, each 2 nats apart from the reference."""
+    rows = random_rows([0, 1, 2, 3])
+    lent = [branch_of(i, rows[i], rows[i - 1], max_length=64) for i in (0, 2)]
+    packs = StepPacks(
+        reference=[],
+        known_2n=torch.zeros(8),
+        graded=[],
+        mismatched=pack(lent, pack_tokens=1000, layout="padded"),
+        following=None,
+        labels_n=torch.tensor([True, False, True, False]),
+        pairs=2,
+        row_tokens=0,
+    )
+    monkeypatch.setattr("ktotrain.step.no_grad_scores", lambda _, batch: torch.full((len(batch.rows),), 2.0))
+    nothing: Any = None
+    machinery = Machinery(nothing, nothing, torch.device("cpu"), lambda values: values, contextlib.nullcontext)
+    scores = run_step(packs, machinery, Objective(LOSSES["kto"], 0.1, 1.0, 1.0), learn=None)
+    assert scores.raw == scores.z_ref == 2.0
