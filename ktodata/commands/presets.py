@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -30,23 +34,39 @@ def presets(as_json: bool, as_markdown: bool) -> None:
     if as_markdown:
         click.echo(markdown(described), nl=False)
         return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for one in described:
-        click.echo(f"{one['name']}\n    {one['about']}")
-        click.echo(f"    columns: {' | '.join(' + '.join(columns) for columns in one['columns'])}")
-        click.echo(f"    rows: {one['kind'] or 'text or chat, as they come'}")
-        if one["hub_id"]:
-            folders = f", folders {', '.join(one['folders'])}" if one["folders"] else ""
-            click.echo(f"    on the Hub: {one['hub_id']}, split {one['split']}{folders}")
-        if one["kin"]:
-            click.echo(f"    also: {', '.join(one['kin'])}")
-        if one["licence"]:
-            click.echo(f"    licence: {one['licence']}")
-        if one["options"]:
-            click.echo("    options:")
-        for flag, option in one["options"].items():
-            default = "" if option["default"] in ("", 0) else f" {_plain(option['default'])}"
-            choices = f" ({', '.join(option['choices'])})" if option["choices"] else ""
-            click.echo(f"        {flag}{default}{choices}: {option['help']}")
+        for line in lines(one):
+            click.echo(folded(line, width) if width else line)
+
+
+def lines(one: dict[str, Any]) -> Iterator[str]:
+    """A preset that `describe` has described, line by line."""
+    yield one["name"]
+    yield f"    {one['about']}"
+    yield f"    columns: {' | '.join(' + '.join(columns) for columns in one['columns'])}"
+    yield f"    rows: {one['kind'] or 'text or chat, as they come'}"
+    if one["hub_id"]:
+        folders = f", folders {', '.join(one['folders'])}" if one["folders"] else ""
+        yield f"    on the Hub: {one['hub_id']}, split {one['split']}{folders}"
+    if one["kin"]:
+        yield f"    also: {', '.join(one['kin'])}"
+    if one["licence"]:
+        yield f"    licence: {one['licence']}"
+    if one["options"]:
+        yield "    options:"
+    for flag, option in one["options"].items():
+        default = "" if option["default"] in ("", 0) else f" {_plain(option['default'])}"
+        choices = f" ({', '.join(option['choices'])})" if option["choices"] else ""
+        yield f"        {flag}{default}{choices}: {option['help']}"
+
+
+def folded(line: str, width: int) -> str:
+    """A line on as many as a terminal needs, the others further in than the first."""
+    start = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line.strip(), width, initial_indent=start, subsequent_indent=f"{start}    ", break_on_hyphens=False
+    )
 
 
 def describe(source: Source) -> dict[str, Any]:
