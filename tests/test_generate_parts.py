@@ -357,3 +357,11 @@ def test_settings_that_change_nothing_are_left_out() -> None:
         "TopPLogitsWarper",
         "MinPLogitsWarper",
     ]
+
+
+def test_half_a_letter_is_not_part_of_a_reply() -> None:
+    from ktodata.generate.ask import _usable
+    from ktodata.generate.contract import Reply
+
+    assert _usable(Reply("\ufffday very early \ufffd", "stop"), "prompt", "sentence") == "ay very early"
+    assert _usable(Reply("\ufffd", "stop"), "prompt", "keep") == EMPTY

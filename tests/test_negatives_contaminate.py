@@ -201,6 +201,14 @@ def test_a_pool_of_its_own_of_any_kind(tmp_path: Path) -> None:
     assert {row.completion for row in lent(rows, pool=str(pairs)).negatives} == {"one good long reply"}
 
 
+def test_what_answers_nearly_the_same_question_is_no_last_resort() -> None:
+    rows = [
+        row_of("how should i sell the green armchair?", "a charity shop will come and fetch it"),
+        row_of("how should i sell the green armchair now?", "put a photo of it on the board downstairs"),
+    ]
+    assert lent(rows).skipped == {f"contaminate: {NONE}": 2}
+
+
 def uses_of(rows: list[Row]) -> Counter[int]:
     """How many replies are lent once, twice …"""
     return Counter(Counter(plain(row.completion) for row in rows).values())
