@@ -15,6 +15,7 @@ from ktotrain import attention
 from ktotrain.attention import KERNELS, Ragged
 from ktotrain.attention_choice import KernelChoice
 from ktotrain.errors import ModelError, RecipeError
+from ktotrain.model import add_lora
 from ktotrain.probe import choose_layout, verified_head
 
 SHARED = ("Llama", "Qwen3", "Mistral", "Gemma2", "Granite", "GPT2", "Mixtral", "GptOss")
@@ -215,3 +216,10 @@ def test_lines_of_the_table_can_be_made_anew_one_by_one(tmp_path: Path) -> None:
     assert path.read_text().splitlines()[-4:] == [*head, "| A | shared |", "| B | shared |"]
     assert "made with other versions" in write(path, [*head, "| B | padded |"], device="cuda", all_of_them=False)
     assert path.read_text().endswith("| B | shared |\n")
+
+
+def test_an_adapter_with_dropout_is_never_followed() -> None:
+    """A graded pass remembers what dropout has left of its prompts; in evaluation mode the probe would not see it."""
+    model = tiny_llama()
+    add_lora(model, rank=2, alpha=4, dropout=0.1, target_modules="all-linear")
+    assert not choose_layout(model, attention="auto").follows
