@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ def train(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = (), 
         if not plots:
             patch.setattr("ktotrain.outputs.draw_plots", lambda *_: [])
         return CliRunner().invoke(main, command(home, folder, *overrides, flags=flags))
+
+
+def in_this_process(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """`ktotrain` with these arguments, without plots or a process of its own: what others are compared with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ktotrain.outputs.draw_plots", lambda *_: [])
+        result = CliRunner().invoke(main, arguments)
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
 def trained(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = (), plots: bool = False) -> Path:

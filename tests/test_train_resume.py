@@ -138,6 +138,10 @@ def test_metrics_are_cut_back(tmp_path: Path) -> None:
     assert path.read_text() == "".join(lines)
     path.write_text("".join(lines[1:]))
     assert cut_back(path, 5, {"lines": 5, "waiting": []}) == f"{path} lacks 1 of 5 lines up to step 5"
+    # A later step's line never fills a gap.
+    path.write_text("".join(lines[1:]))
+    assert cut_back(path, 4, {"lines": 4, "waiting": []}) == f"{path} lacks 1 of 4 lines up to step 4"
+    assert path.read_text() == "".join(lines[1:4])
 
 
 def test_another_machine_is_noted(copied: Path, home: Path) -> None:
