@@ -106,6 +106,14 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_state_saved(home: Path
     same(trained(home, tmp_path / "whole", "train.max_bad_steps=3"), resumed)
 
 
+def test_who_resumes_gets_as_many_tries_again(home: Path, tmp_path: Path, spoil: Any) -> None:
+    spoil("loss", {3, 4})
+    assert train(home, tmp_path, "train.max_bad_steps=2").exit_code == 1
+    spoil("loss", {1})  # step 5 of the run: the third in a row, and the first since somebody looked
+    resumed = trained(home, tmp_path, "train.max_bad_steps=2", flags=["--resume"])
+    assert [record["step"] for record in logged(resumed) if "skipped" in record] == [3, 4, 5]
+
+
 def test_scattered_bad_steps_do_not_add_up(home: Path, tmp_path: Path, spoil: Any) -> None:
     spoil("loss", {1, 3, 5})
     run = trained(home, tmp_path, "train.max_bad_steps=2")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from runs import in_this_process
 from support import model_folder, random_rows, text_records, write_jsonl
 
 from ktotrain.cli import main
@@ -19,9 +20,11 @@ from ktotrain.step import Packing, build_packs
 
 def start(folder: Path, processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
     arguments = [part for override in overrides for part in ("--set", override)]
-    run = ["ktotrain", "run", str(folder / "recipe.toml"), *arguments, "--set", f"train.output_dir={folder / 'run'}"]
+    run = ["run", str(folder / "recipe.toml"), *arguments, "--set", f"train.output_dir={folder / 'run'}"]
+    if processes == 1:
+        return in_this_process(run)
     return subprocess.run(
-        [sys.executable, "-m", *run, "--processes", str(processes)],
+        [sys.executable, "-m", "ktotrain", *run, "--processes", str(processes)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import in_this_process
 from safetensors.torch import load_file
 from support import model_folder, random_rows, text_records, write_jsonl
 
@@ -68,16 +69,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(
     home: Path, out: Path, *settings: str, config: str = "", processes: int = 2, flags: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """A run, by accelerate if there is a config, else in one process."""
+    """A run, by accelerate if there is a config, else in this process."""
     overrides = [part for setting in (*settings, f"train.output_dir={out}") for part in ("--set", setting)]
-    run = ["-m", "ktotrain", "run", str(home / "recipe.toml"), *overrides, *flags]
-    how = [sys.executable]
-    if config:
-        port = str(20000 + os.getpid() % 10000)
-        how = [str(BIN / "accelerate"), "launch", "--config_file", str(home / config)]
-        how += ["--num_processes", str(processes), "--main_process_port", port]
+    arguments = ["run", str(home / "recipe.toml"), *overrides, *flags]
+    if not config:
+        return in_this_process(arguments)
+    port = str(20000 + os.getpid() % 10000)
+    how = [str(BIN / "accelerate"), "launch", "--config_file", str(home / config)]
+    how += ["--num_processes", str(processes), "--main_process_port", port]
     return subprocess.run(
-        [*how, *run],
+        [*how, "-m", "ktotrain", *arguments],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
