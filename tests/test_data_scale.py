@@ -16,7 +16,7 @@ import ktodata.order
 from ktodata.cli import main
 from ktodata.io import Spill, read_rows
 from ktodata.io.table import rows_of, table_of
-from ktodata.order import clashes, longest_run, training_order
+from ktodata.order import clashes, keys_of, longest_run, tail, training_order
 from ktodata.schema import make_row
 from ktodata.sources.oasst import OASST
 
@@ -232,3 +232,13 @@ def test_negatives_of_rows_on_disk_are_those_of_rows_in_memory(
         written[name] = out.read_bytes(), lines, card
     assert written["memory"] == written["disk"]
     assert written["memory"][1], "the shortest row has no corrupt negative"
+
+
+def test_a_stretch_knows_as_many_rows_before_it_as_a_run_may_have() -> None:
+    rows = [make_row(f"p{n}", f"c{n}", True, source="s", origin="pair") for n in range(30)]
+    keys = keys_of(rows)
+    last = tail(keys.take(slice(0, 20)))
+    assert last.ids.tolist() == keys.ids[11:20].tolist(), "one more than MAX_RUN"
+    assert tail(keys.take(slice(20, 22)), last).ids.tolist() == keys.ids[13:22].tolist(), (
+        "of a short stretch and before"
+    )
