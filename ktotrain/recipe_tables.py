@@ -52,9 +52,9 @@ class ModelRecipe:
     reference_logps: ReferenceLogps = field(
         default="auto",
         metadata=key(
-            "When the reference's log-probabilities are computed. `online`: in each step. `cached`: all before "
-            "training, kept in a file that later runs with the same reference and rows use, whatever else they change; "
-            "a second model is freed then. `auto`: cached if there is a second model or more than one epoch."
+            "When the reference's log-probabilities are computed. `cached`: all before training, kept in a file that "
+            "later runs with the same reference and rows use, whatever else they change; a second model is freed then. "
+            "`online`: in each step, so that the first one comes at once. `auto`: cached."
         ),
     )
     quantization: Quantization = field(

@@ -7,8 +7,8 @@ two steps the run can be saved and stopped (`ktotrain.keep`), and goes on as if 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import json
 import time
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refu
 from ktotrain.preview import announce, show_plan
 from ktotrain.progress import Progress
 from ktotrain.recipe import Recipe, recipe_to_dict
-from ktotrain.reference import FrozenCopy
+from ktotrain.redact import printable
 from ktotrain.resume import find_start, identity, other_machine, refuse_others
 from ktotrain.run_state import Saved, read_state, restore
 from ktotrain.sharded_state import large_of
@@ -113,9 +113,13 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False) -> RunResu
     with RunLock(output_dir, enabled=main):
         start = None
         if main:
-            say = functools.partial(click.echo, err=True)
-            start = find_start(output_dir, recipe, resume=resume, force=force, say=say)
+            start = find_start(output_dir, recipe, resume=resume, force=force, say=_say)
         return _run(recipe, output_dir, start)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # a reader that is gone misses the notes, and the run goes on
+        click.echo(printable(text), err=True)
 
 
 def _run(recipe: Recipe, output_dir: Path, start: Path | None) -> RunResult:
@@ -328,9 +332,7 @@ def _reference_scores(
     stop: StopRequest,
 ) -> ScoreCache | None:
     """The reference's scores of the whole plan, from the cache and by computing the rest; None if it stays online."""
-    mode = recipe.model.reference_logps
-    epochs = 1 + max(step.epoch for step in run_data.steps)
-    if mode == "online" or (mode == "auto" and epochs == 1 and not isinstance(policy.reference, FrozenCopy)):
+    if recipe.model.reference_logps == "online":
         return None
     reference = policy.reference
     name = fingerprint(reference.weights(), precision=recipe.train.precision, config=reference.settings())

@@ -190,7 +190,7 @@ def test_cached_is_online_and_a_second_run_needs_no_reference(
 
     for name in ("AdapterOff", "FrozenAdapter", "FrozenCopy"):
         monkeypatch.setattr(f"ktotrain.reference.{name}.__call__", never)
-    again = train(home, tmp_path / "again", *how, "model.reference_logps=cached", "loss.beta=0.5")
+    again = train(home, tmp_path / "again", *how, "loss.beta=0.5")  # by default
     assert again.metrics["loss"] != cached.metrics["loss"]
 
 
