@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 # About hh-rlhf's: 650 characters a transcript, 2.5 turns, lengths spread widely.
-SYLLABLES = "ba co di fe gu ha jo ki lu me na po ri su te vo wa xi yu zo".split()
+SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvwxyz" for vowel in "ae"]
 VOCABULARY = 20_000
 
 

@@ -76,9 +76,7 @@ def test_an_error_names_the_first_few_places() -> None:
     conflicts.refuse()
     for number in (7, 3, 5, 1):
         conflicts.add(f" c{number} ", [f"desirable at a:{number}", f"undesirable at b:{number}"])
-    first = (
-        r"4 completions carry both labels: 'c1' desirable at a:1, undesirable at b:1.*'c3'.*; 'c5'.*; and 1 more\."
-    )
+    first = r"4 completions carry both labels: 'c1' desirable at a:1, undesirable at b:1.*'c3'.*; 'c5'.*; and 1 more\."
     with pytest.raises(SourceError, match=first):
         conflicts.refuse()
     assert [len(items) for items in contradictions(CONTRADICTION).values()] == [3]
