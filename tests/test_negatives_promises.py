@@ -1,5 +1,6 @@
 """What holds of every strategy that needs no model, over many casual rows of several kinds."""
 
+import difflib
 import random
 import re
 from collections import Counter
@@ -64,3 +65,14 @@ def test_the_default_corruption_keeps_lines_code_and_emoji_and_seldom_repeats_it
     other = {row.parent_id: row.completion for row in synthesize(ROWS, [use("corrupt")], seed=9).negatives}
     alike = sum(row.completion == other.get(row.parent_id) for row in done.negatives)
     assert alike <= 0.05 * len(ROWS)
+
+
+def test_the_default_corruption_is_seldom_a_one_word_edit() -> None:
+    before = {row.id: plain(row.completion).split() for row in ROWS}
+    slight = 0
+    for row in synthesize(ROWS, [use("corrupt")], per_row=2).negatives:
+        old, new = before[row.parent_id], plain(row.completion).split()
+        codes = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+        touched = sum(max(b - a, d - c) for tag, a, b, c, d in codes if tag != "equal")
+        slight += len(old) >= 4 and touched < 2
+    assert slight <= 1  # of 800; 4 where such a draft is not thrown away
