@@ -68,6 +68,12 @@ class Raw(NamedTuple):
 
 
 def _parse_line(line: bytes, where: str) -> object:
+    import orjson
+
+    # What the quick parser takes is UTF-8 and has no half of a surrogate pair. What it refuses may still be read (NaN),
+    # and is told of better.
+    with contextlib.suppress(orjson.JSONDecodeError):
+        return orjson.loads(line)
     try:
         text = line.decode("utf-8")
         value = json.loads(text)
