@@ -12,7 +12,6 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
-from json.encoder import encode_basestring_ascii
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
 from ktodata.errors import RowError, misspelt
@@ -96,7 +95,7 @@ def make_row(
 
 def hash_prompt(prompt: Text) -> str:
     """The `prompt_id` of a prompt: equal for prompts that are equal after normalising."""
-    return _hash(f"[{_spelled(normalise_text(prompt))}]")
+    return content_hash(normalise_text(prompt))
 
 
 def kind_of(text: Text) -> Kind:
@@ -132,31 +131,33 @@ def plain(text: Text) -> str:
 
 
 def content_hash(*parts: Text | bool) -> str:
-    """A short, stable name for some content: 32 hexadecimal digits of the SHA-256 of its canonical JSON."""
-    return _hash(f"[{','.join(map(_spelled, parts))}]")
+    """A short, stable name for some content: 32 hexadecimal digits of its SHA-256.
+
+    A string is hashed as its length and its UTF-8, messages as canonical JSON: no two contents are spelled alike.
+    """
+    return _hash("".join(map(_spelled, parts)))
 
 
 def _spelled(part: Text | bool) -> str:
-    """A part's canonical JSON. Strings, which most are, go to the encoder's C function at once."""
     if isinstance(part, str):
-        return encode_basestring_ascii(part)
+        return f"{len(part)}:{part}"
     return _SPELLED[part] if isinstance(part, bool) else _CANONICAL.encode(part)
 
 
 def _hash(spelled: str) -> str:
-    return hashlib.sha256(spelled.encode("ascii")).hexdigest()[:32]
+    return hashlib.sha256(spelled.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class RowIds:
     """The `id`s of rows that share a prompt, which is spelled and hashed once for all of them."""
 
     def __init__(self, prompt: Text) -> None:
-        self._begun = hashlib.sha256(f"[{_spelled(prompt)},".encode("ascii"))
+        self._begun = hashlib.sha256(_spelled(prompt).encode("utf-8", "surrogatepass"))
 
     def of(self, completion: Text, label: bool) -> str:
         """What `make_row` calls the row of the prompt with this completion and label."""
         digest = self._begun.copy()
-        digest.update(f"{_spelled(completion)},{_SPELLED[label]}]".encode("ascii"))
+        digest.update(f"{_spelled(completion)}{_SPELLED[label]}".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:32]
 
 
