@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
@@ -61,6 +62,7 @@ class Row:
 _CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 # ASCII in lower case, with spaces for all that `str.split` takes for white space.
 _LOWERED = bytes(32 if code < 128 and chr(code).isspace() else code for code in range(256)).lower()
+_SPACES = re.compile(rb"  +")
 _SPELLED = {True: "true", False: "false"}
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Row))
 
@@ -111,8 +113,8 @@ def normalise(text: str) -> str:
     """
     if text.isascii():  # NFKC changes nothing there and folding is lowering: half of the work on large files is here
         plain_bytes = text.encode("ascii").translate(_LOWERED)
-        while b"  " in plain_bytes:
-            plain_bytes = plain_bytes.replace(b"  ", b" ")
+        if b"  " in plain_bytes:
+            plain_bytes = _SPACES.sub(b" ", plain_bytes)
         return plain_bytes.strip(b" ").decode("ascii")
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split())
