@@ -220,7 +220,10 @@ def test_each_reply_is_lent_about_once_or_as_often_as_the_next(size: int, tmp_pa
     write_rows([row_of(f"{n}?", f"{deed} {n * 7} of {thing}") for n, (deed, thing) in enumerate(PAIRS[:size])], pool)
     rows = [row_of(f"who was at place number {n}{n} with {n * 3}?", f"it must have been person {n}") for n in range(36)]
     done = lent(rows, pool=pool)
-    assert uses_of(done.negatives).keys() <= {36 // size, -(-36 // size)}
+    # A reply that may be right for the row whose turn it is goes to the next, here and there.
+    usual, counts = {36 // size, -(-36 // size)}, uses_of(done.negatives)
+    assert max(counts) <= max(usual) + 1
+    assert sum(count for times, count in counts.items() if times in usual) >= 0.85 * size
     assert lent(rows[::-1], pool=pool) == done
     three = synthesize(rows, [borrow(pool=pool)], per_row=3)
     assert max(uses_of(three.negatives)) <= -(-108 // size) + 1
