@@ -95,15 +95,11 @@ def negatives_of(
         made = Negatives(iter(()), kind or "text", work, spill.rows, asked)
         made.samples = {use.strategy.name: Sampled() for use in uses}
         advance = begin(jobs)
-        blocks = work.blocks(_blocks(spill), workers=workers, engine=engine, advance=lambda count: void(advance(count)))
+        blocks = work.blocks(_blocks(spill), workers=workers, engine=engine, advance=advance)
         tables = itertools.chain.from_iterable(_tables(block, made, only=only, refuse=refuse) for block in blocks)
         total = jobs if only else spill.rows + jobs
         made.tables = _counted(in_training_order(tables, total=total, seed=seed, folder=folder), made)
         yield made
-
-
-def void(_: object) -> None:
-    """Nothing, of anything."""
 
 
 def _blocks(spill: Spill) -> Iterator[list[Row]]:

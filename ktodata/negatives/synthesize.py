@@ -76,7 +76,7 @@ def synthesize(
     engine: Engine = "local",
     output: str = "",
     only_of: Collection[str] | None = None,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Synthesis:
     """`per_row` negatives for each desirable row: from each of the `uses`, or, if they have weights, from one of
     them that the row's own generator draws by weight. With `only_of`, for the rows of these ids only.
@@ -146,7 +146,7 @@ class Synthesizer:
         *,
         workers: int = 1,
         engine: Engine = "local",
-        advance: Callable[[int], None] = lambda count: None,
+        advance: Callable[[int], object] = lambda count: None,
     ) -> Iterator[Block]:
         """What comes of each block, in their order. The next is begun while workers are busy with the last."""
         if not any(use.strategy.one for use in self.uses):
@@ -188,7 +188,7 @@ class Synthesizer:
             if use.strategy.finish:
                 use.strategy.finish(pool)
 
-    def _finished(self, block: _Pending, advance: Callable[[int], None]) -> Block:
+    def _finished(self, block: _Pending, advance: Callable[[int], object]) -> Block:
         """A block whose portions have come back; models take their turn now, over all of its prompts."""
         found = block.found
         taken = {group.jobs[0].row.prompt_id: group.taken for group in block.groups if group.jobs}
@@ -301,7 +301,7 @@ def _together(
     pool: Any,
     seed: int,
     taken: dict[str, set[_Same]],
-    advance: Callable[[int], None],
+    advance: Callable[[int], object],
 ) -> list[tuple[_Job, Result]]:
     """Jobs of a strategy that works on many rows at once; those whose drafts are refused go round again."""
     many, name = use.strategy.many, use.strategy.name
