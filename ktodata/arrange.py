@@ -292,7 +292,8 @@ def _spread(table: Table) -> list[int] | None:
     if clashing.sum() > REPAIRS // 2:
         return None
     found: list[int] = order.tolist()
-    _repair(found, table, random.Random(f"{len(own)} repair"))
+    if clashing.any():
+        _repair(found, table, random.Random(f"{len(own)} repair"))
     return found
 
 

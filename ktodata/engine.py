@@ -12,13 +12,13 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from ktodata.errors import KtodataError, UsageError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Engine: TypeAlias = Literal["local", "ray"]
 ENGINES: tuple[str, ...] = get_args(Engine)
@@ -61,6 +61,11 @@ def each(
 def _in_processes(
     work: Callable[[Shared, Item], Result], items: Iterable[Item], shared: Shared, workers: int
 ) -> Iterator[Result]:
+    # Slow to import, and seldom needed.
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
     # `spawn` is the start method that every platform has and that threads cannot break.
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_prepare, initargs=(work, shared)

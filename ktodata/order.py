@@ -17,8 +17,8 @@ from typing import Any
 
 import xxhash
 
-from ktodata.arrange import MAX_RUN, Keys, Table, arrange, draws, longest_run
-from ktodata.schema import Row, Text, normalise, plain
+from ktodata.arrange import MAX_RUN, Keys, Numbers, Table, arrange, draws, longest_run
+from ktodata.schema import Row, Text, normalise, normalise_all, plain
 
 __all__ = ["MAX_RUN", "Keys", "arrange", "clashes", "keys_of", "longest_run", "training_order"]
 
@@ -31,9 +31,9 @@ def keys_of(rows: Sequence[Row]) -> Keys:
     import numpy as np
 
     return Keys(
-        np.array([number_of(row.id) for row in rows], dtype=np.uint64),
-        np.array([number_of(row.prompt_id) for row in rows], dtype=np.uint64),
-        np.array([completion_number(row.completion) for row in rows], dtype=np.uint64),
+        numbers_of([row.id for row in rows]),
+        numbers_of([row.prompt_id for row in rows]),
+        completion_numbers([row.completion for row in rows]),
         np.array([row.label for row in rows], dtype=bool),
     )
 
@@ -43,9 +43,24 @@ def number_of(name: str) -> int:
     return int(name[:16], 16)
 
 
+def numbers_of(names: Sequence[str]) -> Numbers:
+    """`number_of` each name."""
+    import numpy as np
+
+    return np.frombuffer(bytes.fromhex("".join([name[:16] for name in names])), dtype=">u8").astype(np.uint64)
+
+
 def completion_number(completion: Text) -> int:
     """A 64-bit stand-in for a completion, equal for those that are equal after normalising."""
     return xxhash.xxh3_64_intdigest(normalise(plain(completion)).encode("utf-8", "surrogatepass"))
+
+
+def completion_numbers(completions: Sequence[Text]) -> Numbers:
+    """`completion_number` of each, faster for many."""
+    import numpy as np
+
+    folded = normalise_all([plain(completion) for completion in completions])
+    return np.array([xxhash.xxh3_64_intdigest(text) for text in folded], dtype=np.uint64)
 
 
 def training_order(rows: Sequence[Row], *, seed: int) -> list[Row]:

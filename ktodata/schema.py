@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
 from ktodata.errors import RowError, misspelt
@@ -100,6 +100,18 @@ def hash_prompt(prompt: Text) -> str:
     return content_hash(normalise_text(prompt))
 
 
+def hash_prompts(prompts: Sequence[Text]) -> list[str]:
+    """`hash_prompt` of each, faster for many."""
+    folded = iter(normalise_all([prompt for prompt in prompts if isinstance(prompt, str)]))
+    return [_hash_folded(next(folded)) if isinstance(prompt, str) else hash_prompt(prompt) for prompt in prompts]
+
+
+def _hash_folded(text: bytes) -> str:
+    """`content_hash` of a string, given as UTF-8."""
+    length = len(text) if text.isascii() else len(text.decode("utf-8", "surrogatepass"))
+    return hashlib.sha256(b"%d:%b" % (length, text)).hexdigest()[:32]
+
+
 def kind_of(text: Text) -> Kind:
     """`text` for a string, `chat` for messages."""
     return "text" if isinstance(text, str) else "chat"
@@ -118,6 +130,24 @@ def normalise(text: str) -> str:
         return plain_bytes.strip(b" ").decode("ascii")
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split())
+
+
+def normalise_all(texts: Sequence[str]) -> list[bytes]:
+    """`normalise` of each, as UTF-8; several times as fast where texts are ASCII, which are all folded at once."""
+    import numpy as np
+
+    ascii_only = [text for text in texts if text.isascii()]
+    mark = 255  # between two texts: no ASCII, and not white space
+    joined = chr(mark).join(ascii_only).encode("latin-1").translate(_LOWERED)
+    codes = np.frombuffer(joined, dtype=np.uint8)
+    blank = codes == ord(" ")
+    keep = ~blank
+    keep[1:] |= ~(blank | (codes == mark))[:-1]  # of several spaces, the first, unless a text begins with it
+    folded = iter(codes[keep].tobytes().split(bytes([mark])))
+    return [
+        next(folded).strip(b" ") if text.isascii() else normalise(text).encode("utf-8", "surrogatepass")
+        for text in texts
+    ]
 
 
 def normalise_text(text: Text) -> Text:

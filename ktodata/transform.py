@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from ktodata.errors import RowError
 from ktodata.io import Raw
 from ktodata.io.table import Table, arrow_schema
-from ktodata.order import completion_number, number_of
-from ktodata.schema import ORIGINS, Kind, Origin, RowIds, Text, hash_prompt, kind_of
+from ktodata.order import completion_numbers, numbers_of
+from ktodata.schema import ORIGINS, Kind, Origin, RowIds, Text, hash_prompts, kind_of
 from ktodata.sources import Example, Skip
 from ktodata.sources.contract import Piece
 from ktodata.sources.transcript import convert
@@ -122,7 +122,7 @@ def transform(rules: Rules, raws: list[Raw]) -> Chunk:
         record = values if rules.keep_records else None
         for one in found:
             if isinstance(one, Example):
-                made.add(one, raw.where, raw.source, chunk)
+                made.add(one, raw.where, raw.source)
             elif isinstance(one, Skip):
                 chunk.rejected.append(Rejected(one.reason, raw.where, one.completions, record, one.which))
             else:
@@ -152,7 +152,7 @@ def join(rules: Rules, groups: list[list[PieceOf]]) -> Chunk:
                 chunk.rejected.append(Rejected(UNREADABLE, piece.where, 1, piece.record, error.what))
                 continue
             if isinstance(one, Example):
-                made.add(one, piece.where, piece.source, chunk)
+                made.add(one, piece.where, piece.source)
             else:
                 chunk.rejected.append(Rejected(one.reason, piece.where, one.completions, piece.record, one.which))
     made.finish(chunk)
@@ -160,52 +160,64 @@ def join(rules: Rules, groups: list[list[PieceOf]]) -> Chunk:
 
 
 class _Columns:
-    """The columns of rows as they are made, by kind."""
+    """The rows of some records by kind, and then as columns: what `make_row` makes of each, and those beside it."""
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
-        self.rows: dict[Kind, list[tuple[Any, ...]]] = {}
-        self.prompt: Text | None = None
+        self.rows: dict[Kind, list[tuple[Example, str, str]]] = {}
 
-    def add(self, one: Example, where: str, source: str, chunk: Chunk) -> None:
-        """One row: what `make_row` makes, and the columns beside it."""
-        prompt, completion, label = one.prompt, one.completion, one.label
-        if prompt is not self.prompt:  # the examples of a record share theirs
-            self.prompt, self.kind = prompt, kind_of(prompt)
-            self.prompt_id = hash_prompt(prompt)
-            self.prompt_number = number_of(self.prompt_id)
-            self.ids = RowIds(prompt)
-        row_id = self.ids.of(completion, label)
-        chunk.first = chunk.first or self.kind
-        self.rows.setdefault(self.kind, []).append(
-            (
-                prompt,
-                completion,
-                label,
-                row_id,
-                self.prompt_id,
-                one.source or source,
-                one.origin or self.origin,
-                one.strategy,
-                one.parent_id,
-                where,
-                number_of(row_id),
-                self.prompt_number,
-                completion_number(completion),
-            )
-        )
-        if one.id and one.id != row_id:
-            chunk.renamed[one.id] = row_id
+    def add(self, one: Example, where: str, source: str) -> None:
+        """One row."""
+        self.rows.setdefault(kind_of(one.prompt), []).append((one, where, source))
 
     def finish(self, chunk: Chunk) -> None:
         """Put the rows into the chunk."""
+        for kind, rows in self.rows.items():
+            chunk.first = chunk.first or kind
+            chunk.tables[kind] = self._table(kind, rows, chunk.renamed)
+
+    def _table(self, kind: Kind, rows: list[tuple[Example, str, str]], renamed: dict[str, str]) -> Table:
+        import numpy as np
         import pyarrow
 
-        for kind, rows in self.rows.items():
-            schema = spill_schema(kind)
-            columns = zip(zip(*rows, strict=True), schema, strict=True)
-            arrays = [pyarrow.array(values, type=field.type) for values, field in columns]
-            chunk.tables[kind] = pyarrow.table(arrays, schema=schema)
+        examples = [one for one, _, _ in rows]
+        prompts: list[Text] = []  # the examples of a record share theirs
+        ids, place_of, begun = [], [], RowIds("")
+        for one in examples:
+            if not prompts or one.prompt is not prompts[-1]:
+                prompts.append(one.prompt)
+                begun = RowIds(one.prompt)
+            place_of.append(len(prompts) - 1)
+            ids.append(begun.of(one.completion, one.label))
+        prompt_ids = hash_prompts(prompts)
+        renamed |= {one.id: name for one, name in zip(examples, ids, strict=True) if one.id and one.id != name}
+        columns = (
+            [one.prompt for one in examples],
+            [one.completion for one in examples],
+            [one.label for one in examples],
+            ids,
+            [prompt_ids[place] for place in place_of],
+            [one.source or source for one, _, source in rows],
+            [one.origin or self.origin for one in examples],
+            [one.strategy for one in examples],
+            [one.parent_id for one in examples],
+            [where for _, where, _ in rows],
+            numbers_of(ids),
+            numbers_of(prompt_ids)[np.array(place_of)],
+            completion_numbers([one.completion for one in examples]),
+        )
+        schema = spill_schema(kind)
+        arrays = [_array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+        return pyarrow.table(arrays, schema=schema)
+
+
+def _array(values: Any, dtype: Any) -> Any:
+    """Values as a `pyarrow.Array`; most columns of provenance hold one value over and over."""
+    import pyarrow
+
+    if isinstance(values, list) and isinstance(values[0], str) and values.count(values[0]) == len(values):
+        return pyarrow.repeat(pyarrow.scalar(values[0], dtype), len(values))
+    return pyarrow.array(values, type=dtype)
 
 
 def spill_schema(kind: Kind) -> Any:

@@ -12,6 +12,7 @@ import pyarrow
 import pytest
 from click.testing import CliRunner, Result
 
+import ktodata.io.spill
 import ktodata.order
 from ktodata.cli import main
 from ktodata.io import Spill, read_rows
@@ -146,22 +147,28 @@ def test_a_full_disk_while_rows_are_set_aside_is_one_line_and_leaves_the_old_fil
     assert old.read_text(encoding="utf-8") == "old"
 
 
-def test_a_spill_gives_each_part_its_rows_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("portion", [1, 900, 10**9])
+def test_a_spill_gives_each_part_its_rows_in_order(
+    portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ktodata.io.spill, "PORTION", portion)
     numbers = np.arange(1000)
-    for budget in (10**9, 500):
+    for budget in (10**9, 5000, 500):  # never on disk, after some portions, from the first
         with Spill(7, tmp_path, budget=budget) as spill:
             for start in range(0, 1000, 50):
                 part = numbers[start : start + 50]
                 spill.add(pyarrow.table({"n": part, "text": [str(n) for n in part]}), part % 7)
             spill.finish()
-            assert spill.on_disk == (budget == 500)
-            for part in range(7):
-                found = spill.read(part)
+            assert spill.on_disk == (budget < 10**9)
+            for place in range(7):
+                found = spill.read(place)
                 assert found is not None
-                assert found.column("n").to_pylist() == [n for n in range(1000) if n % 7 == part]
-                only = spill.read(part, ["text"])
+                assert found.column("n").to_pylist() == [n for n in range(1000) if n % 7 == place]
+                only = spill.read(place, ["text"])
                 assert only is not None
                 assert only.column_names == ["text"]
+                spill.forget(place)
+                assert spill.read(place) is None
         assert list(tmp_path.iterdir()) == []
 
 

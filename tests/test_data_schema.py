@@ -8,9 +8,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ktodata.errors import RowError
-from ktodata.schema import COLUMNS, Message, hash_prompt, make_row, normalise, parse_row, to_record
+from ktodata.order import completion_number, completion_numbers, number_of, numbers_of
+from ktodata.schema import (
+    COLUMNS,
+    Message,
+    hash_prompt,
+    hash_prompts,
+    make_row,
+    normalise,
+    normalise_all,
+    parse_row,
+    to_record,
+)
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
+# What decides there: white space of all kinds, runs of it, borders of ASCII, letters that fold.
+TRICKY = st.text(alphabet=st.sampled_from("aB \n\t\r\x0b\x0c\x1c\x1d\x1e\x1f\x7f\x00\x80\x85\xa0\xff\ud800é\u2003ß"))
 MESSAGES = st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}))
 
 
@@ -21,6 +34,19 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
     once = normalise(text)
     assert normalise(once) == once
     assert unicodedata.is_normalized("NFKC", once)
+
+
+@given(st.lists(st.one_of(TEXT, TRICKY)))
+@example([])
+@example([" ", "", "a  b", " a", "b ", "\xff", "  "])
+def test_many_are_normalised_and_hashed_as_one_is(texts: list[str]) -> None:
+    assert normalise_all(texts) == [normalise(text).encode("utf-8", "surrogatepass") for text in texts]
+    several: list[str | list[Message]] = []
+    for text in texts:
+        several += [text, [{"role": "user", "content": text}]]
+    assert hash_prompts(several) == [hash_prompt(one) for one in several]
+    assert completion_numbers(several).tolist() == [completion_number(one) for one in several]
+    assert numbers_of(hash_prompts(several)).tolist() == [number_of(hash_prompt(one)) for one in several]
 
 
 def test_what_normalising_ignores_and_what_it_does_not() -> None:

@@ -24,7 +24,7 @@ from ktodata.errors import RowError, SourceError
 BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 LFS = b"version https://git-lfs"
-BLOCK = 2**20  # characters per read of a JSON array
+BLOCK = 2**20  # bytes per read of a file, characters per read of a JSON array
 LONGEST = 256 * 2**20  # bytes of a line, or characters of an item or a cell: more is no text of a row
 BATCH = 1000  # rows per read of a columnar file
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -70,10 +70,15 @@ class Raw(NamedTuple):
 def _parse_line(line: bytes, where: str) -> object:
     import orjson
 
-    # What the quick parser takes is UTF-8 and has no half of a surrogate pair. What it refuses may still be read (NaN),
-    # and is told of better.
-    with contextlib.suppress(orjson.JSONDecodeError):
+    try:
         return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        # What it takes is UTF-8 and has no half of a surrogate pair. The rest may still be read (NaN); if not, what is
+        # wrong is told better.
+        return _parse_slowly(line, where)
+
+
+def _parse_slowly(line: bytes, where: str) -> object:
     try:
         text = line.decode("utf-8")
         value = json.loads(text)
@@ -364,7 +369,7 @@ def read_file(path: Path, source: str, *, name: str = "") -> Iterator[Raw]:
     try:
         if _is_endless(path):
             raise SourceError("is a device, not a file", where=name)
-        with path.open("rb") as stream, _unpacked(stream, suffix) as data:
+        with path.open("rb", buffering=BLOCK) as stream, _unpacked(stream, suffix) as data:
             _refuse_others(data, suffix, name)
             for raw in READERS.get(suffix.removesuffix(".gz"), read_lines)(data, name, source):
                 empty = False

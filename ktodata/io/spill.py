@@ -1,8 +1,9 @@
 """A table too large for memory, in parts that are not: each row goes to the part that it is told to.
 
 While the rows are few they stay in memory; beyond `BUDGET` bytes they go to a file for each part, in a folder of
-their own that goes when the block ends, `PORTION` bytes at a time. Either way the same parts hold the same rows in the
-order they came.
+their own that goes when the block ends. Either way rows are sorted by part, `PORTION` bytes at a time and in the
+background, and the same parts hold the same rows in the order they came. A part in memory is freed when it is forgotten,
+so that what is made of the parts one by one takes the room that they leave.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from ktodata.io.ahead import OneAhead
 from ktodata.io.leftover import claimed, clear
 from ktodata.io.table import Table
 
-BUDGET = 256 * 2**20  # bytes of rows held in memory before they go to disk
+BUDGET = 384 * 2**20  # bytes of rows held in memory before they go to disk
 PREFIX = ".ktodata-"
-PORTION = 16 * 2**20  # bytes of rows that are written together
+PORTION = 32 * 2**20  # bytes of rows that are sorted by part, and written, together
 
 
 class Spill:
@@ -36,9 +37,9 @@ class Spill:
         self.parts, self.folder, self.budget = parts, folder, budget
         self.rows = 0
         self._waiting: list[tuple[Table, Any]] = []
-        self._bytes = 0
-        self._whole: Table | None = None
-        self._places: dict[int, Any] = {}
+        self._waits = 0  # bytes
+        self._bytes = 0  # of all rows
+        self._held: dict[int, list[Table]] = {}
         self._schema: Any = None
         self._stack = contextlib.ExitStack()
         self._place: Path | None = None
@@ -52,8 +53,9 @@ class Spill:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._waiting, self._whole = [], None
+        self._ahead.__exit__(kind, error, trace)  # before what it may still be writing to is closed
         self._stack.close()
+        self._waiting, self._held = [], {}
 
     @property
     def on_disk(self) -> bool:
@@ -71,35 +73,30 @@ class Spill:
         self._schema = self._schema or table.schema
         self.rows += table.num_rows
         self._waiting.append((table, part_of))
+        self._waits += table.nbytes
         self._bytes += table.nbytes
-        if self._bytes > (min(PORTION, self.budget) if self.on_disk else self.budget):
+        if self._waits > min(PORTION, self.budget):
             self._flush()
 
     def finish(self) -> None:
-        """No more rows will come. What is on disk is closed, what is in memory sorted by part."""
-        if self.on_disk:
+        """No more rows will come. All are sorted by part, and what is on disk is closed."""
+        if self._waiting:
             self._flush()
-            self._wait()
-            for writer in self._writers.values():
-                writer.close()
-            self._writers = {}
-        elif self._waiting:
-            tables, part_of = _joined(self._waiting)
-            self._waiting, self._bytes = [], 0
-            self._whole = tables.combine_chunks()
-            self._places = dict(_places(part_of))
+        self._wait()
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
 
     def read(self, part: int, columns: Sequence[str] | None = None) -> Table | None:
         """The rows of a part, in the order they came; None if it has none. Call `finish` first."""
         import pyarrow
 
-        if not self.on_disk:
-            places = self._places.get(part)
-            if places is None or self._whole is None:
+        if self._place is None:
+            tables = self._held.get(part)
+            if tables is None:
                 return None
-            table = self._whole if columns is None else self._whole.select(list(columns))
-            return table.take(pyarrow.array(places))
-        assert self._place is not None, "call finish first"
+            whole = pyarrow.concat_tables(tables)
+            return (whole if columns is None else whole.select(list(columns))).combine_chunks()
         path = self._place / f"{part}.arrow"
         if not path.exists():
             return None
@@ -112,31 +109,24 @@ class Spill:
         """A part will not be read again: its room is free for something else."""
         if self._place is not None:
             (self._place / f"{part}.arrow").unlink(missing_ok=True)
-        elif self._places.pop(part, None) is not None and not self._places:
-            self._whole = None
+        else:
+            self._held.pop(part, None)
 
     def _flush(self) -> None:
-        """Write what waits, in the background; what was written before is done then.
+        """Sort what waits by part, in the background; what came before is done then.
 
         Raises:
             WriteError: it, or what was written before, does not fit.
         """
         self._wait()
-        if self._place is None:
+        if self._place is None and self._bytes > self.budget:
             try:
                 self._place = self._stack.enter_context(claimed(self._made))
             except OSError as error:
                 raise self._no_room(error) from error
             self._stack.callback(self._close)
-            self._ahead = self._stack.enter_context(OneAhead())
-        waiting, self._waiting, self._bytes = self._waiting, [], 0
-        while waiting:
-            size, some = 0, []
-            while waiting and size < PORTION:
-                some.append(waiting.pop(0))
-                size += some[-1][0].nbytes
-            self._wait()
-            self._ahead.do(functools.partial(self._write, some))
+        waiting, self._waiting, self._waits = self._waiting, [], 0
+        self._ahead.do(functools.partial(self._sort, waiting))
 
     def _made(self) -> Path:
         return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=self.folder)))
@@ -149,9 +139,23 @@ class Spill:
         except (OSError, pyarrow.ArrowException) as error:
             raise self._no_room(error) from error
 
-    def _write(self, waiting: list[tuple[Table, Any]]) -> None:
-        for part, table in _by_part(waiting):
-            self._writer(part).write_table(table.combine_chunks())
+    def _sort(self, waiting: list[tuple[Table, Any]]) -> None:
+        """Put rows with those of their part, and all of them on disk if they are too many."""
+        import numpy as np
+        import pyarrow
+
+        tables = pyarrow.concat_tables([table for table, _ in waiting]).combine_chunks()
+        part_of = np.concatenate([parts for _, parts in waiting])
+        waiting.clear()
+        order = np.argsort(part_of, kind="stable")
+        found, starts = np.unique(part_of[order], return_index=True)
+        for part, places in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
+            # Each in buffers of its own, which are freed when it is forgotten.
+            self._held.setdefault(part, []).append(tables.take(pyarrow.array(places)))
+        if self._place is not None:
+            for part in list(self._held):
+                table = pyarrow.concat_tables(self._held.pop(part))
+                self._writer(part).write_table(table.combine_chunks())
 
     def _no_room(self, error: Exception) -> WriteError:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -194,31 +198,3 @@ class Writer:
             self.writer.close()
         finally:
             self.file.close()
-
-
-def _by_part(waiting: list[tuple[Table, Any]]) -> list[tuple[int, Table]]:
-    """Tables sorted by part and cut between parts."""
-    import numpy as np
-    import pyarrow
-
-    tables, part_of = _joined(waiting)
-    places = _places(part_of)
-    ordered = tables.take(pyarrow.array(np.concatenate([some for _, some in places])))
-    ends = np.cumsum([len(some) for _, some in places]).tolist()
-    return [(part, ordered.slice(end - len(some), len(some))) for (part, some), end in zip(places, ends, strict=True)]
-
-
-def _joined(waiting: list[tuple[Table, Any]]) -> tuple[Table, Any]:
-    import numpy as np
-    import pyarrow
-
-    return pyarrow.concat_tables([table for table, _ in waiting]), np.concatenate([parts for _, parts in waiting])
-
-
-def _places(part_of: Any) -> list[tuple[int, Any]]:
-    """The places of each part's rows, in their order."""
-    import numpy as np
-
-    order = np.argsort(part_of, kind="stable")
-    found, starts = np.unique(part_of[order], return_index=True)
-    return list(zip(found.tolist(), np.split(order, starts[1:]), strict=True))
