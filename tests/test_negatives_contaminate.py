@@ -7,14 +7,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ktodata.errors import KtodataError, SourceError, UsageError
 from ktodata.io import write_rows
 from ktodata.negatives.choose import Use, use
-from ktodata.negatives.contaminate import NEARLY_SAME, NONE, NONE_NEAR
+from ktodata.negatives.contaminate import NONE, NONE_NEAR
+from ktodata.negatives.contamination.deal import cards_of
+from ktodata.negatives.contamination.fits import NEARLY_SAME
 from ktodata.negatives.contamination.prompts import Prompts, last_said
-from ktodata.negatives.contamination.replies import alike, is_generic, sentence_keys, triples, words
+from ktodata.negatives.contamination.replies import Shapes, clauses, is_generic, words
 from ktodata.negatives.synthesize import Synthesis, synthesize
 from ktodata.schema import Row, make_row, normalise, plain
 
@@ -92,7 +95,7 @@ def test_similar_is_nearer_than_random_and_never_nearly_the_same() -> None:
     mean = {}
     for source in ("random", "similar"):
         cosines = [
-            prompts.cosine(said.index(plain(row.prompt)), theirs[plain(row.completion)])
+            prompts.cosines([said.index(plain(row.prompt))], [theirs[plain(row.completion)]])[0]
             for row in lent(rows, **{"from": source, "neighbours": 2}).negatives
         ]
         assert max(cosines) < NEARLY_SAME
@@ -214,22 +217,64 @@ def uses_of(rows: list[Row]) -> Counter[int]:
     return Counter(Counter(plain(row.completion) for row in rows).values())
 
 
-@pytest.mark.parametrize("size", [36, 18, 13])
-def test_each_reply_is_lent_about_once_or_as_often_as_the_next(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [36, 18, 13, 5])
+def test_each_reply_is_lent_as_often_as_the_next(size: int, tmp_path: Path) -> None:
     pool = str(tmp_path / "pool.jsonl")
     write_rows([row_of(f"{n}?", f"{deed} {n * 7} of {thing}") for n, (deed, thing) in enumerate(PAIRS[:size])], pool)
     rows = [row_of(f"who was at place number {n}{n} with {n * 3}?", f"it must have been person {n}") for n in range(36)]
     done = lent(rows, pool=pool)
-    # A reply that may be right for the row whose turn it is goes to the next, here and there.
-    usual, counts = {36 // size, -(-36 // size)}, uses_of(done.negatives)
-    assert max(counts) <= max(usual) + 1
-    assert sum(count for times, count in counts.items() if times in usual) >= 0.85 * size
+    counts = uses_of(done.negatives)
+    assert set(counts) <= {36 // size, -(-36 // size)}
+    assert sum(counts.values()) == size
     assert lent(rows[::-1], pool=pool) == done
     three = synthesize(rows, [borrow(pool=pool)], per_row=3)
-    assert max(uses_of(three.negatives)) <= -(-108 // size) + 1
+    assert set(uses_of(three.negatives)) <= {108 // size, -(-108 // size)}
+    assert len(three.negatives) == 108
     assert [row.completion for row in synthesize(rows, [borrow(pool=pool)], seed=1).negatives] != [
         row.completion for row in done.negatives
     ]
+
+
+@pytest.mark.parametrize("topics", [1, 2, 3])
+def test_each_is_lent_once_where_most_may_be_right(topics: int) -> None:
+    """A row may have a reply of the other topic only, or, of one topic, of prompts that are not nearly its own."""
+    rows = [
+        row_of(
+            f"{'tell me all about this very' if n % topics else 'who could ever fix the old'} {thing} {deed}?",
+            f"{deed} {n * 7} of {thing}",
+        )
+        for n, (deed, thing) in enumerate(PAIRS)
+    ]
+    for seed in range(5):
+        done = synthesize(rows, [borrow()], seed=seed)
+        assert not done.skipped
+        assert uses_of(done.negatives) == {1: len(rows)}
+
+
+def test_in_a_mix_only_the_rows_that_borrow_are_dealt_to() -> None:
+    rows = [row_of(f"who was at place number {n}{n} with {n * 3}?", f"it was {n * n} or {n + 7}{n}") for n in range(90)]
+    uses = [use("contaminate", weight=0.5), use("corrupt", weight=0.5)]
+    borrowed = [row for row in synthesize(rows, uses, per_row=2).negatives if row.strategy == "contaminate"]
+    assert 60 < len(borrowed) < 120
+    assert set(uses_of(borrowed)) <= {len(borrowed) // 90, -(-len(borrowed) // 90)}
+
+
+def test_cards_by_language() -> None:
+    rng = random.Random(0)
+
+    def times(wanted: dict[int, int], decks: dict[int, list[int]]) -> list[int]:
+        cards = cards_of(wanted, decks, rng)
+        allowed = {code: {*decks.get(code, ()), *decks.get(0, ())} for code in wanted if code}
+        assert all(set(cards[code]) <= allowed[code] for code in allowed)
+        assert {code: len(some) for code, some in cards.items()} == wanted
+        count = Counter(card for some in cards.values() for card in some)
+        return [count[card] for deck in decks.values() for card in deck]
+
+    assert times({1: 6, 2: 3, 0: 3}, {1: [1, 2], 2: [3, 4], 0: [5, 6]}) == [2] * 6
+    assert sorted(times({1: 5, 2: 1, 0: 1}, {1: [1, 2], 2: [3, 4], 0: [5]})) == [1, 1, 1, 2, 2]
+    assert times({1: 10, 2: 2, 0: 0}, {1: [1, 2], 2: [3, 4]}) == [5, 5, 1, 1]
+    assert times({0: 4}, {1: [1], 2: [2]}) == [2, 2]
+    assert cards_of({1: 3, 0: 0}, {2: [1]}, rng)[1] == []
 
 
 def test_replies_of_each_language_are_dealt_to_its_rows() -> None:
@@ -238,9 +283,7 @@ def test_replies_of_each_language_are_dealt_to_its_rows() -> None:
     rows = [row_of(f"{n} or {n}{n}?", text) for n, text in enumerate([*english, *italian])]
     for seed in range(10):
         done = synthesize(rows, [borrow()], seed=seed)
-        assert len(done.negatives) == 6
-        # Of three replies each row may have two, so that it is not always possible to lend each once.
-        assert len({plain(row.completion) for row in done.negatives}) >= 4
+        assert len({plain(row.completion) for row in done.negatives}) == 6
 
 
 def test_similar_ones_are_spread_over_the_neighbours() -> None:
@@ -305,8 +348,18 @@ def test_what_a_reply_answers() -> None:
 def test_replies_are_compared_by_their_words() -> None:
     assert all(is_generic(words(text)) for text in GENERIC)
     assert not is_generic(words("ok, see you at the lake"))
-    assert alike(triples(words("See you at 8!! 😊")), triples(words("see u at 8")))
-    assert not alike(triples(words("see you at the lake")), triples(words("bring some bread along")))
-    assert sentence_keys("no worries, it was nothing lol! ok") & sentence_keys("It was nothing. Bye now then")
+    cores = [
+        words(text) for text in ("See you at 8!! 😊", "see u at 8", "see you at the lake", "bring bread along", "")
+    ]
+    shapes = Shapes(cores)
+    assert shapes.alike(np.array([0, 2, 0, 4, 4]), np.array([1, 3, 3, 0, 4])).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert shapes.alike_any(np.array([1, 4])).tolist() == [True, True, False, False, True]
+    assert clauses("no worries, it was nothing lol! ok") & clauses("It was nothing. Bye now then")
     assert words("我很高兴") == ["我", "很", "高", "兴"]
-    assert [len(Prompts(["", "!"]).vector(n)) for n in (0, 1)] == [0, 0]
+    assert Prompts(["", "!"]).to_all(0).tolist() == [0, 0]

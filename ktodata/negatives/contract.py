@@ -30,11 +30,13 @@ class Run:
     that are `whole`; others may find none.
 
     `output` is the file that will be written, "" for stdout or none: what has to outlive a killed run lies beside it.
+    `asked` says how many negatives this strategy is to make of each row, by its id, where it is `whole`.
     """
 
     rows: Sequence[Row]
     seed: int = 0
     output: str = ""
+    asked: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,8 +69,11 @@ Prepare: TypeAlias = Callable[..., Any]
 
 Called once, before any work, in the process that runs `synthesize`; says there what is wrong with the options or the
 rows, as a KtodataError. For a strategy of `one` what it returns is sent to worker processes, so it must pickle; what
-does not (a compiled template) is made there at first use.
+does not (a compiled template) is made there at first use. With a `part`, what it says of their rows is sent instead.
 """
+
+Part: TypeAlias = Callable[[Any, Iterable[Row]], Any]
+"""`part(pool, rows)`: what `one` needs of a large pool for these rows."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,13 +214,14 @@ def _is_file(path: str) -> bool:
 class Strategy:
     """An entry of `STRATEGIES`: exactly one of `one` and `many`, a sentence, and the options that they take.
 
-    `prepare` is optional, see `Prepare`. `finish(pool)` is called when the rows are safely written: a journal may go.
+    `prepare` and `part` are optional, see `Prepare` and `Part`. `finish(pool)` is called when the rows are safely
+    written: a journal may go.
     `facts(pool)` says what a card should hold beside the options: the model and its revision, what it was served by.
     `needs` names what has to be given before it can run, such as `base.model or base.url`, and `example` is what it
     once made; the others run at their defaults, and `ktodata strategies` makes an example. Where one name stands for
     two ways of working, `variant(options)` gives the one that these options ask for, with the options that it takes, or
     raises UsageError. Where `turns` is set, `one` also takes `turn`: which of its drafts for this row this is, counted
-    over the negatives that the row gets, for what is dealt out rather than drawn. `whole` is set where `prepare` looks
+    over all negatives that the row gets of it, for what is dealt out rather than drawn. `whole` is set where `prepare` looks
     at the rows of the run, all of which are then held in memory.
     """
 
@@ -225,6 +231,7 @@ class Strategy:
     one: One | None = None
     many: Many | None = None
     prepare: Prepare | None = None
+    part: Part | None = None
     finish: Callable[[Any], None] | None = None
     facts: Callable[[Any], Mapping[str, Any]] | None = None
     needs: str = ""

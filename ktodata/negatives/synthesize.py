@@ -136,7 +136,11 @@ class Synthesizer:
         self, uses: Sequence[Use], run: Run, *, per_row: int = 1, only_of: Collection[str] | None = None
     ) -> None:
         self.uses, self.seed, self.per_row, self.only_of = uses, run.seed, per_row, only_of
-        self.pools = [use.strategy.prepare(run, **use.options) if use.strategy.prepare else None for use in uses]
+        asked = _asked(run, uses, per_row, only_of)
+        self.pools = [
+            use.strategy.prepare(dataclasses.replace(run, asked=count), **use.options) if use.strategy.prepare else None
+            for use, count in zip(uses, asked, strict=True)
+        ]
         self.made: Counter[str] = Counter({use.strategy.name: 0 for use in uses})
         self.skipped: Counter[str] = Counter()
 
@@ -154,14 +158,14 @@ class Synthesizer:
         waiting: deque[list[_Group]] = deque()
         pending: deque[_Pending] = deque()
 
-        def portions() -> Iterator[list[_Group]]:
+        def portions() -> Iterator[_Portion]:
             for rows in blocks:
                 groups = _grouped(rows, self.uses, self.per_row, self.seed, self.only_of)
                 chunks = _chunks(groups, self.uses)
                 pending.append(_Pending(rows, groups, len(chunks), []))
                 for chunk in chunks:
                     waiting.append(chunk)
-                    yield chunk
+                    yield chunk, self._parts(chunk)
 
         shared = (*_bare(self.uses, self.pools), self.seed)
         for part in each(_run, portions(), shared=shared, workers=workers, engine=engine):
@@ -187,6 +191,12 @@ class Synthesizer:
         for use, pool in zip(self.uses, self.pools, strict=True):
             if use.strategy.finish:
                 use.strategy.finish(pool)
+
+    def _parts(self, chunk: list[_Group]) -> list[Any]:
+        """For each use, what these prompts need of a pool that is too large to send whole, else None."""
+        rows = [job.row for group in chunk for job in group.jobs]
+        uses = zip(self.uses, self.pools, strict=True)
+        return [use.strategy.part(pool, rows) if use.strategy.part else None for use, pool in uses]
 
     def _finished(self, block: _Pending, advance: Callable[[int], object]) -> Block:
         """A block whose portions have come back; models take their turn now, over all of its prompts."""
@@ -240,6 +250,17 @@ def _grouped(
     return list(groups.values())
 
 
+def _asked(run: Run, uses: Sequence[Use], per_row: int, only_of: Collection[str] | None) -> list[Counter[str]]:
+    """How many negatives each row is asked for, by its id, for each use whose strategy looks at all rows."""
+    asked: list[Counter[str]] = [Counter() for _ in uses]
+    if any(use.strategy.whole for use in uses):
+        for row in run.rows:
+            if row.label and (only_of is None or row.id in only_of):
+                for job in _jobs(row, uses, per_row, run.seed):
+                    asked[job.use][row.id] += 1
+    return asked
+
+
 def _jobs(row: Row, uses: Sequence[Use], per_row: int, seed: int) -> Iterator[_Job]:
     weights = [use.weight for use in uses]
     # By name, so that a mix does not depend on the order in which its strategies are named.
@@ -261,6 +282,7 @@ def generator(seed: int, strategy: str, row_id: str, *numbers: int) -> random.Ra
 def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) -> Iterator[_Sent]:
     """What comes of the jobs of one prompt whose strategies work row by row."""
     taken = set(group.taken)
+    turns: Counter[tuple[int, str]] = Counter()
     for job in group.jobs:
         strategy = uses[job.use].strategy
         if strategy.one is None:
@@ -268,9 +290,10 @@ def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) 
         options = {**uses[job.use].options, "pool": pools[job.use]}
         rng = generator(seed, strategy.name, job.row.id, job.k)
         result: Text | Skip = Skip(REPEATED)
-        for draft in range(TRIES):
+        for _ in range(TRIES):
             if strategy.turns:
-                options["turn"] = job.k + draft
+                options["turn"] = turns[job.use, job.row.id]
+                turns[job.use, job.row.id] += 1
             result = _accepted(strategy.one(job.row, rng=rng, **options), job.row, taken)
             if result != Skip(REPEATED):
                 break
@@ -379,12 +402,21 @@ _Context: TypeAlias = tuple[Sequence[Use], Sequence[Any], int]
 
 
 def _bare(uses: Sequence[Use], pools: Sequence[Any]) -> tuple[list[Use], list[Any]]:
-    """What workers need: models stay in this process, and what is done before and after need not pickle."""
-    kept = [pool if use.strategy.one else None for use, pool in zip(uses, pools, strict=True)]
-    bare: dict[str, Any] = {"options": {}, "prepare": None, "finish": None, "facts": None}
+    """What workers need: models stay in this process, and what is done before and after need not pickle.
+
+    A pool of which each portion needs a part travels with them.
+    """
+    kept = [pool if use.strategy.one and not use.strategy.part else None for use, pool in zip(uses, pools, strict=True)]
+    bare: dict[str, Any] = {"options": {}, "prepare": None, "part": None, "finish": None, "facts": None}
     return [dataclasses.replace(use, strategy=dataclasses.replace(use.strategy, **bare)) for use in uses], kept
 
 
-def _run(context: _Context, chunk: list[_Group]) -> list[_Sent]:
-    uses, pools, seed = context
+_Portion: TypeAlias = tuple[list[_Group], Sequence[Any]]
+"""Prompts, and for each use the part of its pool that they need, None where workers have the pool."""
+
+
+def _run(context: _Context, portion: _Portion) -> list[_Sent]:
+    uses, whole, seed = context
+    chunk, parts = portion
+    pools = [pool if part is None else part for pool, part in zip(whole, parts, strict=True)]
     return list(itertools.chain.from_iterable(_local(group, uses, pools, seed) for group in chunk))

@@ -1,4 +1,4 @@
-"""How similar prompts are: TF-IDF over the words of the last thing said, compared a block at a time."""
+"""How similar prompts are: TF-IDF over the words of the last thing said, compared many pairs or a block at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ _CELLS = 8_000_000  # similarities held at once: 32 MB, whatever the number of p
 _COMMON = 0.2  # of all prompts that have a word which tells nothing about them
 _MARK = "\n\nHuman:"
 _LONGEST = 2000  # characters of a prompt that are compared
-Vector = dict[int, float]
 
 
 def last_said(prompt: Text) -> str:
@@ -28,29 +27,24 @@ class Prompts:
 
     def __init__(self, said: Sequence[str]) -> None:
         self._matrix = _vectors(said)
-        self._ends: list[int] = self._matrix.indptr.tolist()
-        self._words: list[int] = self._matrix.indices.tolist()
-        self._weights: list[float] = self._matrix.data.tolist()
-        self._cache: dict[int, Vector] = {}
+        self._turned = self._matrix.T.tocsr()
 
-    def vector(self, index: int) -> Vector:
-        """A prompt's words by number, with their weights."""
-        if index not in self._cache:
-            start, end = self._ends[index], self._ends[index + 1]
-            self._cache[index] = dict(zip(self._words[start:end], self._weights[start:end], strict=True))
-        return self._cache[index]
+    def cosines(self, ones: Any, others: Any) -> Any:
+        """How similar two prompts are, 0 to 1, for each pair of places in `ones` and `others`: an array of float32."""
+        import numpy as np
 
-    def cosine(self, one: int, other: int) -> float:
-        """How similar two prompts are, 0 to 1."""
-        few, many = sorted((self.vector(one), self.vector(other)), key=len)
-        return sum(weight * many[word] for word, weight in few.items() if word in many)
+        return np.asarray(self._matrix[ones].multiply(self._matrix[others]).sum(axis=1)).ravel()
 
-    def each(self, places: Sequence[int], among: Sequence[int]) -> Iterator[Any]:
-        """For each prompt of `places`, its similarity to all prompts of `among`, as an array of float32."""
+    def to_all(self, place: int) -> Any:
+        """The similarity of one prompt to all: an array of float32."""
+        return (self._matrix[[place]] @ self._turned).toarray()[0]
+
+    def blocks(self, places: Sequence[int], among: Sequence[int]) -> Iterator[Any]:
+        """The similarities of all prompts of `places` to all of `among`: arrays of float32, some lines at a time."""
         targets = self._matrix[list(among)].T.tocsr()
         size = max(1, _CELLS // max(1, len(among)))
         for start in range(0, len(places), size):
-            yield from (self._matrix[list(places[start : start + size])] @ targets).toarray()
+            yield (self._matrix[list(places[start : start + size])] @ targets).toarray()
 
 
 def _vectors(said: Sequence[str]) -> Any:

@@ -1,23 +1,23 @@
-"""Replies as `contaminate` compares them: without marks, emoji and laughter, as words and as sentences."""
+"""Replies as `contaminate` compares them: without marks, emoji and laughter, as words and as clauses."""
 
 from __future__ import annotations
 
 import functools
 import re
 import tomllib
-import zlib
+from collections.abc import Sequence
 from importlib import resources
-from typing import TypeAlias
+from typing import Any
 
 from ktodata.negatives.corruption.layout import UNSPACED
 from ktodata.schema import normalise
 
 ALIKE = 0.5  # of the letter triples of two replies that are the same: then they say the same
 MANY = 3  # different prompts that get a reply which then suits all
-Triples: TypeAlias = frozenset[tuple[str, str, str]]
 _WORDS = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’\-][^\W_{UNSPACED}]+)*")
-_SENTENCES = re.compile(r"[.!?…;:,\n。！？，]+|\b(?:lo+l|(?:ha)+h?)\b|[^\w\s'’\-.,]+")
+_CLAUSES = re.compile(r"[.!?…;:,\n。！？，]+|\b(?:lo+l|(?:ha)+h?)\b|[^\w\s'’\-.,]+")
 _LAUGHTER = re.compile(r"(?:a?(?:h[aei]){2,}h?|(?:ja|je){2,}|lo+l|lmf?ao+|xd+|mdr)")
+_PAIRS = 50_000  # compared at once
 
 
 def words(text: str) -> list[str]:
@@ -31,32 +31,54 @@ def is_generic(core: list[str]) -> bool:
     return len(core) <= _LONGEST and bool(_generic().fullmatch(" ".join(core)))
 
 
-def triples(core: list[str]) -> Triples:
-    """Groups of three letters in the words, for `alike`."""
-    text = f" {' '.join(core)} "
-    return frozenset(zip(text, text[1:], text[2:], strict=False))
+class Shapes:
+    """Replies, each by its words, as the sets of three letters that stand together in them."""
+
+    def __init__(self, cores: Sequence[Sequence[str]]) -> None:
+        import numpy as np
+        from scipy.sparse import csr_matrix
+
+        texts = [f" {' '.join(core)} " for core in cores]
+        letters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.int64)
+        sizes = np.array([len(text) for text in texts], dtype=np.int64)
+        owners = np.repeat(np.arange(len(texts)), sizes)
+        inside = owners[:-2] == owners[2:]  # neither of the two that begin near the end of a text
+        triples = ((letters[:-2] << 42) | (letters[1:-1] << 21) | letters[2:])[inside]
+        known, columns = np.unique(triples, return_inverse=True)
+        shape = (len(texts), max(1, len(known)))
+        matrix = csr_matrix((np.ones(len(columns), np.float32), (owners[:-2][inside], columns)), shape=shape)
+        matrix.sum_duplicates()
+        matrix.data[:] = 1
+        self._matrix, self._turned = matrix, None
+        self._sizes = np.diff(matrix.indptr)
+
+    def alike(self, ones: Any, others: Any) -> Any:
+        """Whether two replies say nearly the same, letter by letter, for each pair of places: an array of bool."""
+        import numpy as np
+
+        found = np.zeros(len(ones), dtype=bool)
+        few = np.minimum(self._sizes[ones], self._sizes[others])
+        (may,) = np.nonzero(few >= ALIKE * np.maximum(self._sizes[ones], self._sizes[others]))
+        for start in range(0, len(may), _PAIRS):
+            some = may[start : start + _PAIRS]
+            one, other = ones[some], others[some]
+            shared = np.asarray(self._matrix[one].multiply(self._matrix[other]).sum(axis=1)).ravel()
+            found[some] = shared >= ALIKE * (self._sizes[one] + self._sizes[other] - shared)
+        return found
+
+    def alike_any(self, ones: Any) -> Any:
+        """Whether each of all replies says nearly the same as any of `ones`: an array of bool."""
+        if self._turned is None:
+            self._turned = self._matrix.T.tocsr()
+        shared = (self._matrix[ones] @ self._turned).toarray()
+        return (shared >= ALIKE * (self._sizes[ones][:, None] + self._sizes[None, :] - shared)).any(axis=0)
 
 
-def alike(one: Triples, other: Triples) -> bool:
-    """Whether two replies say nearly the same, letter by letter."""
-    few, many = sorted((len(one), len(other)))
-    if few < ALIKE * many:
-        return False
-    shared = len(one & other)
-    return shared >= ALIKE * (few + many - shared)
-
-
-def sentence_keys(text: str) -> frozenset[int]:
-    """Its clauses of three words or more, each as a number: replies that share one can be right in the same place.
-
-    The same in every process: Python's own hash of strings is not.
-    """
-    found = (words(piece) for piece in _SENTENCES.split(text))
-    return frozenset(_number(" ".join(piece)) for piece in found if len(piece) >= 3)
-
-
-def _number(text: str) -> int:
-    return zlib.crc32(text.encode())
+def clauses(text: str) -> frozenset[str]:
+    """The clauses of three words or more: replies that share one can be right in the same place."""
+    found = (_WORDS.findall(piece) for piece in _CLAUSES.split(normalise(text).replace("’", "'")))
+    long = ([word for word in piece if not _LAUGHTER.fullmatch(word)] for piece in found if len(piece) >= 3)
+    return frozenset(" ".join(piece) for piece in long if len(piece) >= 3)
 
 
 _LONGEST = 16  # words of a reply that can be generic
