@@ -23,7 +23,7 @@ from ktodata.negatives.contamination.deal import deal
 from ktodata.negatives.contamination.fits import NOBODY, Fits, Replies, Seats
 from ktodata.negatives.contamination.near import spread
 from ktodata.negatives.contamination.prompts import Prompts, last_said
-from ktodata.negatives.contamination.replies import MANY, Shapes, is_generic, words
+from ktodata.negatives.contamination.replies import MANY, Shapes, is_generic, words_of
 from ktodata.negatives.contract import Option, Run, Skip, Strategy, reply_of
 from ktodata.negatives.corruption import lexicon
 from ktodata.negatives.corruption.layout import edges
@@ -114,22 +114,17 @@ class _Said:
         self.asked = {prompt_id: numbers[text] for prompt_id, text in asked.items()}
         self.whole = {prompt_id: number for number, prompt_id in enumerate(sorted(asked))}
         self.own = _texts(desirable)
-        # Of two that differ in their capitals only, the same one whatever the order.
-        spelled: dict[str, str] = {}
-        for text in sorted(set(self.own.values()), reverse=True):
-            spelled[normalise(text)] = text
-        self.lent: dict[str, set[int]] = {}
         theirs = self.own if lenders is desirable else _texts(lenders)
         keys = {text: normalise(text) for text in {*theirs.values(), *self.own.values()}}
-        if theirs is not self.own:
-            for text in sorted(set(theirs.values()), reverse=True):
-                spelled[keys[text]] = text
+        # Of two that differ in their capitals only, the same one whatever the order; the pool's before the file's.
+        spelled = {keys[text]: text for some in (self.own, theirs) for text in sorted(set(some.values()), reverse=True)}
+        self.lent: dict[str, set[int]] = {}
         for row in lenders:
             if row.id in theirs:
                 self.lent.setdefault(keys[theirs[row.id]], set()).add(self.asked[row.prompt_id])
         self.keys = {row_id: keys[text] for row_id, text in self.own.items()}
         self.spelled = dict(sorted(spelled.items()))
-        self.cores = {key: words(key) for key in self.spelled}
+        self.cores = {key: words_of(key) for key in self.spelled}
         self.places = {key: place for place, key in enumerate(self.spelled)}
         self.tongues = {key: _TONGUES[lexicon.guess(text)] for key, text in self.spelled.items()}
 
@@ -146,6 +141,7 @@ class _Said:
         ]
         return Replies(
             [self.spelled[key] for key in usable],
+            usable,
             # One that more than two prompts got suits any, so there are no more than two columns.
             np.array([(min(self.lent[key]), max(self.lent[key])) for key in usable], dtype=np.int64).reshape(-1, 2),
             np.array([self.places[key] for key in usable], dtype=np.int64),
@@ -174,7 +170,7 @@ class _Said:
         right = sorted({(self.asked[row.prompt_id], self.places[self.keys[row.id]])
                         for row in rows if row.label and row.id in self.keys})  # fmt: skip
         heres = np.array([here for here, _ in right], dtype=np.int64)
-        known = {text: reply for reply, text in enumerate(map(normalise, replies.texts))}
+        known = {key: reply for reply, key in enumerate(replies.keys)}
         taken = {
             self.whole[row.prompt_id] * len(replies) + known[text]
             for row in rows

@@ -221,8 +221,8 @@ class Strategy:
     once made; the others run at their defaults, and `ktodata strategies` makes an example. Where one name stands for
     two ways of working, `variant(options)` gives the one that these options ask for, with the options that it takes, or
     raises UsageError. Where `turns` is set, `one` also takes `turn`: which of its drafts for this row this is, counted
-    over all negatives that the row gets of it, for what is dealt out rather than drawn. `whole` is set where `prepare` looks
-    at the rows of the run, all of which are then held in memory.
+    over all negatives that the row gets of it, for what is dealt out rather than drawn. `whole` is set where `prepare`
+    looks at the rows of the run, all of which are then held in memory.
     """
 
     name: str

@@ -19,7 +19,7 @@ from ktodata.engine import Engine, each
 from ktodata.errors import KtodataError
 from ktodata.negatives.choose import Use
 from ktodata.negatives.contract import Ask, Run, Skip, Strategy
-from ktodata.schema import Message, Row, Text, content_hash, normalise
+from ktodata.schema import Message, Row, RowIds, Text, content_hash, normalise
 
 TRIES = 5  # drafts of one negative that may equal something present before the job is counted as skipped
 _CHUNK = 200  # prompts that a process gets at a time
@@ -253,11 +253,12 @@ def _grouped(
 def _asked(run: Run, uses: Sequence[Use], per_row: int, only_of: Collection[str] | None) -> list[Counter[str]]:
     """How many negatives each row is asked for, by its id, for each use whose strategy looks at all rows."""
     asked: list[Counter[str]] = [Counter() for _ in uses]
-    if any(use.strategy.whole for use in uses):
-        for row in run.rows:
-            if row.label and (only_of is None or row.id in only_of):
-                for job in _jobs(row, uses, per_row, run.seed):
-                    asked[job.use][row.id] += 1
+    if not any(use.strategy.whole for use in uses):
+        return asked
+    for row in run.rows:
+        if row.label and (only_of is None or row.id in only_of):
+            for job in _jobs(row, uses, per_row, run.seed):
+                asked[job.use][row.id] += 1
     return asked
 
 
@@ -283,6 +284,8 @@ def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) 
     """What comes of the jobs of one prompt whose strategies work row by row."""
     taken = set(group.taken)
     turns: Counter[tuple[int, str]] = Counter()
+    prompt: Text = ""
+    ids: RowIds | None = None
     for job in group.jobs:
         strategy = uses[job.use].strategy
         if strategy.one is None:
@@ -297,7 +300,10 @@ def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) 
             result = _accepted(strategy.one(job.row, rng=rng, **options), job.row, taken)
             if result != Skip(REPEATED):
                 break
-        yield result if isinstance(result, Skip) else (content_hash(job.row.prompt, result, False), result)
+        if ids is None or job.row.prompt != prompt:  # of one prompt they differ in capitals and white space at most
+            prompt = job.row.prompt
+            ids = RowIds(prompt)
+        yield result if isinstance(result, Skip) else (ids.of(result, False), result)
 
 
 def _row_of(job: _Job, sent: _Sent, strategy: Strategy) -> Result:

@@ -33,13 +33,14 @@ class Seats:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Replies:
-    """What can be lent; arrays of one number a reply. `texts` are without white space at their ends.
+    """What can be lent; arrays of one number a reply. `texts` are without white space at their ends, `keys` normalised.
 
     `owners`, of shape (replies, 2), are the prompts that got it (one of them twice if it is the only one), `shape` its
     place in `Shapes`, `tongue` its language (0: none that is known).
     """
 
     texts: Sequence[str]
+    keys: Sequence[str]
     owners: Any
     shape: Any
     tongue: Any

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ktodata.negatives.contamination.fits import NEARLY_SAME, NOBODY, Fits
@@ -28,7 +27,17 @@ def spread(fits: Fits, neighbours: int, rng: random.Random) -> Any:
     # Those with little choice first: the others can still get out of their way.
     order.sort(key=lambda seat: len(choice.of(seat)))
     choice.fill(order)
-    return np.array(choice.got)
+    choice.even(order)
+    # What seats took is compared letter by letter, which for all that they may take would be ten times as much.
+    new = order
+    while new:
+        seats = np.array([seat for seat in new if choice.got[seat] != NOBODY], dtype=np.int64)
+        good = fits.pairs(seats, np.array([choice.got[seat] for seat in seats.tolist()], dtype=np.int64))
+        new = seats[~good].tolist()
+        for seat in new:
+            choice.refuse(seat)
+        choice.fill(new)
+    return np.array(choice.got, dtype=np.int64)
 
 
 class _Choice:
@@ -53,11 +62,14 @@ class _Choice:
             self._known[key] = [card for card in close if not tongue or self.spoken[card] in (0, tongue)]
         return self._known[key]
 
-    def fill(self, order: Sequence[int]) -> None:
-        """Give seats that have none what is lent least, and let all move to what is lent less by two."""
+    def fill(self, order: Iterable[int]) -> None:
+        """Give seats what is lent least."""
         for seat in order:
-            if self.got[seat] == NOBODY and (free := self._free(seat)):
+            if free := self._free(seat):
                 self._give(seat, min(free, key=self.lent.__getitem__))
+
+    def even(self, order: Sequence[int]) -> None:
+        """Let seats move to what is lent less by two."""
         for _ in range(_MOVES):
             moved = False
             for seat in order:
@@ -70,6 +82,13 @@ class _Choice:
                     moved = True
             if not moved:
                 break
+
+    def refuse(self, seat: int) -> None:
+        """Take from a seat what may be right there; no seat that asks the same in the language gets it from now on."""
+        card = self.got[seat]
+        if card in self.of(seat):
+            self.of(seat).remove(card)
+        self._give(seat, NOBODY)
 
     def _free(self, seat: int) -> list[int]:
         has = self.has[self.prompt[seat]]
@@ -100,30 +119,15 @@ def near(fits: Fits, here: Sequence[int], neighbours: int, rng: random.Random) -
             owners.setdefault(other, []).append(reply)
     there = sorted(owners)
     mine = [owners[prompt] for prompt in there]
-    keys = [clauses(text) for text in fits.replies.texts]
+    keys = [clauses(text) for text in fits.replies.keys]
     by_prompt = [frozenset().union(*(keys[reply] for reply in replies)) for replies in mine]
-    most = min(len(there), _LOOKED * neighbours)
     jitter = np.array([rng.random() for _ in there], dtype=np.float32)
     close: dict[int, list[int]] = {}
-    for prompt, same, order in _ordered(fits, here, there, most, jitter):
+    for prompt, same, order in _ordered(fits, here, there, _LOOKED * neighbours, jitter):
         right: set[str] = set().union(*(by_prompt[place] for place in same))
-        close[prompt] = _wrong((mine[place] for place in order), keys, right, neighbours)
-    return _checked(fits, close, rng)
-
-
-def _checked(fits: Fits, close: dict[int, list[int]], rng: random.Random) -> dict[int, list[int]]:
-    """What is wrong also letter by letter, shuffled."""
-    import numpy as np
-
-    prompts = np.repeat(list(close), [len(replies) for replies in close.values()]).astype(np.int64)
-    replies = np.array(list(itertools.chain.from_iterable(close.values())), dtype=np.int64)
-    good = fits.wrong(prompts, replies)
-    found: dict[int, list[int]] = {prompt: [] for prompt in close}
-    for prompt, reply in zip(prompts[good].tolist(), replies[good].tolist(), strict=True):
-        found[prompt].append(reply)
-    for some in found.values():
-        rng.shuffle(some)
-    return found
+        close[prompt] = _wrong(order, mine, keys, by_prompt, right, neighbours)
+        rng.shuffle(close[prompt])
+    return close
 
 
 def _ordered(
@@ -138,30 +142,39 @@ def _ordered(
 
     twice, begun = np.concatenate([jitter, jitter]), 0
     for block in fits.prompts.blocks(here, there):
-        near = (block > 0) & (block < NEARLY_SAME)
-        block *= _FINE
-        same = block >= _FINE * NEARLY_SAME
-        np.ceil(block, out=block)
-        for line in range(len(block)):
-            start = (begun * _STRIDE) % len(there)
-            # Whole steps, and the jitter behind them; 0 for what is nearly the same or has nothing in common.
-            band = (block[line] + twice[start : start + len(there)]) * near[line]
-            top = np.argpartition(band, len(there) - most)[len(there) - most :]
-            top = top[band[top] > 0]
+        for line in block:
+            moved = twice[(begun * _STRIDE) % len(there) :]
+            # With those alone that have something in common: partitioning a line of zeros takes ten times as long.
+            (close,) = np.nonzero(line)
+            similar = line[close]
+            same = close[similar >= NEARLY_SAME].tolist()
+            close, similar = close[similar < NEARLY_SAME], similar[similar < NEARLY_SAME]
+            # Whole steps, and the jitter behind them.
+            far = -(np.ceil(similar * _FINE) + moved[close])
+            top = np.argpartition(far, most)[:most] if len(close) > most else np.arange(len(close))
             # Places settle what is left: argpartition's own order is not to be relied on.
-            order = top[np.lexsort((top, -band[top]))].tolist()
-            yield here[begun], np.flatnonzero(same[line]).tolist(), order
+            order = close[top[np.lexsort((top, far[top]))]].tolist()
+            yield here[begun], same, order
             begun += 1
 
 
-def _wrong(prompts: Iterator[list[int]], keys: Sequence[frozenset[str]], right: set[str], neighbours: int) -> list[int]:
+def _wrong(
+    order: Iterable[int],
+    mine: Sequence[list[int]],
+    keys: Sequence[frozenset[str]],
+    by_prompt: Sequence[frozenset[str]],
+    right: set[str],
+    neighbours: int,
+) -> list[int]:
     """The replies of the first so many prompts that have any which is not right here."""
-    chosen: list[int] = []
+    chosen: dict[int, None] = {}
     count = 0
-    for replies in prompts:
-        wrong = [reply for reply in replies if keys[reply].isdisjoint(right)]
-        chosen += wrong
+    for place in order:
+        wrong = mine[place]
+        if not by_prompt[place].isdisjoint(right):
+            wrong = [reply for reply in wrong if keys[reply].isdisjoint(right)]
+        chosen |= dict.fromkeys(wrong)
         count += bool(wrong)
         if count == neighbours:
             break
-    return list(dict.fromkeys(chosen))
+    return list(chosen)

@@ -22,7 +22,12 @@ _PAIRS = 50_000  # compared at once
 
 def words(text: str) -> list[str]:
     """The words of a text, case-folded, apostrophes straight, laughter left out. Chinese and its like by the letter."""
-    found = _WORDS.findall(normalise(text).replace("’", "'"))
+    return words_of(normalise(text))
+
+
+def words_of(key: str) -> list[str]:
+    """`words` of a text that is normalised."""
+    found = _WORDS.findall(key.replace("’", "'"))
     return [word for word in found if not _LAUGHTER.fullmatch(word)]
 
 
@@ -74,9 +79,9 @@ class Shapes:
         return (shared >= ALIKE * (self._sizes[ones][:, None] + self._sizes[None, :] - shared)).any(axis=0)
 
 
-def clauses(text: str) -> frozenset[str]:
-    """The clauses of three words or more: replies that share one can be right in the same place."""
-    found = (_WORDS.findall(piece) for piece in _CLAUSES.split(normalise(text).replace("’", "'")))
+def clauses(key: str) -> frozenset[str]:
+    """Clauses of three words or more of a normalised text: replies that share one can be right in the same place."""
+    found = (_WORDS.findall(piece) for piece in _CLAUSES.split(key.replace("’", "'")))
     long = ([word for word in piece if not _LAUGHTER.fullmatch(word)] for piece in found if len(piece) >= 3)
     return frozenset(" ".join(piece) for piece in long if len(piece) >= 3)
 
