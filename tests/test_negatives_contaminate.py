@@ -257,6 +257,8 @@ def test_in_a_mix_only_the_rows_that_borrow_are_dealt_to() -> None:
     borrowed = [row for row in synthesize(rows, uses, per_row=2).negatives if row.strategy == "contaminate"]
     assert 60 < len(borrowed) < 120
     assert set(uses_of(borrowed)) <= {len(borrowed) // 90, -(-len(borrowed) // 90)}
+    # Workers are sent what their rows were dealt.
+    assert synthesize(rows, uses, per_row=2, workers=2) == synthesize(rows, uses, per_row=2)
 
 
 def test_cards_by_language() -> None:

@@ -73,7 +73,7 @@ does not (a compiled template) is made there at first use. With a `part`, what i
 """
 
 Part: TypeAlias = Callable[[Any, Iterable[Row]], Any]
-"""`part(pool, rows)`: what `one` needs of a large pool for these rows."""
+"""`part(pool, rows)`: what `one` needs for these rows of a pool in which all is decided: it only looks it up there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

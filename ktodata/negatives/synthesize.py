@@ -8,9 +8,7 @@ they can be spread over processes. Each job draws from a generator seeded by (se
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import random
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -19,6 +17,7 @@ from ktodata.engine import Engine, each
 from ktodata.errors import KtodataError
 from ktodata.negatives.choose import Use
 from ktodata.negatives.contract import Ask, Run, Skip, Strategy
+from ktodata.negatives.jobs import Job, asked_of, by_name, generator, jobs_of
 from ktodata.schema import Message, Row, RowIds, Text, content_hash, normalise
 
 TRIES = 5  # drafts of one negative that may equal something present before the job is counted as skipped
@@ -51,18 +50,11 @@ class Synthesis:
     """To be called when the negatives are safely written: what was kept in case of a crash may go."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Job:
-    row: Row
-    use: int  # its place among the uses
-    k: int
-
-
 @dataclasses.dataclass(slots=True)
 class _Group:
     """A prompt: its jobs, and the normalised completions that a negative must not equal."""
 
-    jobs: list[_Job]
+    jobs: list[Job]
     taken: set[_Same]
 
 
@@ -120,7 +112,7 @@ class _Pending:
     rows: Sequence[Row]
     groups: list[_Group]
     out: int
-    found: list[tuple[_Job, Result]]
+    found: list[tuple[Job, Result]]
 
 
 class Synthesizer:
@@ -136,7 +128,7 @@ class Synthesizer:
         self, uses: Sequence[Use], run: Run, *, per_row: int = 1, only_of: Collection[str] | None = None
     ) -> None:
         self.uses, self.seed, self.per_row, self.only_of = uses, run.seed, per_row, only_of
-        asked = _asked(run, uses, per_row, only_of)
+        asked = asked_of(run, uses, per_row, only_of)
         self.pools = [
             use.strategy.prepare(dataclasses.replace(run, asked=count), **use.options) if use.strategy.prepare else None
             for use, count in zip(uses, asked, strict=True)
@@ -153,8 +145,9 @@ class Synthesizer:
         advance: Callable[[int], object] = lambda count: None,
     ) -> Iterator[Block]:
         """What comes of each block, in their order. The next is begun while workers are busy with the last."""
-        if not any(use.strategy.one for use in self.uses):
-            workers, engine = 1, "local"  # what models make is made here
+        # What models make is made here; and rows take longer to send than to give what they were dealt.
+        if all(use.strategy.one is None or use.strategy.part for use in self.uses):
+            workers, engine = 1, "local"
         waiting: deque[list[_Group]] = deque()
         pending: deque[_Pending] = deque()
 
@@ -211,11 +204,11 @@ class Synthesizer:
                 found += _together(jobs, use, self.pools[index], self.seed, taken, advance)
         return self._counted(block.rows, found)
 
-    def _counted(self, rows: Sequence[Row], found: Iterable[tuple[_Job, Result]]) -> Block:
+    def _counted(self, rows: Sequence[Row], found: Iterable[tuple[Job, Result]]) -> Block:
         names = [use.strategy.name for use in self.uses]
         block = Block(rows, [], [])
 
-        def place(item: tuple[_Job, Result]) -> tuple[str, str, str, int]:
+        def place(item: tuple[Job, Result]) -> tuple[str, str, str, int]:
             job = item[0]
             return job.row.prompt_id, job.row.id, names[job.use], job.k
 
@@ -240,44 +233,15 @@ def _grouped(
 ) -> list[_Group]:
     """The jobs by prompt, in the order of the rows."""
     groups: dict[str, _Group] = {}
+    order = by_name(uses)
     for row in rows:
         group = groups.setdefault(row.prompt_id, _Group([], set()))
         group.taken.add(_same(row.completion))
         if row.label and (only_of is None or row.id in only_of):
-            group.jobs += _jobs(row, uses, per_row, seed)
+            group.jobs += [Job(row, index, k) for index, k in jobs_of(row, uses, order, per_row, seed)]
     for group in groups.values():
         group.jobs.sort(key=lambda job: (job.row.id, uses[job.use].strategy.name, job.k))
     return list(groups.values())
-
-
-def _asked(run: Run, uses: Sequence[Use], per_row: int, only_of: Collection[str] | None) -> list[Counter[str]]:
-    """How many negatives each row is asked for, by its id, for each use whose strategy looks at all rows."""
-    asked: list[Counter[str]] = [Counter() for _ in uses]
-    if not any(use.strategy.whole for use in uses):
-        return asked
-    for row in run.rows:
-        if row.label and (only_of is None or row.id in only_of):
-            for job in _jobs(row, uses, per_row, run.seed):
-                asked[job.use][row.id] += 1
-    return asked
-
-
-def _jobs(row: Row, uses: Sequence[Use], per_row: int, seed: int) -> Iterator[_Job]:
-    weights = [use.weight for use in uses]
-    # By name, so that a mix does not depend on the order in which its strategies are named.
-    order = sorted(range(len(uses)), key=lambda index: uses[index].strategy.name)
-    for k in range(per_row):
-        if any(weight is None for weight in weights):
-            yield from (_Job(row, index, k) for index in order)
-        else:
-            rng = generator(seed, "mix", row.id, k)
-            yield _Job(row, rng.choices(order, [weights[index] or 0.0 for index in order])[0], k)
-
-
-def generator(seed: int, strategy: str, row_id: str, *numbers: int) -> random.Random:
-    """The generator of one job, or of one draft of it. Nothing else decides what it draws."""
-    digest = hashlib.sha256("\n".join(map(str, (seed, strategy, row_id, *numbers))).encode()).digest()
-    return random.Random(int.from_bytes(digest[:16]))
 
 
 def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) -> Iterator[_Sent]:
@@ -306,7 +270,7 @@ def _local(group: _Group, uses: Sequence[Use], pools: Sequence[Any], seed: int) 
         yield result if isinstance(result, Skip) else (ids.of(result, False), result)
 
 
-def _row_of(job: _Job, sent: _Sent, strategy: Strategy) -> Result:
+def _row_of(job: Job, sent: _Sent, strategy: Strategy) -> Result:
     """A negative as a row. Its prompt, which is the longest part of it, did not have to travel."""
     if isinstance(sent, Skip):
         return sent
@@ -325,13 +289,13 @@ def _row_of(job: _Job, sent: _Sent, strategy: Strategy) -> Result:
 
 
 def _together(
-    jobs: list[_Job],
+    jobs: list[Job],
     use: Use,
     pool: Any,
     seed: int,
     taken: dict[str, set[_Same]],
     advance: Callable[[int], object],
-) -> list[tuple[_Job, Result]]:
+) -> list[tuple[Job, Result]]:
     """Jobs of a strategy that works on many rows at once; those whose drafts are refused go round again."""
     many, name = use.strategy.many, use.strategy.name
     assert many is not None
@@ -361,7 +325,7 @@ def _together(
     return list(zip(jobs, done, strict=True))
 
 
-def _ask(job: _Job, name: str, seed: int, draft: int) -> Ask:
+def _ask(job: Job, name: str, seed: int, draft: int) -> Ask:
     """A draft with a generator of its own, so that one that is found in a journal moves no other's."""
     key = f"{seed}/{name}/{job.row.id}/{job.k}/{draft}"
     return Ask(job.row, generator(seed, name, job.row.id, job.k, draft), key)
