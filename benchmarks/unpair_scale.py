@@ -1,11 +1,12 @@
 """`ktodata unpair` against TRL's `extract_prompt` and `unpair_preference_dataset`, on many hh-shaped pairs.
 
-    python -m benchmarks.unpair_scale [--pairs 160800] [--tenfold] [--rounds 3] [--only trl|ktodata] [--json FILE]
+    python -m benchmarks.unpair_scale [--pairs 160800] [--near] [--tenfold] [--rounds 3] [--only trl|ktodata] [--json FILE]
 
 Both read the same file of pairs, made by this script, and write parquet, one process each. ktodata does all of its
 checks (conflicts, duplicates, quarantine file) and puts the rows in training order; TRL does neither, and its cut is
-the longest common prefix. With `--tenfold` ktodata also runs on ten times the rows, for its memory. Wall and CPU
-seconds are of the whole command, imports included; peak memory is the process's own.
+the longest common prefix. With `--near` ktodata also runs with `--near-duplicates drop`, which is off by default, and
+with `--tenfold` on ten times the rows, for its memory. Wall and CPU seconds are of the whole command, imports included;
+peak memory is the process's own.
 """
 
 from __future__ import annotations
@@ -29,22 +30,25 @@ from typing import Any
 # About hh-rlhf's: 650 characters a transcript, 2.5 turns, lengths spread widely.
 SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvwxyz" for vowel in "ae"]
 VOCABULARY = 20_000
+SIDES: dict[str, list[str]] = {"trl": [], "ktodata": [], "ktodata_near": ["--near-duplicates", "drop"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="ktodata unpair against TRL's functions.")
     parser.add_argument("--pairs", type=int, default=160_800)
+    parser.add_argument("--near", action="store_true", help="ktodata looking for near-duplicates too")
     parser.add_argument("--tenfold", action="store_true", help="ktodata on ten times the pairs too, for its memory")
     parser.add_argument("--rounds", type=int, default=1, help="run both sides so often, in turns; medians count")
     parser.add_argument("--only", choices=["trl", "ktodata"])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", choices=["trl", "ktodata"], help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        {"trl": run_trl, "ktodata": run_ktodata}[options.child](options.work)
+        run_trl(options.work) if options.child == "trl" else run_ktodata(options.work, options.child)
         return
     sides = [options.only] if options.only else ["trl", "ktodata"]
+    sides += ["ktodata_near"] if options.near and "ktodata" in sides else []
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -122,14 +126,14 @@ def run_trl(work: Path) -> None:
     note_peak(work / "trl.json")
 
 
-def run_ktodata(work: Path) -> None:
-    """The command, as typed, with everything on."""
+def run_ktodata(work: Path, side: str) -> None:
+    """The command, as typed."""
     from ktodata.cli import main as ktodata
 
-    command = ["unpair", str(work / "pairs.jsonl"), "-o", str(work / "ktodata.parquet")]
+    command = ["unpair", str(work / "pairs.jsonl"), "-o", str(work / "ktodata.parquet"), *SIDES[side]]
     code = ktodata([*command, "--quarantine", str(work / "quarantine.jsonl")], standalone_mode=False)
     assert not code, code
-    note_peak(work / "ktodata.json")
+    note_peak(work / f"{side}.json")
 
 
 def note_peak(path: Path) -> None:
@@ -149,13 +153,14 @@ def report(results: dict[str, Any], pairs: int) -> None:
     print(f"{'':18}{'wall s':>9}{'CPU s':>9}{'peak MiB':>10}")
     for name, values in results.items():
         print(f"{name:18}{values['seconds']:9.1f}{values['cpu']:9.1f}{values['peak_mib']:10.0f}")
-    ours = results.get("ktodata")
-    if ours and "trl" in results:
-        theirs = results["trl"]
-        print(f"ktodata takes {ours['seconds'] / theirs['seconds']:.2f} of TRL's wall time, ", end="")
-        print(f"{ours['cpu'] / theirs['cpu']:.2f} of its CPU time")
-    if ours and "ktodata_tenfold" in results:
-        print(f"ten times the pairs take {results['ktodata_tenfold']['peak_mib'] / ours['peak_mib']:.2f} of the memory")
+    for side in ("ktodata", "ktodata_near"):
+        if side in results and "trl" in results:
+            ours, theirs = results[side], results["trl"]
+            print(f"{side} takes {ours['seconds'] / theirs['seconds']:.2f} of TRL's wall time, ", end="")
+            print(f"{ours['cpu'] / theirs['cpu']:.2f} of its CPU time")
+    if "ktodata_tenfold" in results:
+        share = results["ktodata_tenfold"]["peak_mib"] / results["ktodata"]["peak_mib"]
+        print(f"ten times the pairs take {share:.2f} of the memory")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 from typing import NamedTuple
 
 import click
@@ -89,5 +88,3 @@ def main() -> None:
     """Make KTO datasets: unpair preferences, synthesize negatives, balance the classes."""
     # Rows come by the hundred thousand and go without cycles among them: looking for any takes a tenth of the time.
     gc.set_threshold(100_000, 50, 50)
-    # Portions of a file are made and dropped all the time; Arrow's own allocator gives each back to the system.
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

@@ -15,12 +15,13 @@ Memory: 264 bytes for each prompt, and nothing of its text.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from ktodata.arrange import mixed
 from ktodata.errors import UsageError
-from ktodata.schema import Text, normalise, plain
+from ktodata.schema import Text, normalise_all, plain
 
 Array: TypeAlias = Any
 """A `numpy.ndarray`."""
@@ -29,7 +30,7 @@ PIECE = 5  # characters
 HASHES = 128
 THRESHOLD = 0.9
 LEAST = 0.6  # below that, texts are no longer alike, and too many pairs are looked at
-BATCH = 4_000_000  # characters whose pieces are held at a time
+BATCH = 12_000  # characters whose pieces are hashed together: so many stay in a cache, and in the heap
 
 
 def check_threshold(threshold: float, *, flag: str = "--near-threshold") -> float:
@@ -51,10 +52,12 @@ def signatures(texts: Sequence[Text]) -> Array:
     batch: list[str] = []
     size = start = 0
     for place, text in enumerate(texts):
-        batch.append(normalise(plain(text)))
+        batch.append(plain(text))
         size += len(batch[-1])
         if size >= BATCH or place == len(texts) - 1:
-            found[start : place + 1] = _signatures(batch)
+            found[start : place + 1] = _signatures(
+                [one.decode("utf-8", "surrogatepass") for one in normalise_all(batch)]
+            )
             batch, size, start = [], 0, place + 1
     return found
 
@@ -75,8 +78,11 @@ def _signatures(texts: Sequence[str]) -> Array:
         inside[ends[:-1] - back] = False
     offsets = np.concatenate([[0], np.cumsum(lengths - PIECE + 1)]).astype(np.uint64)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(pieces[inside], offsets, HASHES, 0)
+    numbers = array("I")
+    for row in matrix.to_rows():
+        numbers.fromlist(row)
     # The low half of each number: others agree there by chance once in 65,536 times.
-    return np.array(matrix.to_rows(), dtype=np.uint32).astype(np.uint16)
+    return np.frombuffer(numbers, dtype=np.uint32).astype(np.uint16).reshape(len(texts), HASHES)
 
 
 def groups_of(found: Array, threshold: float, within: Array | None = None) -> Array:

@@ -15,7 +15,6 @@ from ktodata.arrange import mixed
 from ktodata.clean import (
     Conflicts,
     Item,
-    Kept,
     OnConflict,
     OnePerPrompt,
     contradictions,
@@ -119,8 +118,8 @@ class Cleaning:
             for part in range(PARTS):
                 left = self._items(part)
                 texts = self.rows.read(part, ("completion", "_prompt")) if self.groups is not None else None
-                for _, found in self._reduced(left, texts):
-                    left = found.kept
+                for _, dropped in self._reduced(left, texts):
+                    left = _less(left, dropped)
                 self.single.count(left)
         for part in range(PARTS):
             items, table = self._items(part), self.rows.read(part)
@@ -129,78 +128,74 @@ class Cleaning:
                 yield self._cleaned(items, table)
 
     def _cleaned(self, items: list[Item], table: Table) -> Table:
-        import numpy as np
         import pyarrow
 
         gone: list[Item] = []
-        left = items
-        for reason, found in self._reduced(items, table):
-            left = self._without(reason, found, table, gone)
+        for reason, dropped in self._reduced(items, table):
+            self._drop(reason, dropped, table)
+            gone += dropped
         if self.single:
-            self._without("one per prompt", self.single.choose(left), table, gone)
+            dropped = self.single.choose(_less(items, gone)).dropped
+            self._drop("one per prompt", dropped, table)
+            gone += dropped
         if not gone:
             return table
-        stays = np.ones(table.num_rows, dtype=bool)
-        stays[[item.place for item in gone]] = False
-        return table.filter(pyarrow.array(stays))
+        return table.filter(pyarrow.array(_except(table.num_rows, gone)))
 
-    def _reduced(self, items: list[Item], table: Table | None) -> Iterator[tuple[str, Kept]]:
-        """What goes of a part for saying the same as something else, step by step; the last one's `kept` is left."""
-        found = resolve_conflicts(items, self.on_conflict)
-        yield "both labels", found
-        found = drop_duplicates(found.kept)
-        yield "duplicate", found
+    def _drop(self, reason: str, dropped: list[Item], table: Table) -> None:
+        if dropped:
+            self.drop(reason, _taken(table, dropped))
+
+    def _reduced(self, items: list[Item], table: Table | None) -> Iterator[tuple[str, list[Item]]]:
+        """What goes of a part for saying the same as something else, step by step.
+
+        Args:
+            items: those of the part's rows that mean what another means, at least.
+            table: the part, or of it at least `completion` and `_prompt` if `items` are all of its rows.
+        """
+        agreed = resolve_conflicts(items, self.on_conflict)
+        yield "both labels", agreed.dropped
+        distinct = drop_duplicates(agreed.kept)
+        yield "duplicate", distinct.dropped
         if self.groups is not None and table is not None:
-            near = self._near(found.kept, table)
+            near = self._near(items, [*agreed.dropped, *distinct.dropped], table)
             yield from zip(("near-contradiction", "near-duplicate"), near, strict=True)
 
-    def _near(self, items: list[Item], table: Table) -> tuple[Kept, Kept]:
-        """What stays and goes of rows whose prompts are near, and whose completions are."""
+    def _near(self, items: list[Item], gone: list[Item], table: Table) -> tuple[list[Item], list[Item]]:
+        """What goes of rows whose prompts are near, and whose completions are."""
         import numpy as np
         import pyarrow
 
         assert self.groups is not None
-        places = np.array([item.place for item in items], dtype=np.int64)
-        _, group, sizes = np.unique(
-            self.groups.of(table.column("_prompt").to_numpy()[places]), return_inverse=True, return_counts=True
-        )
-        several = np.flatnonzero(sizes[group] > 1)
-        texts = table.column("completion").take(pyarrow.array(places[several])).to_pylist()
-        alike = np.arange(len(items))
-        alike[several] = several[groups_of(signatures(texts), self.threshold, group[several])]
-        return resolve_near(items, alike.tolist(), self.on_conflict)
-
-    def _without(self, reason: str, found: Kept, table: Table, gone: list[Item]) -> list[Item]:
-        if found.dropped:
-            self.drop(reason, _taken(table, found.dropped))
-            gone += found.dropped
-        return found.kept
+        places = np.flatnonzero(_except(table.num_rows, gone))
+        group, sizes = _numbered(self.groups.of(table.column("_prompt").to_numpy()[places]))
+        places, group = places[sizes[group] > 1], group[sizes[group] > 1]
+        texts = table.column("completion").take(pyarrow.array(places)).to_pylist()
+        alike, sizes = _numbered(groups_of(signatures(texts), self.threshold, group))
+        places, alike = places[sizes[alike] > 1], alike[sizes[alike] > 1]
+        if self.single:
+            known = {item.place: item for item in items}
+            several = [known[place] for place in places.tolist()]
+        else:
+            several = _items_of(table, places)
+        both, same = resolve_near(several, alike.tolist(), self.on_conflict)
+        return both.dropped, same.dropped
 
     def _items(self, part: int) -> list[Item]:
         """The rows of a part that cleaning looks at: those that mean what another means, or all for one per prompt."""
         import numpy as np
-        import pyarrow
 
         numbered = self.rows.read(part, ("_prompt", "_completion"))
         if numbered is None:
             return []
         places = np.arange(numbered.num_rows)
-        if not self.single and self.groups is None:
+        if not self.single:
             numbers = mixed(numbered.column("_prompt").to_numpy(), numbered.column("_completion").to_numpy())
             order = np.argsort(numbers, kind="stable")
             twin = numbers[order][1:] == numbers[order][:-1]
             places = np.sort(order[np.concatenate([twin, [False]]) | np.concatenate([[False], twin])])
         table = self.rows.read(part, CLEANED) if len(places) else None
-        if table is None:
-            return []
-        table = table.take(pyarrow.array(places))
-        ids, prompts, completions, labels, *provenance = (table.column(name).to_pylist() for name in CLEANED)
-        return [
-            Item(*values)
-            for values in zip(
-                ids, prompts, completions, labels, zip(*provenance, strict=True), places.tolist(), strict=True
-            )
-        ]
+        return [] if table is None else _items_of(table, places)
 
     def _refuse_contradictions(self) -> None:
         conflicts = Conflicts()
@@ -263,6 +258,38 @@ def _provenance_of(table: Table) -> Callable[[int], tuple[str, ...]]:
         return tuple(table.column(name)[place].as_py() for name in ("source", "strategy", "parent_id"))
 
     return provenance
+
+
+def _items_of(table: Table, places: Any) -> list[Item]:
+    """What cleaning needs of the rows in these places."""
+    import pyarrow
+
+    some = table.select(list(CLEANED)).take(pyarrow.array(places))
+    ids, prompts, completions, labels, *provenance = (some.column(name).to_pylist() for name in CLEANED)
+    origins = zip(*provenance, strict=True)
+    return [Item(*values) for values in zip(ids, prompts, completions, labels, origins, places.tolist(), strict=True)]
+
+
+def _less(items: list[Item], gone: list[Item]) -> list[Item]:
+    places = {item.place for item in gone}
+    return [item for item in items if item.place not in places]
+
+
+def _except(count: int, gone: list[Item]) -> Any:
+    """For each of so many places whether it is another than these: an array of bool."""
+    import numpy as np
+
+    stays = np.ones(count, dtype=bool)
+    stays[[item.place for item in gone]] = False
+    return stays
+
+
+def _numbered(values: Any) -> tuple[Any, Any]:
+    """A number from 0 for each value, equal for equal ones, and how often each occurs."""
+    import numpy as np
+
+    _, numbers, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    return numbers, sizes
 
 
 def _taken(table: Table, items: list[Item]) -> Table:

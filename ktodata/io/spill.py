@@ -2,8 +2,8 @@
 
 While the rows are few they stay in memory; beyond `BUDGET` bytes they go to a file for each part, in a folder of
 their own that goes when the block ends. Either way rows are sorted by part, `PORTION` bytes at a time and in the
-background, and the same parts hold the same rows in the order they came. A part in memory is freed when it is forgotten,
-so that what is made of the parts one by one takes the room that they leave.
+background, and the same parts hold the same rows in the order they came. A part in memory is freed when it is
+forgotten, so that what is made of the parts one by one takes the room that they leave.
 """
 
 from __future__ import annotations
