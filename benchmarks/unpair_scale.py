@@ -1,6 +1,6 @@
 """`ktodata unpair` against TRL's `extract_prompt` and `unpair_preference_dataset`, on many hh-shaped pairs.
 
-    python -m benchmarks.unpair_scale [--pairs 160800] [--near] [--tenfold] [--rounds 3] [--only trl|ktodata] [--json FILE]
+    python -m benchmarks.unpair_scale [--pairs 160800] [--rounds 3] [--near] [--tenfold] [--only trl|ktodata] [--json F]
 
 Both read the same file of pairs, made by this script, and write parquet, one process each. ktodata does all of its
 checks (conflicts, duplicates, quarantine file) and puts the rows in training order; TRL does neither, and its cut is
