@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from ktodata.cli import main
 from ktodata.io import read_rows, write_rows
 from ktodata.negatives.contract import Option, Strategy
+from ktodata.negatives.corruption.lexicon import guess
 from ktodata.negatives.registry import STRATEGIES
 from ktodata.schema import Row, make_row, plain
 
@@ -187,18 +188,40 @@ def test_try_shows_what_each_does_and_writes_nothing(
     assert result.exit_code == 0, result.output
     shown = result.stdout.splitlines()
     assert [line.split()[0] for line in shown[:2]] == ["prompt", "reply"]
-    assert {line.split()[0] for line in shown[2:]} == {name for name, one in STRATEGIES.items() if not one.needs}
-    assert any(line.startswith("contaminate  (none: no reply of another prompt") for line in shown)
+    names = [line.split()[0] for line in shown[2:] if not line.startswith(" ")]
+    assert names == [name for name, one in STRATEGIES.items() if not one.needs]
+    assert not any("(none" in line for line in shown)
+    assert shown[1 + next(n for n, line in enumerate(shown) if line.startswith("contaminate"))] == (
+        " " * 13 + "(lent from the built-in examples)"
+    )
     pool = [make_row(f"q{n}", text, True, source="s", origin="pair") for n, text in enumerate(CASUAL)]
     write_rows(pool, str(tmp_path / "pool.jsonl"))
     before = sorted(tmp_path.iterdir())
     result = run(tmp_path / "pool.jsonl", *trial, "--strategy", "contaminate", "--per-row", 2, "--seed", 3)
-    lent = [line.partition(" ")[2].strip() for line in result.stdout.splitlines()[2:]]
+    *lent, pool = [line.partition(" ")[2].strip() for line in result.stdout.splitlines()[2:]]
+    assert pool == f"(lent from {tmp_path / 'pool.jsonl'})"
     assert len(lent) == 2
     assert set(lent) <= {text.strip() for text in CASUAL}
     result = run(*trial, "--strategy", "corrupt", "--set", "corrupt.operations=tone", "--set", "corrupt.intensity=1")
     assert result.stdout.splitlines()[2] == "corrupt      Yes, sure, I am going to be there at 9."
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "allora ci vediamo domani, porto io la pizza",
+        "vale, nos vemos mañana en la playa con los niños",
+        "je viens demain avec le gâteau, c'est promis",
+        "ich bring morgen den kuchen mit, und was machst du?",
+        "你好吗",
+    ],
+)
+def test_try_lends_in_the_language_of_the_reply(reply: str) -> None:
+    result = run("--try", "?", reply, "--strategy", "contaminate")
+    assert "(lent from the built-in examples)" in result.stdout
+    lent = result.stdout.splitlines()[2].partition(" ")[2].strip()
+    assert guess(lent) == guess(reply) or not guess(reply)
 
 
 def test_try_indents_lines_and_takes_chats(tmp_path: Path) -> None:

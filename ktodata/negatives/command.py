@@ -78,7 +78,7 @@ from ktodata.schema import Row, to_record
     type=str,
     metavar="PROMPT REPLY",
     help="Write nothing: show what each strategy (all that need no model, if none is named) does to this one row. "
-    "SOURCE, if given, is what contaminate draws from.",
+    "SOURCE is what contaminate draws from; left out, examples of our own.",
 )
 @click.option("--leakage/--no-leakage", default=True, help="Measure how easily negatives are told from real replies.")
 @click.option("--split", default="train", show_default=True, help="Which split of a folder or Hub dataset.")
@@ -111,7 +111,8 @@ def negatives(
     """
     if trial is not None:
         read = partial(read_rows, split=split, limit=limit)
-        _try(trial, _trial_uses(strategies, settings), read(source) if source else [], per_row=per_row, seed=seed)
+        others = read(source) if source else []
+        _try(trial, _trial_uses(strategies, settings), others, source or "", per_row=per_row, seed=seed)
         return
     uses = parse_uses(strategies, settings)
     source = common.resolve_source(source)
@@ -209,13 +210,17 @@ def _trial_uses(names: Sequence[str], settings: Sequence[str]) -> list[Use]:
     return parse_uses([name for name, entry in STRATEGIES.items() if not entry.needs or name in set_for], settings)
 
 
-def _try(trial: tuple[str, str], uses: Sequence[Use], others: list[Row], *, per_row: int, seed: int) -> None:
+def _try(
+    trial: tuple[str, str], uses: Sequence[Use], others: list[Row], source: str, *, per_row: int, seed: int
+) -> None:
     row = row_of(*trial, kind=others[0].kind if others else "text")
     _say_block("prompt", trial[0])
     _say_block("reply", trial[1])
-    for made in shown(row, uses, others=others, per_row=per_row, seed=seed):
+    for made in shown(row, uses, others=others, source=source, per_row=per_row, seed=seed):
         for reply in made.replies:
             _say_block(made.name, reply)
+        if made.pool and made.replies:
+            _say_block("", f"(lent from {made.pool})")
         for reason in made.skipped:
             _say_block(made.name, f"(none: {reason})")
 
