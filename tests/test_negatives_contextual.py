@@ -47,6 +47,11 @@ def written(prompt: Any, reply: str, seed: int = 0, **options: Any) -> str | Ski
     return contextual(row, pool=prepare(Run([row]), **values), rng=random.Random(seed), **values)
 
 
+def test_an_excerpt_keeps_both_question_marks_or_none() -> None:
+    assert found("mi móvil no enciende, ¿alguna idea?", language="es").values["excerpt"].endswith(", ¿alguna idea?")
+    assert found("¿qué haces esta noche?", language="es").values["excerpt"] == "qué haces esta noche"
+
+
 @pytest.mark.parametrize(
     ("language", "prompt", "topic", "kind"),
     [
@@ -58,6 +63,9 @@ def written(prompt: Any, reply: str, seed: int = 0, **options: Any) -> str | Ski
         ("en", "could you explain photosynthesis to my sister?", "sister", "request"),
         ("it", "il gatto ha mangiato la pizza", "gatto", "statement"),
         ("it", "a che ora parte il treno per Napoli?", "Napoli", "when"),
+        ("fr", "on part où en vacances ?", "vacances", "yesno"),
+        ("de", "wie geht's deiner oma?", "oma", "how"),
+        ("es", "mi ordenador no enciende, ¿alguna idea?", "ordenador", "yesno"),
         ("it", "dove hai comprato quella giacca di pelle?", "giacca di pelle", "where"),
         ("es", "¿por qué no funciona el ordenador nuevo?", "ordenador", "why"),
         ("es", "gracias por la cena de ayer", "cena", "thanks"),

@@ -30,7 +30,7 @@ def flat(text: str, intensity: float = 1.0, seed: int = 0, **options: str) -> st
             "ciao!! ci vediamo stasera 😂 cmq tutto bene?",
             "Buongiorno. Ci vedremo stasera. Comunque, tutto bene?",
         ),
-        ("jajaja claro tío, nos vemos mañana!!! ¿vale?", "Ciertamente, hasta pronto mañana. ¿De acuerdo?"),
+        ("jajaja claro tío, nos vemos mañana!!! ¿vale?", "Ciertamente, nos veremos mañana. ¿De acuerdo?"),
         ("mdr ouais carrément, à plus !! 😘", "Oui, certainement, à bientôt."),
         ("haha klar, bin gleich da!! 🙈", "Gewiss, ich bin gleich da."),
         ("哈哈哈好的！！😂", "好的。"),

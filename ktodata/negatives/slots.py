@@ -208,7 +208,11 @@ def _excerpt(text: str) -> str:
     if not sentences:
         return ""
     words = sentences[-1].split()
-    return " ".join(words[:_EXCERPT]).strip(" .,;:!?…¿¡\"“”„«»()-–—'’") + ("…" if len(words) > _EXCERPT else "")
+    excerpt = " ".join(words[:_EXCERPT]).strip(" .,;:!?…¿¡\"“”„«»()-–—'’")
+    if len(words) > _EXCERPT:
+        return excerpt + "…"
+    # "mi ordenador no enciende, ¿alguna idea?" loses its last mark alone.
+    return excerpt + "".join(close for opening, close in ("¿?", "¡!") if excerpt.count(opening) > excerpt.count(close))
 
 
 def _kind(text: str, known: _Known) -> str:
