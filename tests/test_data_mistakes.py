@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from ktodata.cli import main
 from ktodata.errors import RowError, SourceError
 from ktodata.io import Quarantine, is_there, read_rows
-from ktodata.io.records import READERS
+from ktodata.io.files import READERS
 from ktodata.io.resolve import choose_files
 from ktodata.unpair import unpair
 

@@ -1,7 +1,8 @@
 """Reading and writing, format by suffix.
 
 paths     paths as users type them
-records   records out of one file, lazily
+records   records out of one open file, lazily
+files     which reader a file needs
 resolve   from SOURCE (stdin, file, folder, Hub id) to the files to read
 rows      files that already hold rows
 table     rows as columns
@@ -10,8 +11,9 @@ spill     tables too large for memory
 write     atomic writers, the quarantine file
 """
 
+from ktodata.io.files import SUFFIXES, suffix_of
 from ktodata.io.paths import is_input, is_there, local_path
-from ktodata.io.records import SUFFIXES, Raw, suffix_of
+from ktodata.io.records import Raw
 from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
 from ktodata.io.rows import iter_rows, read_rows
 from ktodata.io.spill import Spill

@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from ktodata import hub
 from ktodata.errors import SourceError
+from ktodata.io.files import read_file, suffix_of
 from ktodata.io.paths import local_path
-from ktodata.io.records import Raw, read_file, read_lines, suffix_of
+from ktodata.io.records import Raw, read_lines
 
 log = logging.getLogger(__name__)
 STDIN = "-"
