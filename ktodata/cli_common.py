@@ -62,6 +62,19 @@ engine_option = click.option(
     help="Where the workers are: processes of this machine, or a Ray cluster (RAY_ADDRESS; extra `ray`). The output is "
     "the same.",
 )
+preset_option = click.option(
+    "--preset", default="", metavar="NAME", help="How to read SOURCE; left out, its columns tell."
+)
+split_option = click.option(
+    "--split", default="", metavar="NAME", help="Which split of a folder or Hub dataset; train, or the preset's own."
+)
+kind_option = click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["text", "chat"]),
+    help="The kind of rows: chat is what a chat (instruction-tuned) model needs, text a base model. "
+    "Left out: SOURCE's own.",
+)
 limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N records.")
 quarantine_option = click.option(
     "--quarantine", metavar="FILE", help="Write what was read but not written here, as JSONL, with the reasons."

@@ -7,10 +7,10 @@ import itertools
 import click
 
 from ktodata import cli_common as common
-from ktodata.commands.written import advice_on_rows, check_quarantine, summarise, write_stream
-from ktodata.convert import FORMATS, Converting, get_format
+from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
+from ktodata.convert import FORMATS, Converting, Format, get_format
 from ktodata.errors import SourceError, UsageError
-from ktodata.io import STDOUT, Quarantine, room_beside
+from ktodata.io import STDOUT, room_beside
 from ktodata.io.foreign import write_records
 from ktodata.schema import Kind
 from ktodata.unpair import Stream, stream
@@ -30,8 +30,8 @@ OWN = "ktokit"
 @common.output_option
 @click.option("--to", required=True, type=click.Choice([*FORMATS, OWN]), help="The format to write.")
 @click.option("--from", "preset", default="", metavar="NAME", help="How to read SOURCE; left out, its columns tell.")
-@click.option("--split", default="", metavar="NAME", help="Which split of a folder or Hub dataset.")
-@click.option("--as", "kind", type=click.Choice(["text", "chat"]), help="The kind of rows. Left out: SOURCE's own.")
+@common.split_option
+@common.kind_option
 @click.option("--bare", is_flag=True, help="Only the format's own columns: no provenance.")
 @common.limit_option
 @common.seed_option
@@ -59,14 +59,10 @@ def convert(
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
     check_quarantine(quarantine, source, output)
-    form = None if to == OWN else get_format(to)
-    if form and output != STDOUT and not output.removesuffix(".gz").endswith(form.suffixes):
-        raise UsageError(f"{to} reads no such file as {output}", do=f"It reads {', '.join(form.suffixes)}")
-    if form and form.kind and kind not in (None, form.kind):
-        raise UsageError(f"{to} holds {form.kind} rows only", do="Leave --as out")
+    form = None if to == OWN else _checked(get_format(to), output, kind)
+    done: Converting | None = None
     with (
-        Quarantine(quarantine) as refused,
-        advice_on_rows(strict=not quarantine),
+        set_aside(quarantine) as refused,
         common.progress("converting", limit) as advance,
         stream(
             source,
@@ -77,7 +73,7 @@ def convert(
             limit=limit,
             seed=seed,
             workers=workers,
-            quarantine=refused if quarantine else None,
+            quarantine=refused,
             folder=room_beside(output),
             advance=advance,
         ) as found,
@@ -85,12 +81,25 @@ def convert(
         if form is None:
             write_stream(found, output)
         else:
-            done = Converting(form, found.kind, bare=bare, quarantine=refused if quarantine else None)
+            done = Converting(form, found.kind, bare=bare, quarantine=refused)
             _write(done, found, output)
-    if form is None:
+    if done is None:
         summarise(found.account, source, output, quarantine)
-        return
-    account = found.account
+    else:
+        _summarise(done, found, output)
+
+
+def _checked(form: Format, output: str, kind: Kind | None) -> Format:
+    """Raises UsageError if the trainer reads no such file, or no such rows."""
+    if output != STDOUT and not output.removesuffix(".gz").endswith(form.suffixes):
+        raise UsageError(f"{form.name} reads no such file as {output}", do=f"It reads {', '.join(form.suffixes)}")
+    if form.kind and kind not in (None, form.kind):
+        raise UsageError(f"{form.name} holds {form.kind} rows only", do="Leave --as out")
+    return form
+
+
+def _summarise(done: Converting, found: Stream, output: str) -> None:
+    account, form = found.account, done.form
     summary = common.Summary(account.read, account.layout.unit, done.written, account.skipped + done.skipped)
     summary.show(
         output, desirable=done.desirable, note=f"{account.completions} completions, layout {account.layout.name}"
@@ -99,9 +108,8 @@ def convert(
         common.say("note: --to axolotl-chat holds several turns")
     if form.kind == "chat" and account.layout.kind != "chat":
         common.say("note: text became chat; on the way back, --as text makes transcripts of it again")
-    common.say(
-        f"note: provenance is {'not in the file' if bare else 'in columns of its own, which the trainer passes over'}"
-    )
+    where = "not in the file" if done.bare else "in columns of its own, which the trainer passes over"
+    common.say(f"note: provenance is {where}")
     common.say(f"\nFor {form.about}:\n\n{form.snippet('data.jsonl' if output == STDOUT else output, found.kind)}")
 
 

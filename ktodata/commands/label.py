@@ -12,10 +12,10 @@ from ktodata.chats import voice
 from ktodata.chats.export import chat_records, is_chat
 from ktodata.chats.tables import Fields
 from ktodata.clean import ON_CONFLICT
-from ktodata.commands.written import advice_on_rows, check_quarantine, summarise, write_stream
+from ktodata.commands.written import advice_on_rows, check_quarantine, set_aside, summarise, write_stream
 from ktodata.errors import UsageError
 from ktodata.expressions import FUNCTIONS, Expression
-from ktodata.io import Quarantine, room_beside
+from ktodata.io import room_beside
 from ktodata.label import ON_BOTH, Edits, Judge, OnBoth, Outcomes, Texts, Thumbs, outcome_records
 from ktodata.unpair import stream_records
 
@@ -137,13 +137,12 @@ def label(
             texts = Texts(prompt, completion, messages)
             layout, raws = outcome_records(source, judge, texts=texts, split=split, limit=limit)
     with (
-        Quarantine(quarantine) as refused,
-        advice_on_rows(strict=not quarantine),
+        set_aside(quarantine) as refused,
         common.progress("labelling", limit) as advance,
         stream_records(
             layout,
             raws,
-            quarantine=refused if quarantine else None,
+            quarantine=refused,
             folder=room_beside(output),
             advance=advance,
             **rest,

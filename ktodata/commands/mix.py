@@ -6,8 +6,8 @@ import click
 
 from ktodata import cli_common as common
 from ktodata.clean import ON_CONFLICT, OnConflict
-from ktodata.commands.written import advice_on_rows, check_quarantine
-from ktodata.io import STDOUT, Quarantine, room_beside, write_tables
+from ktodata.commands.written import check_quarantine, set_aside
+from ktodata.io import STDOUT, room_beside, write_tables
 from ktodata.mix import Mixed, mix, parse_part
 from ktodata.schema import Kind
 
@@ -32,12 +32,7 @@ from ktodata.schema import Kind
     show_default=True,
     help="What to do with a completion that carries both labels for one prompt, in one file or in two.",
 )
-@click.option(
-    "--as",
-    "kind",
-    type=click.Choice(["text", "chat"]),
-    help="The kind of rows. Left out: the files' own, if they agree.",
-)
+@common.kind_option
 @common.seed_option
 @common.workers_option
 @common.quarantine_option
@@ -64,8 +59,7 @@ def mix_command(
             common.refuse_input(output, part.source)
         check_quarantine(quarantine, part.source, output)
     with (
-        Quarantine(quarantine) as refused,
-        advice_on_rows(strict=not quarantine),
+        set_aside(quarantine) as refused,
         common.progress("mixing") as advance,
         mix(
             parts,
@@ -74,7 +68,7 @@ def mix_command(
             on_conflict=on_conflict,
             seed=seed,
             workers=workers,
-            quarantine=refused if quarantine else None,
+            quarantine=refused,
             folder=room_beside(output),
             advance=advance,
         ) as found,

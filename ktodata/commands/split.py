@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import click
 
 from ktodata import cli_common as common
-from ktodata.commands.written import advice_on_rows, check_quarantine
+from ktodata.commands.written import check_quarantine, set_aside
 from ktodata.errors import UsageError
-from ktodata.io import STDOUT, Quarantine, Table, local_path, room_beside, write_tables
+from ktodata.io import STDOUT, Table, local_path, room_beside, write_tables
 from ktodata.near import THRESHOLD
 from ktodata.schema import Kind
 from ktodata.split import SHARE, Side, Sides
@@ -36,9 +36,9 @@ from ktodata.split import split as splitting
     metavar="X",
     help="Which prompts are nearly equal and stay together: the share of 128 MinHash values that agree, .6 to 1.",
 )
-@click.option("--preset", default="", metavar="NAME", help="How to read SOURCE; left out, its columns tell.")
-@click.option("--split", default="", metavar="NAME", help="Which split of a folder or Hub dataset to read.")
-@click.option("--as", "kind", type=click.Choice(["text", "chat"]), help="The kind of rows. Left out: SOURCE's own.")
+@common.preset_option
+@common.split_option
+@common.kind_option
 @common.limit_option
 @common.seed_option
 @common.workers_option
@@ -76,8 +76,7 @@ def split_command(
     for place in (output, held_out):
         check_quarantine(quarantine, source, place)
     with (
-        Quarantine(quarantine) as refused,
-        advice_on_rows(strict=not quarantine),
+        set_aside(quarantine) as refused,
         common.progress("splitting", limit) as advance,
         splitting(
             source,
@@ -90,7 +89,7 @@ def split_command(
             limit=limit,
             seed=seed,
             workers=workers,
-            quarantine=refused if quarantine else None,
+            quarantine=refused,
             folder=room_beside(output),
             advance=advance,
         ) as sides,

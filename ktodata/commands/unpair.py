@@ -9,9 +9,9 @@ import click
 
 from ktodata import cli_common as common
 from ktodata.clean import ON_CONFLICT, ON_NEAR, OnConflict, OnNear
-from ktodata.commands.written import advice_on_rows, check_quarantine, summarise, write_stream
+from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
 from ktodata.engine import Engine
-from ktodata.io import Quarantine, room_beside
+from ktodata.io import room_beside
 from ktodata.near import THRESHOLD
 from ktodata.schema import Kind
 from ktodata.sources import OPTIONS
@@ -38,10 +38,8 @@ def preset_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @common.source_argument
 @common.output_option
-@click.option("--preset", default="", metavar="NAME", help="How to read SOURCE; left out, its columns tell.")
-@click.option(
-    "--split", default="", metavar="NAME", help="Which split of a folder or Hub dataset; train, or the preset's own."
-)
+@common.preset_option
+@common.split_option
 @click.option(
     "--one-per-prompt",
     is_flag=True,
@@ -70,13 +68,7 @@ def preset_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="X",
     help="How nearly: the share of 128 MinHash values of their 5-character pieces that agree.",
 )
-@click.option(
-    "--as",
-    "kind",
-    type=click.Choice(["text", "chat"]),
-    help="The kind of rows: chat is what a chat (instruction-tuned) model needs, text a base model. "
-    "Left out: SOURCE's own.",
-)
+@common.kind_option
 @preset_options
 @common.limit_option
 @common.seed_option
@@ -116,8 +108,7 @@ def unpair(
     output = common.resolve_output(output, source)
     check_quarantine(quarantine, source, output)
     with (
-        Quarantine(quarantine) as refused,
-        advice_on_rows(strict=not quarantine),
+        set_aside(quarantine) as refused,
         common.progress("unpairing", limit) as advance,
         stream(
             source,
@@ -133,7 +124,7 @@ def unpair(
             seed=seed,
             workers=workers,
             engine=engine,
-            quarantine=refused if quarantine else None,
+            quarantine=refused,
             folder=room_beside(output),
             advance=advance,
         ) as found,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ktodata import cli_common as common
 from ktodata.errors import RowError, SourceError, UsageError
-from ktodata.io import STDOUT, local_path, write_tables
+from ktodata.io import STDOUT, Quarantine, local_path, write_tables
 from ktodata.unpair import Account, Stream
 
 
@@ -32,6 +32,13 @@ def advice_on_rows(*, strict: bool) -> Iterator[None]:
         if strict:
             raise error.advised("Mend it, or name a --quarantine FILE for such records") from error
         raise
+
+
+@contextlib.contextmanager
+def set_aside(quarantine: str | None) -> Iterator[Quarantine | None]:
+    """The quarantine file of a command, if one is named; where none is, it is advised for unreadable records."""
+    with Quarantine(quarantine) as refused, advice_on_rows(strict=not quarantine):
+        yield refused if quarantine else None
 
 
 def write_stream(found: Stream, output: str) -> None:
