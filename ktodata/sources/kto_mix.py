@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from ktodata.schema import Message
@@ -48,16 +49,11 @@ KTO_MIX = Source(
     hub_id="argilla/kto-mix-15k",
     licence="MIT",
 )
-CAPYBARA_KTO = Source(
+CAPYBARA_KTO = dataclasses.replace(
+    KTO_MIX,
     name="capybara-kto",
     about="Argilla's Capybara for KTO: the same, over several turns",
     columns=(("prompt", "completion", "label", "rating", "model"),),
-    read=read,
-    detect=detect,
-    unit="rows",
-    completions=1,
-    origin="rated",
-    kind="chat",
     hub_id="argilla/distilabel-capybara-kto-15k-binarized",
     licence="Apache-2.0",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
@@ -53,25 +54,21 @@ ULTRAFEEDBACK = Source(
     licence="MIT",
     split="train_prefs",
 )
-ULTRAFEEDBACK_ARGILLA = Source(
+ULTRAFEEDBACK_ARGILLA = dataclasses.replace(
+    ULTRAFEEDBACK,
     name="ultrafeedback-argilla",
     about="UltraFeedback, cleaned by Argilla: the same, with the scores in chosen-rating and rejected-rating",
     columns=(("prompt", "chosen", "rejected", "chosen-rating", "rejected-rating"),),
-    read=read,
-    detect=_in_messages,
-    kind="chat",
     hub_id="argilla/ultrafeedback-binarized-preferences-cleaned",
-    licence="MIT",
+    split="train",
 )
-ULTRAFEEDBACK_TRL = Source(
+ULTRAFEEDBACK_TRL = dataclasses.replace(
+    ULTRAFEEDBACK,
     name="ultrafeedback-trl",
     about="UltraFeedback as TRL has it: whole conversations with scores, and no prompt column",
     columns=(("chosen", "rejected", "score_chosen", "score_rejected"),),
-    read=read,
-    detect=_in_messages,
-    kind="chat",
     hub_id="trl-lib/ultrafeedback_binarized",
-    licence="MIT",
+    split="train",
 )
 SCORED_PAIRS = Source(
     name="scored-pairs",
