@@ -1,6 +1,7 @@
-"""Attention block by block: a loop over the segments of a pack, with torch's scaled dot product attention in each.
+"""Attention block by block: a loop over the segments of a pack, which computes only what exists and runs everywhere.
 
-It computes only what exists and runs everywhere: on a CPU nothing is faster, on a GPU it costs launches. It is also
+On a CPU it is `ktotrain.attention_products`, where nothing is faster. Elsewhere, and for soft-caps and sinks, each
+segment goes through torch's scaled dot product attention or is written out; on a GPU that costs launches. It is also
 what the other kernels are checked against. Shapes as in `ktotrain.attention_pack`.
 """
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktotrain.attention_pack import Ask, Ragged
+from ktotrain.attention_products import products_attention
 
 
 def loop_attention(
@@ -51,6 +53,9 @@ def loop_attention(
     dtype = value.dtype  # queries and keys can be float32 under autocast, from rotary embeddings
     # torch's CPU kernel takes up to twice as long in half precision (2.13, blocks of 64 to 400 tokens), and autocast
     # would go back to it.
+    if query.device.type == "cpu" and not ask.softcap and s_aux is None:
+        ragged.note(module, key, value)
+        return products_attention(query, key, value, ask, ragged, ragged.remembered(module)), None
     exact = query.device.type == "cpu" and dtype != torch.float32
     if exact:
         query, key, value = query.float(), key.float(), value.float()

@@ -94,16 +94,25 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, s
     return logits
 
 
-def _by_logits(logits: Tensor, lse: Tensor, target: Tensor, scale: float, softcap: float) -> Tensor:
-    """d logp / d (h W^T + b) for a chunk: onehot - softmax, through the cap and the scale. Overwrites `logits`."""
-    slope = (1 - (logits / softcap) ** 2) * scale if softcap else None
-    gradient = logits.sub_(lse[:, None]).exp_().neg_()
-    gradient.scatter_add_(1, target[:, None], torch.ones_like(lse)[:, None])
-    if slope is not None:
-        gradient *= slope
-    elif scale != 1.0:
-        gradient *= scale
-    return gradient
+def _log_softmax(logits: Tensor, softcap: float) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of a chunk and, where a cap will ask for the logits again, what was taken off them."""
+    # One pass over each row; `logsumexp` takes four.
+    logps = logits.log_softmax(1)
+    return logps, logits[:, :1] - logps[:, :1] if softcap else None
+
+
+def _by_logits(
+    logps: Tensor, lse: Tensor | None, target: Tensor, factor: Tensor, scale: float, softcap: float
+) -> Tensor:
+    """factor * d logp / d (h W^T + b) for a chunk: onehot - softmax, through the cap and the scale.
+
+    Overwrites `logps`. `factor` is one number per token.
+    """
+    slope = None if lse is None else 1 - ((logps + lse) / softcap) ** 2
+    factor = (factor * scale)[:, None]
+    gradient = logps.exp_().mul_(-factor)
+    gradient.scatter_add_(1, target[:, None], factor)
+    return gradient if slope is None else gradient.mul_(slope)
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -128,23 +137,23 @@ class _TokenLogps(torch.autograd.Function):
         keep = by_weight and count * vocabulary <= keep_elements
         ctx.scale, ctx.softcap, ctx.compute, ctx.dtypes = scale, softcap, compute, (hidden.dtype, weight.dtype)
         logps = torch.empty(count, dtype=torch.float32, device=hidden.device)
-        lses = torch.empty_like(logps)
-        kept: list[Tensor] = []
+        kept: list[tuple[Tensor, Tensor | None]] = []
         unit = torch.empty_like(hidden) if by_hidden and not by_weight else None
         with torch.autocast(device, enabled=False):
             head, head_bias = weight.to(compute), None if bias is None else bias.to(compute)
             for start in range(0, count, ctx.chunk):
                 here = slice(start, start + ctx.chunk)
                 logits = _logits(hidden[here].to(compute), head, head_bias, scale, softcap)
-                lses[here] = logits.logsumexp(1)
-                logps[here] = logits.gather(1, target[here, None])[:, 0] - lses[here]
+                all_logps, lse = _log_softmax(logits, softcap)
+                del logits
+                logps[here] = all_logps.gather(1, target[here, None])[:, 0]
                 if unit is not None:
-                    by_logits = _by_logits(logits, lses[here], target[here], scale, softcap)
+                    by_logits = _by_logits(all_logps, lse, target[here], torch.ones_like(logps[here]), scale, softcap)
                     unit[here] = (by_logits.to(compute) @ head).to(unit.dtype)
                 elif keep:
-                    kept.append(logits)
+                    kept.append((all_logps, lse))
         ctx.kept = kept
-        ctx.save_for_backward(*([unit] if unit is not None else [hidden, weight, bias, target, lses]))
+        ctx.save_for_backward(*([unit] if unit is not None else [hidden, weight, bias, target]))
         return logps
 
     @staticmethod
@@ -153,7 +162,7 @@ class _TokenLogps(torch.autograd.Function):
         if len(ctx.saved_tensors) == 1:
             (unit,) = ctx.saved_tensors
             return (unit * grad_logps[:, None].to(unit.dtype), None, None, *nothing)
-        hidden, weight, bias, target, lses = ctx.saved_tensors
+        hidden, weight, bias, target = ctx.saved_tensors
         compute = ctx.compute
         by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # Sums over chunks are float32, also where the weights are not; a single chunk is no sum.
@@ -165,14 +174,15 @@ class _TokenLogps(torch.autograd.Function):
             for index, start in enumerate(range(0, len(hidden), ctx.chunk)):
                 here = slice(start, start + ctx.chunk)
                 inputs = hidden[here].to(compute)
-                logits = ctx.kept[index] if ctx.kept else None
-                if logits is not None:
-                    # Cleared as it is used: the gradient overwrites the logits, and a second backward must not see it.
+                held = ctx.kept[index] if ctx.kept else None
+                if held is not None:
+                    # Cleared as it is used: the gradient overwrites it, and a second backward must not see it.
                     ctx.kept[index] = None
                 else:
-                    logits = _logits(inputs, head, head_bias, ctx.scale, ctx.softcap)
-                by_logits = _by_logits(logits, lses[here], target[here], ctx.scale, ctx.softcap)
-                by_logits *= grad_logps[here, None]
+                    held = _log_softmax(_logits(inputs, head, head_bias, ctx.scale, ctx.softcap), ctx.softcap)
+                all_logps, lse = held
+                by_logits = _by_logits(all_logps, lse, target[here], grad_logps[here], ctx.scale, ctx.softcap)
+                del held, all_logps  # overwritten
                 cast_gradient = by_logits.to(compute)
                 if by_hidden is not None:
                     by_hidden[here] = (cast_gradient @ head).to(by_hidden.dtype)

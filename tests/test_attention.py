@@ -12,7 +12,7 @@ import torch
 from support import random_rows, run_steps, tiny_llama
 from torch import Tensor, nn
 
-from ktotrain import attention, attention_flex, attention_varlen
+from ktotrain import attention, attention_flex, attention_products, attention_varlen
 from ktotrain.attention import KERNELS, Ask, Following, Memory, Ragged
 from ktotrain.attention_choice import TRIED, TRIED_LATER, ask_counts, kernel_trouble, rank_kernels, seconds
 from ktotrain.attention_loop import loop_attention
@@ -86,6 +86,41 @@ def test_the_loop_is_attention_under_a_dense_mask(following: bool) -> None:
         enable_gqa=True,
     )
     torch.testing.assert_close(ours, expected.transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
+def positions(ragged: Ragged) -> Tensor:
+    """Each token's place in its own branch: [T]."""
+    places: list[int] = []
+    for unit in ragged.units:
+        places += range(unit.prompt)
+        for length in unit.completions:
+            places += range(unit.prompt, unit.prompt + length)
+    return torch.tensor(places)
+
+
+@pytest.mark.parametrize("kept", [0, attention_products.KEPT_KEYS], ids=["computed again", "kept"])
+@pytest.mark.parametrize("key_heads", [2, 4])
+@pytest.mark.parametrize("window", [0, 12, 130])
+def test_gradients_are_those_under_a_dense_mask(
+    window: int, key_heads: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_products, "KEPT_KEYS", kept)
+    ragged = Ragged(TRIED)
+    mask = dense(ragged)
+    if window:
+        place = positions(ragged)
+        mask &= place[:, None] - place[None, :] < window
+    torch.manual_seed(0)
+    sizes = [(4, 64), (key_heads, 64), (key_heads, 64)]
+    q, k, v = (torch.randn(1, heads, len(mask), size, requires_grad=True) for heads, size in sizes)
+    ours, _ = loop_attention(nn.Module(), q, k, v, None, ragged=ragged, sliding_window=window or None)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    towards = torch.randn_like(expected)
+    ours_by = torch.autograd.grad((ours.transpose(1, 2) * towards).sum(), (q, k, v))
+    expected_by = torch.autograd.grad((expected * towards).sum(), (q, k, v))
+    torch.testing.assert_close(ours.transpose(1, 2), expected, rtol=1e-5, atol=1e-5)
+    for one, other in zip(ours_by, expected_by, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.usefixtures("stand_ins")

@@ -29,6 +29,7 @@ LAYERS = {
         [
             "attention_pack",
             "last_layer",
+            "attention_products",
             "attention_loop",
             "attention_varlen",
             "attention_flex",
