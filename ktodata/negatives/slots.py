@@ -63,10 +63,32 @@ class Found:
 
 def find(row: Row, reply: str, *, language: str) -> Found:
     """What the slots of this row hold. A slot that nothing fills is left out."""
+    asked = _asked(_last_turn(row), language)
+    sentence = _statement(reply)
+    given = {
+        *asked.filled,
+        f"is_{asked.kind}",
+        *(["is_question"] if asked.kind in _QUESTIONS else []),
+        *(["conclusion"] if sentence else []),
+    }
+    return Found(asked.kind, Slots(asked.filled, sentence, language), frozenset(given), asked.phrases)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a prompt alone says: its kind, the slots that it fills, its phrases."""
+
+    kind: str
+    filled: Mapping[str, str]
+    phrases: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=10_000)
+def _asked(text: str, language: str) -> _Asked:
+    """What the last turn of a prompt says. Kept, since many rows answer the same, and one may be asked for several."""
     known = _known(language)
-    asked = _last_turn(row)
-    hidden = layout.hide(asked)
-    text = _bare(hidden[0] if hidden else asked)
+    hidden = layout.hide(text)
+    text = _bare(hidden[0] if hidden else text)
     quote = _first(_QUOTED, text)
     phrases = _phrases(text, known, language)
     times = known.times.search(text)
@@ -82,15 +104,7 @@ def find(row: Row, reply: str, *, language: str) -> Found:
         "time": times.group().strip() if times else "",
     }
     filled = {name: value for name, value in values.items() if value}
-    kind, sentence = _kind(text, known), _statement(reply)
-    given = {
-        *filled,
-        f"is_{kind}",
-        *(["is_question"] if kind in _QUESTIONS else []),
-        *(["conclusion"] if sentence else []),
-    }
-    order = tuple(dict.fromkeys(phrase.text for phrase in phrases))
-    return Found(kind, Slots(filled, sentence, language), frozenset(given), order)
+    return _Asked(_kind(text, known), filled, tuple(dict.fromkeys(phrase.text for phrase in phrases)))
 
 
 def _last_turn(row: Row) -> str:
