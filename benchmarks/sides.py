@@ -13,7 +13,10 @@ from typing import Any
 
 from benchmarks.shapes import make_model, texts_of
 
-COUNTED = ("positions", "tokens", "scored", "spared", "graded_tokens", "graded_scored", "graded_spared")
+COUNTED = (
+    *("positions", "tokens", "scored", "spared", "attended"),
+    *("graded_tokens", "graded_scored", "graded_spared", "graded_attended"),
+)
 LORA = {"r": 16, "lora_alpha": 32}
 
 
@@ -162,6 +165,11 @@ class _Counter:
         return {"positions": self.positions, "tokens": int(self.tokens)}
 
 
+def attended_pairs(segments: Any) -> int:
+    """Pairs of a query and a key that it sees, over the segments of a pack; 0 for padded rows, which have none."""
+    return sum(one.length * one.prefix + one.length * (one.length + 1) // 2 for one in segments)
+
+
 class Watched:
     """Counts what ktotrain's steps compute, and the time that making packs takes within them."""
 
@@ -175,7 +183,7 @@ class Watched:
         """Put itself around the functions of ktotrain that it watches."""
         import torch
 
-        from ktotrain import last_layer, scorer, step, trainer
+        from ktotrain import attention_pack, last_layer, scorer, step, trainer
 
         # Where the loop has its functions from.
         loop = next(
@@ -190,11 +198,13 @@ class Watched:
         def counted_call(model: Any, batch: Any, *arguments: Any) -> Any:
             spares = model.spares_last_layer and batch.units and last_layer.worth_it(batch.needed_M, batch.positions)
             spared = batch.positions - len(batch.needed_M) if spares else 0
-            self._count(batch, graded=torch.is_grad_enabled(), spared=spared)
+            attended = attended_pairs(attention_pack.Ragged(batch.units).segments)
+            self._count(batch, graded=torch.is_grad_enabled(), spared=spared, attended=attended)
             return call(model, batch, *arguments)
 
         def counted_following(model: Any, continuation: Any, *arguments: Any) -> Any:
-            self._count(continuation.batch, graded=False, spared=0)
+            spans = attention_pack.Following(continuation.batch.units, continuation.spans, attention_pack.Memory())
+            self._count(continuation.batch, graded=False, spared=0, attended=attended_pairs(spans.segments))
             return following(model, continuation, *arguments)
 
         def counted_step(*arguments: Any, **named: Any) -> Any:
@@ -220,10 +230,10 @@ class Watched:
         ):
             setattr(owner, name, value)
 
-    def _count(self, batch: Any, *, graded: bool, spared: int) -> None:
+    def _count(self, batch: Any, *, graded: bool, spared: int, attended: int) -> None:
         if self.inside:
-            tokens, scored = batch.tokens, len(batch.target_N)
-            added = (batch.positions, tokens, scored, spared, tokens * graded, scored * graded, spared * graded)
+            counted = (batch.tokens, len(batch.target_N), spared, attended)
+            added = (batch.positions, *counted, *(number * graded for number in counted))
             now = self.steps[-1]
             self.steps[-1] = {key: now[key] + more for key, more in zip(now, added, strict=True)}
 

@@ -208,7 +208,8 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> str:
         trl = f", TRL {both['trl_efficiency']:.0%} on the same ones" if "trl_efficiency" in both else ""
         lines.append(
             f"  GEMM rate {results['gemm']['rate'] / 1e9:8.0f} GFLOP/s; ktotrain: {both['efficiency']:.0%} of it on "
-            f"useful FLOPs{trl}; layout {results['ktotrain']['layout']}, making packs {both['packing']:.2%} of a step"
+            f"useful FLOPs ({both['with_attention']:.0%} with attention's){trl}; "
+            f"layout {results['ktotrain']['layout']}, making packs {both['packing']:.2%} of a step"
         )
     return "\n".join(lines)
 
@@ -227,7 +228,9 @@ def figures(results: dict[str, Any], options: argparse.Namespace) -> dict[str, f
     if "ktotrain" in ran and "rate" in results["gemm"]:
         one = ran["ktotrain"]
         work = sum(useful_flops(step, options) for step in one["work"]) / results["gemm"]["rate"]
+        attention = sum(attention_flops(step, options) for step in one["work"]) / results["gemm"]["rate"]
         found["efficiency"] = work / sum(one["seconds"])
+        found["with_attention"] = (work + attention) / sum(one["seconds"])
         if "trl" in ran:
             found["trl_efficiency"] = work / sum(ran["trl"]["seconds"])
         found["packing"] = sum(one["packing"]) / sum(one["seconds"])
@@ -238,13 +241,20 @@ def useful_flops(step: dict[str, int], options: argparse.Namespace) -> float:
     """FLOPs of a step of ktotrain's.
 
     Each token fed is counted once per pass: 1 forward, and for the graded pass 2 more (1 with LoRA) backward.
-    Attention scores are not counted, nor what gradient checkpointing computes again, nor what the last layer spares.
+    Attention is not counted (see `attention_flops`), nor what gradient checkpointing computes again, nor what the last
+    layer spares.
     """
     backward = 1 if options.lora else 2
     body = flops_per_token(options.shape) * (step["tokens"] + backward * step["graded_tokens"])
     body -= spared_flops_per_token(options.shape) * (step["spared"] + backward * step["graded_spared"])
     head = head_flops_per_token(options.shape) * (step["scored"] + backward * step["graded_scored"])
     return body + head
+
+
+def attention_flops(step: dict[str, int], options: argparse.Namespace) -> float:
+    """FLOPs of scores and of weighted values, for pairs of a query and a key that it sees; twice as many backward."""
+    hidden, _, layers, *_ = SHAPES[options.shape]
+    return 4.0 * hidden * layers * (step["attended"] + 2 * step["graded_attended"])
 
 
 def versions() -> str:

@@ -10,6 +10,8 @@ import pytest
 from benchmarks import sides, suite
 from benchmarks.shapes import flops_per_token, head_flops_per_token, spared_flops_per_token
 from benchmarks.vs_trl import figures, lengthen, main, merge, parser, report, trouble_with
+from ktotrain.attention_pack import Ragged
+from ktotrain.batch import Unit
 
 STEP = dict.fromkeys(sides.COUNTED, 0) | {"tokens": 300, "graded_tokens": 100, "scored": 90, "graded_scored": 30}
 GEMM = {"rate": 1e9, "device": "CPU"}
@@ -51,6 +53,19 @@ def test_what_the_last_layer_spares_is_no_work() -> None:
     spared["ktotrain"]["work"] = [STEP | {"spared": 50, "graded_spared": 20}] * 2
     less = figures(both(), options())["efficiency"] - figures(spared, options())["efficiency"]
     assert less == pytest.approx(spared_flops_per_token("7m") * (50 + 2 * 20) / 0.5 / 1e9)
+
+
+def test_attention_is_work_that_is_counted_apart() -> None:
+    # A prompt of 3 tokens with completions of 2 and 4: 5 causal tokens, then 4 that see the prompt and themselves.
+    pairs = sides.attended_pairs(Ragged((Unit(3, (2, 4)),)).segments)
+    assert pairs == (1 + 2 + 3 + 4 + 5) + (4 + 5 + 6 + 7)
+    attending = both()
+    attending["ktotrain"]["work"] = [STEP | {"attended": pairs, "graded_attended": 10}] * 2
+    found = figures(attending, options())
+    assert found["efficiency"] == figures(both(), options())["efficiency"]
+    # Scores and weighted values, 256 numbers each, in 6 layers.
+    more = 2 * 2 * 256 * 6 * (pairs + 2 * 10)
+    assert found["with_attention"] - found["efficiency"] == pytest.approx(more / 0.5 / 1e9)
 
 
 def test_one_step_is_enough_for_memory() -> None:
