@@ -119,11 +119,14 @@ def transform(rules: Rules, raws: list[Raw]) -> Chunk:
             shown = raw.shown() if rules.keep_records else None
             chunk.rejected.append(Rejected(UNREADABLE, raw.where, rules.completions, shown, error.what))
             continue
-        record = values if rules.keep_records else None
+        record = None
         for one in found:
             if isinstance(one, Example):
                 made.add(one, raw.where, raw.source)
-            elif isinstance(one, Skip):
+                continue
+            if rules.keep_records:
+                record = record or raw.shown()
+            if isinstance(one, Skip):
                 chunk.rejected.append(Rejected(one.reason, raw.where, one.completions, record, one.which))
             else:
                 piece = PieceOf(one.key, one.value, raw.where, raw.source, record)

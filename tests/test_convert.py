@@ -80,6 +80,37 @@ RECORDS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+def axolotl_pairs(sample: dict[str, Any]) -> tuple[Any, ...]:
+    """What axolotl-ai-cloud/axolotl `prompt_strategies/kto/chatml.py: prompt_pairs` takes of a row."""
+    return sample["system"], sample["prompt"], sample["completion"], sample["label"]
+
+
+def axolotl_chat(sample: dict[str, Any]) -> tuple[Any, ...]:
+    """`argilla_chat` there, which takes the first two turns of the completion, as of a chat of one turn."""
+    first, second = sample["completion"][:2]
+    return "", first["content"], second["content"], sample["label"]
+
+
+def halos_feedback(sample: dict[str, Any]) -> tuple[Any, ...]:
+    """What ContextualAI/HALOs `train/dataloader.py: get_feedback` takes of an item of its array."""
+    assert sample["type"] == "binary_feedback"
+    assert isinstance(sample["reward"], float)
+    assert {tuple(turn) for name in ("prompt", "output") for turn in sample[name]} == {("role", "content")}
+    assert sample["prompt_id"]  # newer ones group by it
+    asked = " ".join(turn["content"] for turn in sample["prompt"])
+    return "", asked, sample["output"][0]["content"], bool(sample["label"])
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"), [("axolotl", axolotl_pairs), ("axolotl-chat", axolotl_chat), ("halos", halos_feedback)]
+)
+def test_trainers_find_what_they_look_for(tmp_path: Path, name: str, reader: Any) -> None:
+    out = tmp_path / "out.json"
+    assert run(save(tmp_path / "in.jsonl", CHAT[:2]), "-o", str(out), "--to", name).exit_code == 0
+    found = {reader(record) for record in json.loads(out.read_text(encoding="utf-8"))}
+    assert found == {("", "q0", "a0True", True), ("", "q0", "a0False", False)}
+
+
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_the_exact_record(tmp_path: Path, name: str) -> None:
     rows, expected = RECORDS[name]

@@ -7,13 +7,14 @@ test_expressions.py, with a chat export in test_label_chats.py.
 import contextlib
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from families import SAMPLES, assistant, user
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ktodata.cli import main
@@ -278,3 +279,48 @@ def test_whatever_is_in_a_record_it_is_read_or_refused(preset: str, data: st.Dat
                 parse_text(text, name="text", where="here")
     with contextlib.suppress(SourceError):
         detect(records[0], where="here")
+
+
+@pytest.mark.parametrize("preset", sorted(SOURCES))
+@settings(
+    max_examples=4, suppress_health_check=list(HealthCheck), deadline=None, phases=[Phase.explicit, Phase.generate]
+)
+@given(data=st.data())
+def test_whatever_is_in_a_file_it_is_written_or_set_aside_as_it_was(
+    preset: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    records: list[dict[str, Any]] = []
+    for sample in [*SAMPLES[preset], *SAMPLES[preset]]:
+        columns = data.draw(st.sets(st.sampled_from(sorted(sample)), max_size=3))
+        changes = {name: data.draw(VALUES | st.just(GONE)) for name in columns}
+        records.append({name: value for name, value in {**sample, **changes}.items() if value is not GONE})
+    code, told = run(folder, preset, records, "--quarantine", str(folder / "bad"))
+    written = folder / "o.jsonl"
+    assert code in (0, 1)
+    assert written.exists() == (code == 0)
+    assert code == 0 or (told.startswith("error: ") and told.count("\n") == 1), told
+    if not (folder / "bad").exists():
+        assert code == 1
+        return
+    kept = [json.loads(line) for line in (folder / "bad").read_text(encoding="utf-8").splitlines()]
+    for one in kept:
+        line = int(one["where"].rpartition(":")[2])
+        assert one["reason"]
+        # What is refused as a row (contradictions, duplicates, another kind than the file's first) is kept as one.
+        if one["reason"] not in ("both labels", "duplicate") and " among " not in one["detail"]:
+            assert json.dumps(one["record"]) == json.dumps(records[line - 1])
+    if code == 0:
+        completions = re.search(r"\((\d+) completions", told)
+        assert completions
+        rows = len(written.read_text(encoding="utf-8").splitlines())
+        assert int(completions[1]) == rows + sum(one["completions"] for one in kept)
+
+
+def test_the_quarantine_file_has_numbers_of_any_size_as_they_were(tmp_path: Path) -> None:
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    bad = [{**pair, "chosen": 2**70}, {"prompt": "q", "chosen": "", "rejected": "c", "n": -(2**63) - 1}]
+    code, told = run(tmp_path, "pairs", [pair, *bad], "--quarantine", str(tmp_path / "bad"))
+    assert code == 0, told
+    kept = [json.loads(line)["record"] for line in (tmp_path / "bad").read_text(encoding="utf-8").splitlines()]
+    assert kept == bad

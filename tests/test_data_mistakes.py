@@ -1,6 +1,10 @@
 """Slips at the command line that must cost no data: files in each other's way, names that are none, lost columns."""
 
+import errno
 import json
+import os
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +281,66 @@ def test_no_memory_is_one_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     result = run("balance", save(tmp_path / "a.jsonl", PAIRS))
     assert result.exit_code == 1
     assert result.stderr.startswith("error: there is not enough memory")
+
+
+COMMANDS: dict[str, list[str]] = {
+    "unpair": ["-o", "-"],
+    "mix": ["-o", "-"],
+    "label": ["-o", "-", "--thumbs", "label"],
+    "convert": ["-o", "-", "--to", "trl"],
+    "split": ["-o", "-", "--eval", "none.jsonl"],
+    "negatives": ["-o", "-", "--strategy", "template"],
+    "balance": [],
+    "check": [],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_no_file_or_may_not_be_read_is_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.jsonl").mkdir()
+    Path("nowhere.jsonl").symlink_to("gone.jsonl")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+    save(Path("mine.jsonl"), PAIRS)
+    opened = Path.open
+
+    def forbidden(path: Path, *rest: Any, **more: Any) -> Any:
+        if path.name == "mine.jsonl":  # as for anybody but root, whom permissions do not stop
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    for source, message in {
+        "folder.jsonl": "folder.jsonl: no data files. It needs",
+        "nowhere.jsonl": "nowhere.jsonl: no such file or folder",
+        "socket": "socket: cannot be read: No such device or address",
+        "/dev/zero": "/dev/zero: is a device, not a file",
+        "mine.jsonl": "mine.jsonl: cannot be read: Permission denied",
+    }.items():
+        result = run(command, source, *COMMANDS[command])
+        assert result.exit_code == 1, result.output
+        assert result.stderr.startswith(f"error: {message}"), result.stderr
+        assert result.stderr.count("\n") == 1
+        assert not result.stdout
+
+
+@pytest.mark.parametrize("command", ["unpair", "mix", "label", "convert", "negatives", "balance", "check"])
+@pytest.mark.parametrize("name", ["pipe", "pipe.jsonl"])
+def test_a_named_pipe_is_read_as_a_file_is(
+    name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"p{n}", "completion": f"Here is what {n} is.", "label": n % 2 == 0} for n in range(8)
+    ]
+    content = Path(save(tmp_path / "rows.jsonl", rows)).read_bytes()
+    os.mkfifo(name)
+    writer = threading.Thread(target=lambda: Path(name).write_bytes(content))
+    writer.start()
+    result = run(command, name, *COMMANDS[command])
+    writer.join(10)
+    assert not writer.is_alive()
+    assert result.exit_code in ((0, 1) if command == "check" else (0,)), result.stderr

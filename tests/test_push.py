@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from ktodata.cli import main
 from ktodata.io import read_rows
@@ -258,3 +260,34 @@ def test_a_token_in_an_answer_is_not_repeated(tmp_path: Path, monkeypatch: pytes
         upload(tmp_path, "a/b", token=TOKEN)
     assert TOKEN not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+ANYTHING = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.lists(st.fixed_dictionaries({"role": st.text(max_size=3), "content": st.text(max_size=3)}), max_size=2)
+    | st.dictionaries(st.text(max_size=3), st.none(), max_size=2)
+)
+
+
+@settings(max_examples=6, suppress_health_check=list(HealthCheck), deadline=None, phases=[Phase.generate])
+@given(
+    change=st.dictionaries(st.sampled_from([*rows(1)[0], "licence"]), ANYTHING, min_size=1, max_size=3),
+    gone=st.sets(st.sampled_from(["prompt", "completion", "label", "source", "origin"]), max_size=1),
+)
+def test_whatever_is_in_a_row_it_goes_up_or_is_one_line(
+    tmp_path_factory: pytest.TempPathFactory, change: dict[str, Any], gone: set[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("push")
+    odd = {name: value for name, value in (rows(1)[0] | change).items() if name not in gone}
+    result = run(save(folder / "in.jsonl", [*rows(4), odd]), "me/mine", "--dry-run", str(folder / "out"))
+    if result.exit_code == 0:
+        assert (folder / "out" / "README.md").is_file()
+    else:
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1, result.stderr
+        assert not (folder / "out").exists(), "nothing is half-written"

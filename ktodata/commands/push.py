@@ -10,7 +10,7 @@ import click
 
 from ktodata import cli_common as common
 from ktodata.errors import UsageError, WriteError
-from ktodata.io import local_path
+from ktodata.io import local_path, room_beside
 from ktodata.report.facts import Counts, origin_of
 from ktodata.report.publish import check_id, prepare, upload
 
@@ -60,20 +60,22 @@ def push(
         target = local_path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UsageError(f"{folder} is there, and not an empty folder", do="Name a new one")
-        with common.progress("reading") as advance:
-            splits = prepare(sources, hub_id, target, split=split, licence=licence, advance=advance)
-        _summarise(splits)
-        common.say(f"written to {folder}; nothing was put on the Hub")
-        return
     try:
-        with tempfile.TemporaryDirectory(prefix="ktodata-") as made:
+        # Beside the folder that is asked for, which is there when all of it is, or not at all.
+        with tempfile.TemporaryDirectory(prefix=".ktodata-", dir=folder and room_beside(folder)) as aside:
+            made = Path(aside) / "dataset"
             with common.progress("reading") as advance:
-                splits = prepare(sources, hub_id, Path(made), split=split, licence=licence, advance=advance)
+                splits = prepare(sources, hub_id, made, split=split, licence=licence, advance=advance)
             _summarise(splits)
-            address = upload(Path(made), hub_id, private=private, token=token, splits=tuple(splits))
+            if folder is None:
+                address = upload(made, hub_id, private=private, token=token, splits=tuple(splits))
+                common.say(f"pushed to {address}")
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                made.replace(target)
+                common.say(f"written to {folder}; nothing was put on the Hub")
     except OSError as error:
         raise WriteError(f"no room to prepare the files: {error.strerror or error}") from error
-    common.say(f"pushed to {address}")
 
 
 def _token(name: str | None) -> str:

@@ -52,11 +52,11 @@ class Raw(NamedTuple):
         return value
 
     def shown(self) -> object:
-        """The record for the quarantine file, parsed if it can be."""
+        """The record for the quarantine file, parsed if it can be: as it stands there, numbers of any size included."""
         if not isinstance(self.data, bytes):
             return self.data
         try:
-            return _parse_line(self.data, self.where)
+            return _parse_slowly(self.data, self.where)
         except RowError:
             return self.data.decode("utf-8", errors="backslashreplace")  # no byte of it is lost
 
