@@ -167,7 +167,6 @@ def train(
     if saved:
         refuse_others(saved, belongs)
     main, last = accelerator.is_main_process, len(run_data.steps)
-    plots: list[Path] = []
     lines = saved.log["lines"] if saved else 0
     with stop, Progress(last, done=saved.position.step if saved else 0, enabled=main) as bar:
         if main:
@@ -197,24 +196,34 @@ def train(
             if saved:
                 restore(saved, large=large, update=parts.update, process=accelerator.process_index)
             _loop(_Run(recipe, run_data, parts, known, keeper, log, bar, stop))
-            keeper.require_learned()
-            together = made_together(recipe, run_data, policy, position.prompts, main=main)
-            if main:
-                with keeper.finishing():
-                    plots = finish(
-                        recipe,
-                        run_data,
-                        policy,
-                        output_dir=output_dir,
-                        prompts=position.prompts,
-                        before=position.before,
-                        seconds=keeper.seconds,
-                        together=together,
-                    )
-                    log.require_written()
+            plots = _end(recipe, run_data, policy, output_dir, keeper, log, main=main)
             if processes.lockstep:
                 accelerator.wait_for_everyone()  # DeepSpeed does not end well where one process leaves before another
     return RunResult(output_dir, last, position.metrics, position.evaluation, plots, position.skipped)
+
+
+def _end(
+    recipe: Recipe, run_data: RunData, policy: Policy, output_dir: Path, keeper: Keeper, log: MetricsLog, *, main: bool
+) -> list[Path]:
+    """What is done once the last step is over: samples, plots, card and weights. Returns the plots written."""
+    keeper.require_learned()
+    position = keeper.position
+    together = made_together(recipe, run_data, policy, position.prompts, main=main)
+    if not main:
+        return []
+    with keeper.finishing():
+        plots = finish(
+            recipe,
+            run_data,
+            policy,
+            output_dir=output_dir,
+            prompts=position.prompts,
+            before=position.before,
+            seconds=keeper.seconds,
+            together=together,
+        )
+        log.require_written()
+    return plots
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
