@@ -5,8 +5,8 @@ reason; what is written reads back as the same prompt, completion and label, whi
 goes along in columns of its own, which all of these trainers pass over, unless only theirs are wanted.
 
 Formats as of TRL 1.16; Axolotl's `user_defined`, `prompt_pairs` and `argilla_chat` of its KTO strategies (the last for
-several turns since July 2026); LLaMA-Factory 0.9 `sharegpt` with `kto_tag`; HALOs' `binary_feedback`. Which columns these
-read was looked up in their source, and they were not run: axolotl-ai-cloud/axolotl
+several turns since July 2026); LLaMA-Factory 0.9 `sharegpt` with `kto_tag`; HALOs' `binary_feedback`. Which columns
+these read was looked up in their source, and they were not run: axolotl-ai-cloud/axolotl
 `src/axolotl/prompt_strategies/kto/{chatml,llama3,user_defined}.py` (at 2320973, 21bac7c, 22ae21a), ContextualAI/HALOs
 `train/dataloader.py: get_feedback` (at 059a9ee).
 """
