@@ -5,17 +5,18 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from ktodata.errors import KtodataError, SourceError, UsageError
 from ktodata.io import write_rows
 from ktodata.negatives.choose import Use, use
 from ktodata.negatives.contaminate import NONE, NONE_NEAR
-from ktodata.negatives.contamination.deal import cards_of
-from ktodata.negatives.contamination.fits import NEARLY_SAME
+from ktodata.negatives.contamination.deal import cards_of, deal
+from ktodata.negatives.contamination.fits import NEARLY_SAME, NOBODY, Fits, Replies, Seats
 from ktodata.negatives.contamination.prompts import Prompts, last_said
 from ktodata.negatives.contamination.replies import Shapes, clauses, is_generic, words
 from ktodata.negatives.synthesize import Synthesis, synthesize
@@ -251,6 +252,45 @@ def test_each_is_lent_once_where_most_may_be_right(topics: int) -> None:
         assert uses_of(done.negatives) == {1: len(rows)}
 
 
+class Grid:
+    """In the place of `Fits`: a table says which seats may have which replies."""
+
+    def __init__(self, allowed: Any) -> None:
+        count, size = allowed.shape
+        seats, nobody = np.arange(count), np.zeros(count, dtype=int)
+        self.allowed = allowed
+        self.seats = Seats([""] * count, seats, seats, nobody)
+        self.replies = Replies([""] * size, [""] * size, None, None, np.zeros(size, dtype=int))
+        self.begins = np.zeros(count + 1, dtype=int)
+
+    def keys(self, seats: Any, replies: Any) -> Any:
+        return seats * len(self.replies) + replies
+
+    def spoken(self, seats: Any, replies: Any) -> Any:
+        return np.ones(len(seats), dtype=bool)
+
+    def pairs(self, seats: Any, replies: Any, limit: float = NEARLY_SAME) -> Any:
+        return self.allowed[seats, replies]
+
+    def all_of(self, seat: int) -> Any:
+        return self.allowed[seat].copy()
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2, 0.1])
+def test_no_other_way_of_dealing_would_be_more_even(share: float) -> None:
+    """Against the cheapest assignment of all, where lending a reply for the nth time costs n."""
+    for seed in range(15):
+        draw = np.random.default_rng(seed)
+        allowed = draw.random((draw.integers(5, 25), draw.integers(2, 25))) < share
+        got = deal(cast(Fits, Grid(allowed)), random.Random(seed))
+        taken = np.flatnonzero(got != NOBODY)
+        assert allowed[taken, got[taken]].all()
+        assert len(taken) == allowed.any(axis=1).sum()
+        costs = np.concatenate([np.where(allowed[taken], n + 1, 10**6) for n in range(len(taken))], axis=1)
+        best = costs[linear_sum_assignment(costs)].sum()
+        assert sum(n * (n + 1) // 2 for n in np.bincount(got[taken], minlength=1)) == best
+
+
 def test_in_a_mix_only_the_rows_that_borrow_are_dealt_to() -> None:
     rows = [row_of(f"who was at place number {n}{n} with {n * 3}?", f"it was {n * n} or {n + 7}{n}") for n in range(90)]
     uses = [use("contaminate", weight=0.5), use("corrupt", weight=0.5)]
@@ -361,7 +401,7 @@ def test_replies_are_compared_by_their_words() -> None:
         False,
         True,
     ]
-    assert shapes.alike_any(np.array([1, 4])).tolist() == [True, True, False, False, True]
+    assert shapes.alike_any(np.array([1, 4]), np.arange(5)).tolist() == [True, True, False, False, True]
     assert clauses("no worries, it was nothing lol! ok") & clauses("it was nothing. bye now then")
     assert words("我很高兴") == ["我", "很", "高", "兴"]
     assert Prompts(["", "!"]).to_all(0).tolist() == [0, 0]

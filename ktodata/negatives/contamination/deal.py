@@ -17,6 +17,7 @@ from ktodata.negatives.contamination.fits import NEARLY_SAME, NOBODY, UNRELATED,
 
 _LIMITS = (UNRELATED, 0.35, NEARLY_SAME)  # how similar prompts may be: the less related the better
 _ROUNDS = 24  # of exchanges for each limit
+_IDLE = 6  # rounds in a row without any, after which there are no more
 _CHAIN = 60  # rows that are asked to pass their card on for one seat
 _CELLS = 40_000_000  # pairs of a seat and a reply that the search may look at: some seconds
 _ASKED = 512  # rows that are asked for one reply that was lent too little
@@ -104,15 +105,19 @@ def _exchanged(fits: Fits, got: Any, rng: random.Random) -> list[int]:
     for limit in _LIMITS:
         single = np.array([held[key] == 1 for key in fits.keys(bad, got[bad]).tolist()], dtype=bool)
         bad = bad[~(single & fits.pairs(bad, got[bad], limit))]
+        idle = 0
         for _ in range(_ROUNDS):
             if not len(bad):
                 return []
+            if idle == _IDLE:
+                break
             others = first[bad] + np.array([rng.randrange(most) for most in size[bad].tolist()])
             fine = got[others] != NOBODY
             fine[fine] = fits.pairs(bad[fine], got[others[fine]], limit)
             fine[fine] = fits.pairs(others[fine], got[bad[fine]], limit)
             moved = _swap(fits, got, held, bad[fine].tolist(), others[fine].tolist())
             bad = bad[~np.isin(bad, moved)]
+            idle = 0 if moved else idle + 1
     return [int(seat) for seat in bad]
 
 
@@ -167,7 +172,10 @@ class _Search:
         seats = self.fits.seats
         # Of rows that ask the same in the same language, the first that finds nothing finds it out for all.
         kind = (int(seats.here[seat]), int(seats.tongue[seat]))
-        if kind in self._hopeless or not len(self.fits.replies):
+        if kind in self._hopeless:
+            return
+        if self.left > 0 and not self._open_to(seat, whole=True).any():
+            self._hopeless.add(kind)
             return
         came: dict[int, int] = {}
         seen = np.zeros(len(self.fits.replies), dtype=bool)
@@ -190,8 +198,6 @@ class _Search:
         if best == NOBODY:
             if self.left <= 0:
                 self._guess(seat, rng)
-            elif not len(self.of_prompt[int(seats.prompt[seat])] - {seat}):
-                self._hopeless.add(kind)
             return
         card = best
         while True:
@@ -219,10 +225,15 @@ class _Search:
                     break
                 self._give(free[0], card)
 
-    def _open_to(self, seat: int) -> Any:
-        """Whether each reply may be lent in a seat and no other of its prompt has it."""
-        self.left -= len(self.fits.replies)
+    def _open_to(self, seat: int, *, whole: bool = False) -> Any:
+        """Whether each reply may be lent in a seat and, but for `whole`, no other of its prompt has it."""
+        here = int(self.fits.seats.here[seat])
+        # Replies that are right here cost more, unless what is like them is kept.
+        right = int(self.fits.begins[here + 1] - self.fits.begins[here])
+        self.left -= len(self.fits.replies) * max(1, min(right, 256) // 10)
         good = self.fits.all_of(seat)
+        if whole:
+            return good
         others = [int(self.got[other]) for other in self.of_prompt[int(self.fits.seats.prompt[seat])]]
         good[[card for card in others if card != NOBODY]] = False
         return good

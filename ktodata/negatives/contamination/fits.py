@@ -11,6 +11,7 @@ from ktodata.negatives.contamination.replies import Shapes
 
 NEARLY_SAME = 0.5  # similarity of prompts from which a reply to one may be right for the other
 UNRELATED = 0.2  # and up to which they have nothing to do with each other
+_KEPT = 256  # replies that are right for a prompt from which on what says the same is kept
 NOBODY = -1  # in the place of a reply: there is none
 
 
@@ -65,6 +66,7 @@ class Fits:
     right: Any
     begins: Any
     taken: Any
+    _kept: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     def pairs(self, seats: Any, replies: Any, limit: float = NEARLY_SAME) -> Any:
         """For each pair of a seat and a reply, whether it may be lent there: an array of bool.
@@ -91,6 +93,11 @@ class Fits:
             (left,) = np.nonzero(good & (owner == 0 or owners[:, 0] != owners[:, 1]))
             good[left] = self.prompts.cosines(here[left], owners[left, owner]) < limit
         (left,) = np.nonzero(good)
+        many = self.begins[here[left] + 1] - self.begins[here[left]] > _KEPT
+        for one in np.unique(here[left[many]]).tolist():
+            (pair,) = np.nonzero(good & (here == one))
+            good[pair] = ~self._alike_to(one)[replies[pair]]
+        left = left[~many]
         begins = self.begins[here[left]]
         counts = self.begins[here[left] + 1] - begins
         pair = np.repeat(left, counts)
@@ -109,8 +116,21 @@ class Fits:
         similar[here] = 1.0
         good &= (similar[self.replies.owners] < NEARLY_SAME).all(axis=1)
         good &= ~np.isin(self.keys(everywhere, np.arange(len(self.replies))), self.taken)
-        right = self.right[self.begins[here] : self.begins[here + 1]]
-        return good & ~self.shapes.alike_any(right)[self.replies.shape]
+        (left,) = np.nonzero(good)
+        if self.begins[here + 1] - self.begins[here] > _KEPT:
+            good[left] = ~self._alike_to(here)[left]
+        else:
+            good[left] = ~self.shapes.alike_any(self._right_of(here), self.replies.shape[left])
+        return good
+
+    def _right_of(self, here: int) -> Any:
+        return self.right[self.begins[here] : self.begins[here + 1]]
+
+    def _alike_to(self, here: int) -> Any:
+        """Whether each reply says nearly the same as one that is right for a prompt; found out once."""
+        if here not in self._kept:
+            self._kept[here] = self.shapes.alike_any(self._right_of(here), self.replies.shape)
+        return self._kept[here]
 
     def keys(self, seats: Any, replies: Any) -> Any:
         """A number for each pair of a seat's prompt and a reply."""

@@ -18,6 +18,7 @@ _WORDS = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’\-][^\W_{UNSPACED}]
 _CLAUSES = re.compile(r"[.!?…;:,\n。！？，]+|\b(?:lo+l|(?:ha)+h?)\b|[^\w\s'’\-.,]+")
 _LAUGHTER = re.compile(r"(?:a?(?:h[aei]){2,}h?|(?:ja|je){2,}|lo+l|lmf?ao+|xd+|mdr)")
 _PAIRS = 50_000  # compared at once
+_CELLS = 4_000_000  # likewise, where all of some are compared with all of others
 
 
 def words(text: str) -> list[str]:
@@ -54,8 +55,7 @@ class Shapes:
         matrix = csr_matrix((np.ones(len(columns), np.float32), (owners[:-2][inside], columns)), shape=shape)
         matrix.sum_duplicates()
         matrix.data[:] = 1
-        self._matrix, self._turned = matrix, None
-        self._sizes = np.diff(matrix.indptr)
+        self._matrix, self._sizes = matrix, np.diff(matrix.indptr)
 
     def alike(self, ones: Any, others: Any) -> Any:
         """Whether two replies say nearly the same, letter by letter, for each pair of places: an array of bool."""
@@ -71,12 +71,18 @@ class Shapes:
             found[some] = shared >= ALIKE * (self._sizes[one] + self._sizes[other] - shared)
         return found
 
-    def alike_any(self, ones: Any) -> Any:
-        """Whether each of all replies says nearly the same as any of `ones`: an array of bool."""
-        if self._turned is None:
-            self._turned = self._matrix.T.tocsr()
-        shared = (self._matrix[ones] @ self._turned).toarray()
-        return (shared >= ALIKE * (self._sizes[ones][:, None] + self._sizes[None, :] - shared)).any(axis=0)
+    def alike_any(self, ones: Any, among: Any) -> Any:
+        """Whether each reply of `among` says nearly the same as any of `ones`: an array of bool."""
+        import numpy as np
+
+        found = np.zeros(len(among), dtype=bool)
+        others, sizes = self._matrix[among].T.tocsr(), self._sizes[among]
+        size = max(1, _CELLS // max(1, len(among)))
+        for start in range(0, len(ones), size):
+            some = ones[start : start + size]
+            shared = (self._matrix[some] @ others).toarray()
+            found |= (shared >= ALIKE * (self._sizes[some][:, None] + sizes - shared)).any(axis=0)
+        return found
 
 
 def clauses(key: str) -> frozenset[str]:
