@@ -11,7 +11,7 @@ import click
 from ktodata.balance import Counts, Weights, balance_weights, count_labels, flags, parse_ratio, spell
 from ktodata.cli_common import Command, example, resolve_source, say, source_argument
 from ktodata.errors import KtodataError
-from ktodata.io import atomic_file, check_writable, local_path, read_rows
+from ktodata.io import atomic_file, check_writable, iter_rows, local_path
 
 
 @click.command(
@@ -50,7 +50,7 @@ def balance(source: str | None, ratio: str, target: str | None, as_json: bool, r
     limit = parse_ratio(ratio)
     goal = parse_ratio(target, name="--target") if target is not None else None
     document = _read_recipe(recipe) if recipe else None
-    counts = count_labels(read_rows(resolve_source(source)))
+    counts = count_labels(iter_rows(resolve_source(source)))
     weights = balance_weights(counts.desirable, counts.undesirable, ratio=limit, target=goal)
     if recipe and document is not None:
         write_weights(document, weights, recipe)

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,15 @@ def test_a_stretch_knows_as_many_rows_before_it_as_a_run_may_have() -> None:
     assert tail(keys.take(slice(20, 22)), last).ids.tolist() == keys.ids[13:22].tolist(), (
         "of a short stretch and before"
     )
+
+
+def test_balance_holds_no_rows(tmp_path: Path) -> None:
+    peaks = []
+    for count in (300, 300, 6000):  # the first run pays for imports
+        rows = [{"prompt": f"{n} " + "p" * 500, "completion": "c", "label": n % 3 > 0} for n in range(count)]
+        source = save(tmp_path / f"{count}.jsonl", rows)
+        tracemalloc.start()
+        assert CliRunner().invoke(main, ["balance", source]).exit_code == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 1_000_000
