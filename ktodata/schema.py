@@ -142,7 +142,7 @@ def normalise_all(texts: Sequence[str]) -> list[bytes]:
     codes = np.frombuffer(joined, dtype=np.uint8)
     blank = codes == ord(" ")
     keep = ~blank
-    keep[1:] |= ~(blank | (codes == mark))[:-1]  # of several spaces, the first, unless a text begins with it
+    keep[1:] |= ~blank[:-1]  # of several spaces, the first
     folded = iter(codes[keep].tobytes().split(bytes([mark])))
     return [
         next(folded).strip(b" ") if text.isascii() else normalise(text).encode("utf-8", "surrogatepass")
