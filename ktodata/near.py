@@ -9,6 +9,8 @@ Near texts are grouped: whoever is near to one of a group belongs to it, so two 
 themselves. The numbers depend on the text alone and every near pair is found (see `groups_of`), so groups depend on the
 set of texts alone: not on their order, on workers, or on whether rows went to disk.
 
+Completions of one prompt are only looked at where their lengths allow it: see `comparable`.
+
 Memory: 264 bytes for each prompt, and nothing of its text.
 """
 
@@ -30,6 +32,7 @@ PIECE = 5  # characters
 HASHES = 128
 THRESHOLD = 0.9
 LEAST = 0.6  # below that, texts are no longer alike, and too many pairs are looked at
+SPREAD = 0.15  # five standard deviations of the share of numbers, at an index of .87
 BATCH = 12_000  # characters whose pieces are hashed together: so many stay in a cache, and in the heap
 
 
@@ -100,26 +103,34 @@ def groups_of(found: Array, threshold: float, within: Array | None = None) -> Ar
         return np.zeros(0, dtype=np.int64)
     scope = np.zeros(count, dtype=np.uint64) if within is None else within.astype(np.uint64)
     # Equal ones need no comparing, however many there are.
-    whole = np.ascontiguousarray(np.hstack([scope[:, None].view(np.uint16), found]))
-    _, first, back = np.unique(whole.view([("", f"V{whole.shape[1] * 2}")]).ravel(), True, True)
+    _, first, back = np.unique(_mixed_with(scope, found), True, True)
     distinct, scope = found[first], scope[first]
     roots = _Roots(len(first))
     need = math.ceil(threshold * HASHES - 1e-9)
     bands = _bands(HASHES - need)
     width = HASHES // bands
     for band in range(bands):
-        keys = scope
-        for column in range(band * width, (band + 1) * width):
-            keys = mixed(keys, distinct[:, column].astype(np.uint64))
-        order = np.argsort(keys, kind="stable")
-        borders = np.flatnonzero(np.diff(keys[order])) + 1
-        for start, end in zip([0, *borders.tolist()], [*borders.tolist(), len(order)], strict=True):
-            if end - start > 1:
-                _connect(order[start:end], distinct, scope, need, roots)
+        keys = _mixed_with(scope, distinct[:, band * width : (band + 1) * width])
+        order = np.argsort(keys)
+        borders = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]], append=~keys[order[-1:]]))
+        several = np.diff(borders) > 1
+        for start, end in zip(borders[:-1][several].tolist(), borders[1:][several].tolist(), strict=True):
+            _connect(order[start:end], distinct, scope, need, roots)
     root = np.array([roots.of(place) for place in range(len(first))], dtype=np.int64)[back.ravel()]
     least = np.full(len(first), count, dtype=np.int64)
     np.minimum.at(least, root, np.arange(count))
     return least[root]
+
+
+def _mixed_with(numbers: Array, columns: Array) -> Array:
+    """A number of 64 bits for each row of `columns` and its own number: equal for equal ones, and by chance once in 2**64 times."""
+    import numpy as np
+
+    width = columns.shape[1] * columns.itemsize
+    columns = np.ascontiguousarray(columns).view(np.uint64 if width % 8 == 0 else f"u{width}")
+    for column in columns.T:  # four values at a time, where there are as many
+        numbers = mixed(numbers, column.astype(np.uint64))
+    return numbers
 
 
 def _bands(differing: int) -> int:
@@ -159,6 +170,28 @@ def _connect(places: Array, found: Array, scope: Array, need: int, roots: _Roots
                 roots.unite(here, other)
                 waiting.append(other)
             left = left[~near]
+
+
+def comparable(lengths: Array, within: Array, threshold: float) -> Array:
+    """Which texts have one of about their length to be compared with: a bool for each.
+
+    Sets that share so much cannot differ much in size, and lengths tell the size of the sets (but for texts that
+    repeat themselves): where the shorter one has less than `threshold` - .15 of the longer one's characters, five
+    standard deviations lie between them and being near.
+
+    Args:
+        lengths: in characters.
+        within: a number for each text; texts with different numbers are not compared.
+    """
+    import numpy as np
+
+    order = np.lexsort((lengths, within))
+    shorter, longer = lengths[order][:-1], lengths[order][1:]
+    alike = (within[order][1:] == within[order][:-1]) & (shorter >= (threshold - SPREAD) * longer)
+    found = np.zeros(len(lengths), dtype=bool)
+    found[order[1:][alike]] = True
+    found[order[:-1][alike]] = True
+    return found
 
 
 class Prompts:

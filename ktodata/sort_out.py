@@ -23,7 +23,7 @@ from ktodata.clean import (
     resolve_near,
 )
 from ktodata.io import Spill, Table, rows_of, table_of
-from ktodata.near import Groups, Prompts, groups_of, signatures
+from ktodata.near import Groups, Prompts, comparable, groups_of, signatures
 from ktodata.order import Keys, arrange, keys_of, stretch_count, stretches, tail
 from ktodata.schema import COLUMNS, Kind, Row, plain
 
@@ -170,7 +170,9 @@ class Cleaning:
         places = np.flatnonzero(_except(table.num_rows, gone))
         group, sizes = _numbered(self.groups.of(table.column("_prompt").to_numpy()[places]))
         places, group = places[sizes[group] > 1], group[sizes[group] > 1]
-        texts = table.column("completion").take(pyarrow.array(places)).to_pylist()
+        texts = table.column("completion").take(pyarrow.array(places))
+        looked_at = comparable(_lengths(texts), group, self.threshold)
+        places, group, texts = places[looked_at], group[looked_at], texts.filter(pyarrow.array(looked_at)).to_pylist()
         alike, sizes = _numbered(groups_of(signatures(texts), self.threshold, group))
         places, alike = places[sizes[alike] > 1], alike[sizes[alike] > 1]
         if self.single:
@@ -282,6 +284,17 @@ def _except(count: int, gone: list[Item]) -> Any:
     stays = np.ones(count, dtype=bool)
     stays[[item.place for item in gone]] = False
     return stays
+
+
+def _lengths(texts: Any) -> Any:
+    """The characters of each text of a column: plain texts, or chats."""
+    import numpy as np
+    import pyarrow
+    from pyarrow import compute
+
+    if pyarrow.types.is_list(texts.type) or pyarrow.types.is_large_list(texts.type):
+        return np.array([len(plain(text)) for text in texts.to_pylist()], dtype=np.int64)
+    return compute.utf8_length(texts).to_numpy()
 
 
 def _numbered(values: Any) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from ktodata.clean import Item, resolve_near
 from ktodata.cli import main
 from ktodata.errors import UsageError
 from ktodata.io import read_rows
-from ktodata.near import Prompts, check_threshold, groups_of, signatures
+from ktodata.near import SPREAD, Prompts, check_threshold, comparable, groups_of, signatures
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in ("n", "rst", "ck", "p", "x")]
 
@@ -195,3 +195,34 @@ def test_a_bad_threshold_is_a_usage_error(tmp_path: Path) -> None:
     result = run(source, "-o", str(tmp_path / "o.jsonl"), "--near-threshold", "0.2")
     assert result.exit_code == 2
     assert "--near-threshold is 0.2" in result.stderr
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60)), max_size=20),
+    st.sampled_from([0.6, 0.9, 1.0]),
+)
+def test_texts_without_one_of_about_their_length_are_not_compared(
+    texts: list[tuple[int, int]], threshold: float
+) -> None:
+    within, lengths = np.array([t[0] for t in texts], dtype=int), np.array([t[1] for t in texts], dtype=int)
+    expected = [
+        any(
+            group == other_group and min(length, other) >= (threshold - SPREAD) * max(length, other)
+            for j, (other_group, other) in enumerate(texts)
+            if i != j
+        )
+        for i, (group, length) in enumerate(texts)
+    ]
+    assert comparable(lengths, within, threshold).tolist() == expected
+
+
+def test_no_near_pair_is_lost_by_comparing_lengths_first() -> None:
+    """One completion with ever more of it left out: whatever agrees as near ones do has a comparable length."""
+    whole = sentence(5, words=200)
+    texts = [whole[: len(whole) - cut] for cut in range(0, len(whole) // 2, 7)]
+    found = signatures(texts)
+    for threshold in (0.6, 0.9):
+        share = (found[0] == found).mean(axis=1)
+        for text in (texts[i] for i in np.flatnonzero(share >= threshold)[1:]):
+            lengths = np.array([len(whole), len(text)])
+            assert comparable(lengths, np.zeros(2, dtype=int), threshold).all()
