@@ -123,7 +123,7 @@ def groups_of(found: Array, threshold: float, within: Array | None = None) -> Ar
 
 
 def _mixed_with(numbers: Array, columns: Array) -> Array:
-    """A number of 64 bits for each row of `columns` and its own number: equal for equal ones, and by chance once in 2**64 times."""
+    """A number of 64 bits for each row of `columns` and its own number: different ones agree once in 2**64 times."""
     import numpy as np
 
     width = columns.shape[1] * columns.itemsize
