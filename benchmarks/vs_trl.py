@@ -112,15 +112,7 @@ def measure(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]
     """Both sides and the GEMM rate, each in processes of their own; `arguments` are the options as given."""
     with tempfile.TemporaryDirectory() as work:
         options.work = Path(work)
-        rows = options.work / "rows.jsonl"
-        unpair = [sys.executable, "-m", "ktodata", "unpair", options.source, "--as", "text", "-o", str(rows)]
-        done = subprocess.run(unpair, check=False, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr.strip().rpartition("\n")[2])
-        with rows.open(encoding="utf-8") as lines:
-            there = sum(1 for _ in lines)
-        if there < (need := options.steps * options.batch):
-            sys.exit(f"{options.source}: {there:,} rows and {need:,} are needed. Fewer --steps, or a smaller --batch")
+        rows = unpaired(options)
         if options.longer:
             lengthen(rows, options.longer)
         sides = [options.only] if options.only else list(SIDES)
@@ -129,6 +121,20 @@ def measure(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]
         results = {"gemm": child("gemm", options, arguments)}
         rounds = [{side: child(side, options, arguments) for side in sides} for _ in range(options.rounds)]
         return results | {side: merge([one[side] for one in rounds]) for side in sides}
+
+
+def unpaired(options: argparse.Namespace) -> Path:
+    """The source's rows in the folder of work."""
+    rows: Path = options.work / "rows.jsonl"
+    unpair = [sys.executable, "-m", "ktodata", "unpair", options.source, "--as", "text", "-o", str(rows)]
+    done = subprocess.run(unpair, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr.strip().rpartition("\n")[2])
+    with rows.open(encoding="utf-8") as lines:
+        there = sum(1 for _ in lines)
+    if there < (need := options.steps * options.batch):
+        sys.exit(f"{options.source}: {there:,} rows and {need:,} are needed. Fewer --steps, or a smaller --batch")
+    return rows
 
 
 def lengthen(rows: Path, characters: int) -> None:

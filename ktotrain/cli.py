@@ -22,6 +22,7 @@ from ktotrain.launch import (
     launch,
     let_the_first_speak,
     program_name,
+    share_the_cores,
 )
 from ktotrain.redact import HIDDEN, is_secret_name, printable
 
@@ -148,6 +149,7 @@ def run(
         )
     if force and not resume:
         raise click.UsageError("--force says that the recipe of a resumed run may differ: give --resume too.")
+    share_the_cores()
     from ktotrain.recipe import load_recipe
 
     # The recipe is checked before the trainer is imported, which takes seconds.

@@ -1,6 +1,7 @@
 """The command ktotrain: quick to answer, one line for what went wrong, the right exit code."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -216,3 +217,20 @@ def test_a_real_process_ends_with_one_line_and_no_traceback(tmp_path: Path) -> N
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == f"error: {tmp_path / 'nope.toml'}: no such file. Name an existing recipe\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "")],
+    ids=["nothing said", "another number", "another policy"],
+)
+def test_threads_that_wait_leave_the_cores_to_others(
+    environment: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert CliRunner().invoke(main, ["run", str(tmp_path / "none.toml")]).exit_code == 1
+    assert os.environ.get("GOMP_SPINCOUNT", "") == expected
