@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from ktodata import hub
 from ktodata.errors import SourceError, UsageError, misspelt, nearest
 from ktodata.io import Part, Raw, chain_parts, find_parts, is_there
-from ktodata.sources import SOURCES, Record, Source, detect, get_source, of_hub_id
+from ktodata.sources import SOURCES, Record, Source, detect, get_source, of_hub_id, stamped
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,9 @@ def discover(source: str, preset: str, split: str, limit: int | None, *, strict:
     parts = _find(source, split=split, limit=limit, folders=folders)
     raws: Iterator[Raw] = itertools.islice(chain_parts(parts), limit)
     if layout is not None:
-        return _with_layout(raws, partial(_fitting, layout), strict=strict)
+        return _stamped(*_with_layout(raws, partial(_fitting, layout), strict=strict))
     layout, raws = _with_layout(raws, detect, strict=strict)
+    layout = dataclasses.replace(layout, detected=True)
     if any(set(Path(part.path).parts[:-1]) & set(layout.folders) for part in parts):
         # A local copy of a dataset whose other folders hold something else.
         chosen = _find(source, split=split, limit=limit, folders=layout.folders)
@@ -59,7 +61,22 @@ def discover(source: str, preset: str, split: str, limit: int | None, *, strict:
                 "%s: not read, as %s has its pairs in other folders: %s", source, layout.name, ", ".join(passed)
             )
         raws = itertools.islice(chain_parts(chosen), limit)
-    return layout, raws
+    return _stamped(layout, raws)
+
+
+def _stamped(layout: Source, raws: Iterator[Raw]) -> tuple[Source, Iterator[Raw]]:
+    """The records with the preset in their provenance, where nothing else tells it."""
+    first = next(raws)  # there is one, as it told the layout
+    raws = itertools.chain([first], raws)
+    return layout, raws if stamped(layout, first.source) == first.source else _stamping(layout, raws)
+
+
+def _stamping(layout: Source, raws: Iterator[Raw]) -> Iterator[Raw]:
+    names: dict[str, str] = {}
+    for raw in raws:
+        if raw.source not in names:
+            names[raw.source] = stamped(layout, raw.source)
+        yield Raw(raw.data, raw.where, names[raw.source], raw.problem)
 
 
 def _find(source: str, *, split: str, limit: int | None, folders: Sequence[str]) -> list[Part]:

@@ -39,8 +39,8 @@ class Row:
 
     `prompt` and `completion` are verbatim: leading newlines and spaces are part of them. `label` is True for a
     desirable completion. `id` hashes prompt, completion and label; `prompt_id` the normalised prompt. `source` is
-    the dataset and split, or the file; `strategy` how a synthetic negative was made, else ""; `parent_id` the `id`
-    of the row it was made from, else "".
+    the dataset and split, or the file (after the preset that read it: `ktodata.sources.stamped`); `strategy` how a
+    synthetic negative was made, else ""; `parent_id` the `id` of the row it was made from, else "".
     """
 
     prompt: Text

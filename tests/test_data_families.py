@@ -168,8 +168,13 @@ def test_safety_has_three_axes(tmp_path: Path) -> None:
 
 
 def test_a_licence_that_forbids_commerce_is_said(tmp_path: Path) -> None:
-    for name, told in (("pku-saferlhf", "note: the licence of pku-saferlhf is CC-BY-NC-4.0"), ("helpsteer2", "")):
-        result = run("unpair", save(tmp_path / "a.jsonl", SAMPLES[name]), "-o", str(tmp_path / "o.jsonl"))
+    for name, preset, told in (
+        ("pku-saferlhf", "pku-saferlhf", "note: the licence of pku-saferlhf is CC-BY-NC-4.0"),
+        ("pku-saferlhf", "", "note: if these are rows of PKU-Alignment/PKU-SafeRLHF, its licence is CC-BY-NC-4.0"),
+        ("helpsteer2", "", ""),
+    ):
+        source = save(tmp_path / "a.jsonl", SAMPLES[name])
+        result = run("unpair", source, "-o", str(tmp_path / "o.jsonl"), "--preset", preset)
         assert told in result.stderr
         assert ("note:" in result.stderr) == bool(told)
 

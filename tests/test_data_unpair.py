@@ -281,7 +281,8 @@ def test_a_local_copy_of_hh_rlhf_leaves_the_red_team_out(tmp_path: Path) -> None
         result = run(str(tmp_path / "hh"), "-o", str(tmp_path / "o.jsonl"), *options)
         assert result.exit_code == 0, result.stderr
         sources = {row.source for row in read_rows(str(tmp_path / "o.jsonl"))}
-        assert sources == {"hh/harmless-base/train.jsonl.gz", "hh/helpful-base/train.jsonl.gz"}
+        read_by = "hh-rlhf:" if options else ""
+        assert sources == {f"{read_by}hh/{folder}/train.jsonl.gz" for folder in ("harmless-base", "helpful-base")}
     assert run(str(tmp_path / "hh" / "helpful-base"), "-o", str(tmp_path / "o.jsonl")).exit_code == 0
 
 

@@ -1,5 +1,6 @@
 """`ktodata push`: the folder that is put up, and putting it up on a stand-in for the Hub, with its real client."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from families import safe_pair
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,7 @@ from ktodata.cli import main
 from ktodata.io import read_rows
 from ktodata.report.facts import Counts, licence_id, origin_of
 from ktodata.report.publish import upload
+from ktodata.sources import SOURCES, stamped
 
 STUB = Path(__file__).parents[2] / "shared" / "tools" / "hub_stub.py"
 TOKEN = "hf_test_0123456789"  # of the stand-in
@@ -41,6 +44,12 @@ def rows(count: int = 40) -> list[dict[str, Any]]:
 def save(path: Path, records: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return str(path)
+
+
+def ktodata(*arguments: str) -> Any:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    return result
 
 
 def run(*arguments: str) -> Any:
@@ -109,6 +118,8 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
         ),
         ("me/hh-rlhf-like.jsonl", "", True),
         ("stdin", "", True),
+        ("pku-saferlhf:d/pku.jsonl", "PKU-Alignment/PKU-SafeRLHF", False),
+        ("shp:d/posts.jsonl", "stanfordnlp/SHP", True),
     ],
 )
 def test_licences_are_told_by_sources(source: str, dataset: str, commercial: bool) -> None:
@@ -129,6 +140,38 @@ def test_licences_are_told_by_sources(source: str, dataset: str, commercial: boo
 )
 def test_the_licence_of_the_whole(sources: list[str], expected: str) -> None:
     assert licence_id([origin_of(source) for source in sources]) == expected
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_licence_of_a_local_copy_is_told_whatever_was_done_with_its_rows(tmp_path: Path, asked: bool) -> None:
+    """The preset that read a file goes along in `source`, through mix, split, another trainer's format and back."""
+    pairs = save(tmp_path / "pairs.jsonl", [safe_pair(f"q{n}", (n % 2 == 0, n % 3 == 0), 1, 0) for n in range(30)])
+    other = save(tmp_path / "other.jsonl", [{"prompt": [{"role": "user", "content": f"p{n}"}], "completion": [
+        {"role": "assistant", "content": f"r{n}"}], "label": n % 2 == 0} for n in range(20)])  # fmt: skip
+    at = {name: str(tmp_path / name) for name in ("a.parquet", "m.jsonl", "t.jsonl", "e.jsonl", "l.json", "b.parquet")}
+    ktodata("unpair", pairs, "-o", at["a.parquet"], *(["--preset", "pku-saferlhf"] if asked else []))
+    ktodata("mix", at["a.parquet"], other, "-o", at["m.jsonl"])
+    ktodata("split", at["m.jsonl"], "-o", at["t.jsonl"], "--eval", at["e.jsonl"])
+    ktodata("convert", at["t.jsonl"], "-o", at["l.json"], "--to", "llama-factory")
+    ktodata("convert", at["l.json"], "-o", at["b.parquet"], "--to", "ktokit")
+    for place in set(at.values()) - {at["l.json"]}:
+        told = ktodata("push", place, "me/x", "--dry-run", f"{place}.card", "--licence", "mit").stderr
+        assert ("warning: the licence of PKU-Alignment/PKU-SafeRLHF (pku-saferlhf:" in told) == asked
+        assert ("warning: if the rows of pku-saferlhf?:" in told) == (not asked)
+        assert "warning: --licence mit promises more" in told
+        card = (Path(f"{place}.card") / "README.md").read_text()
+        assert f"**Parts of this dataset {'are not' if asked else 'may not be'} for commercial use:**" in card
+        assert "| `PKU-Alignment/PKU-SafeRLHF` |" in card
+        assert "warning: --licence" not in ktodata("push", place, "me/x", "--dry-run", f"{place}.nc").stderr
+
+
+def test_what_was_read_from_the_hub_or_warns_of_nothing_names_no_preset() -> None:
+    pku, hh = SOURCES["pku-saferlhf"], SOURCES["hh-rlhf"]
+    guessed = dataclasses.replace(hh, detected=True)
+    assert stamped(pku, "PKU-Alignment/PKU-SafeRLHF-10K:train") == "PKU-Alignment/PKU-SafeRLHF-10K:train"
+    assert stamped(guessed, "d/x.jsonl") == "d/x.jsonl"
+    assert stamped(SOURCES["pairs"], "d/x.jsonl") == "d/x.jsonl"
+    assert stamped(hh, "stdin") == "hh-rlhf:stdin"
 
 
 def test_one_class_alone_has_pictures_too(tmp_path: Path) -> None:

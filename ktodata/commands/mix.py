@@ -87,8 +87,8 @@ def _summarise(found: Mixed, output: str) -> None:
             f"read    {share.account.read} {share.account.layout.unit} of {share.part.source}: {share.taken} rows, "
             f"{share.taken / written:.1%} of the result{f'; {rest} not taken' if rest else ''}"
         )
-        if "not for commercial use" in share.account.layout.licence:
-            common.say(f"note: the licence of {share.part.source} is {share.account.layout.licence}")
+        if share.account.layout.terms:
+            common.say(f"note: {share.part.source}: {share.account.layout.terms}")
     undesirable = written - found.account.desirable
     place = "stdout" if output == STDOUT else output
     common.say(f"written {written} rows to {place}: {found.account.desirable} desirable, {undesirable} undesirable")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def push(
             made = Path(aside) / "dataset"
             with common.progress("reading") as advance:
                 splits = prepare(sources, hub_id, made, split=split, licence=licence, advance=advance)
-            _summarise(splits)
+            _summarise(splits, licence)
             if folder is None:
                 address = upload(made, hub_id, private=private, token=token, splits=tuple(splits))
                 common.say(f"pushed to {address}")
@@ -94,10 +95,14 @@ def _token(name: str | None) -> str:
     return value
 
 
-def _summarise(splits: dict[str, Counts]) -> None:
+def _summarise(splits: dict[str, Counts], licence: str) -> None:
     for name, counts in splits.items():
         common.say(f"{name}: {counts.rows} rows, {counts.labels[True]} desirable, {counts.labels[False]} undesirable")
+    restricted = False
     for source in sorted({source for counts in splits.values() for source, _, _ in counts.table("source")}):
         found = origin_of(source)
         if not found.commercial:
-            common.say(f"warning: the licence of {found.dataset} ({source}) is {found.licence}")
+            common.say(f"warning: {found.terms}")
+            restricted = True
+    if restricted and licence and not re.search(r"\bnc\b|other", licence.lower()):
+        common.say(f"warning: --licence {licence} promises more than that; the card says both")

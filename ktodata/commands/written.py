@@ -65,8 +65,8 @@ def summarise(account: Account, source: str, output: str, quarantine: str | None
     summary = common.Summary(account.read, account.layout.unit, account.written, account.skipped)
     note = f"{account.completions} completions, layout {account.layout.name}"
     summary.show(output, desirable=account.desirable, note=note)
-    if "not for commercial use" in account.layout.licence:
-        common.say(f"note: the licence of {account.layout.name} is {account.layout.licence}")
+    if account.layout.terms:
+        common.say(f"note: {account.layout.terms}")
     if quarantine:
         common.say(f"skipped ones are in {quarantine}")
     if account.desirable in (0, account.written):

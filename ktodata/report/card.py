@@ -36,7 +36,7 @@ def card(hub_id: str, splits: Mapping[str, Counts], whole: Counts, *, licence: s
     from huggingface_hub import DatasetCardData
 
     origins = [origin_of(source) for source, _, _ in whole.table("source")]
-    restricted = [f"{one.dataset} ({one.source}): {one.licence}" for one in origins if not one.commercial]
+    restricted = [one for one in origins if not one.commercial]
     rows = sum(counts.rows for counts in splits.values())
     metadata = DatasetCardData(
         license=licence or licence_id(origins) or None,

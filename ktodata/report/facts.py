@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ktodata.order import number_of
 from ktodata.schema import Kind, Row, plain
-from ktodata.sources import SOURCES
-
-NOT_COMMERCIAL = "not for commercial use"
+from ktodata.sources import SOURCES, read_stamp
+from ktodata.sources.contract import NOT_COMMERCIAL
 
 
 class Counts:
@@ -68,6 +67,21 @@ class Origin:
     source: str
     dataset: str = ""
     licence: str = ""
+    sure: bool = True
+
+    @property
+    def terms(self) -> str:
+        """A sentence on the licence."""
+        if not self.sure:
+            return f"if the rows of {self.source} are of {self.dataset}, their licence is {self.licence}"
+        return f"the licence of {self.dataset} ({self.source}) is {self.licence}"
+
+    @property
+    def listed(self) -> str:
+        """The same, among others."""
+        if not self.sure:
+            return f"{self.source}, if its rows are of {self.dataset}: {self.licence}"
+        return f"{self.dataset} ({self.source}): {self.licence}"
 
     @property
     def commercial(self) -> bool:
@@ -76,11 +90,13 @@ class Origin:
 
 
 def origin_of(source: str) -> Origin:
-    """What is known of the `source` of a row: of those from the Hub by its id, of local copies by their folder's name.
+    """What is known of the `source` of a row: of those from the Hub by its id, of local copies by their folder's name
+    or by the preset in front of it (see `ktodata.sources.stamped`).
 
     A dataset that has the layout of a preset, but is not its own, is taken to have its licence: said to be so.
     """
-    repo, *path = source.partition(":")[0].lower().split("/")
+    preset_of, asked, rest = read_stamp(source)
+    repo, *path = rest.partition(":")[0].lower().split("/")
     names = {repo, *path}
     told: tuple[int, Origin] | None = None
     for preset in SOURCES.values():
@@ -92,6 +108,8 @@ def origin_of(source: str) -> Origin:
             licence = preset.licence if own or not preset.licence else f"as {preset.hub_id}: {preset.licence}"
             found = (2 * exact + own, Origin(source, hub_id, licence))
             told = found if told is None or found[0] > told[0] else told
+    if told is None and preset_of is not None:
+        return Origin(source, preset_of.hub_id, preset_of.licence, sure=asked)
     return told[1] if told else Origin(source)
 
 
@@ -106,7 +124,7 @@ _IDS = {
 
 def licence_id(origins: Sequence[Origin]) -> str:
     """What the Hub calls the licence of rows from all of these: the one that all have, else `other`; "" for none."""
-    licences = {origin.licence for origin in origins}
+    licences = {origin.licence if origin.sure else origin.terms for origin in origins}
     if licences <= {""}:
         return ""
     return _IDS.get(next(iter(licences)), "other") if len(licences) == 1 else "other"

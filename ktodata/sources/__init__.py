@@ -65,6 +65,8 @@ __all__ = [
     "layouts",
     "named_source",
     "of_hub_id",
+    "read_stamp",
+    "stamped",
 ]
 
 
@@ -86,6 +88,25 @@ def of_hub_id(repo: str, config: str = "") -> Source | None:
     """
     found = [one for one in SOURCES.values() if repo.lower() in map(str.lower, (one.hub_id, *one.kin))]
     return next((one for one in found if config in one.folders), found[0] if found else None)
+
+
+def stamped(layout: Source, source: str) -> str:
+    """The provenance of rows of this layout that `source` does not tell the dataset of: local copies, and others'.
+
+    A preset that was asked for goes in front of it, `shp:d/posts.jsonl`, so that whoever has the rows can tell the
+    licence; one that was told by columns alone, `pku-saferlhf?:d/pairs.jsonl`, where there is something to warn of.
+    """
+    known = source.partition(":")[0].lower() in map(str.lower, (layout.hub_id, *layout.kin))
+    if known or not layout.hub_id or not layout.licence or (layout.detected and not layout.terms):
+        return source
+    return f"{layout.name}{'?' if layout.detected else ''}:{source}"
+
+
+def read_stamp(source: str) -> tuple[Source | None, bool, str]:
+    """What `stamped` put there: the preset, if one, whether it was asked for, and the source without it."""
+    name, colon, rest = source.partition(":")
+    preset = SOURCES.get(name.removesuffix("?")) if colon else None
+    return (preset, not name.endswith("?"), rest) if preset else (None, False, source)
 
 
 def named_source(source: str, preset: str = "") -> Source | None:

@@ -29,6 +29,7 @@ from ktodata.schema import Kind, Origin, Text, named, parse_label, plain
 from ktodata.sources.options import Setting, check, settings_of
 
 Record: TypeAlias = Mapping[str, Any]
+NOT_COMMERCIAL = "not for commercial use"
 
 
 class Example(NamedTuple):
@@ -81,6 +82,7 @@ class Source:
         hub_id, folders, licence: the dataset on the Hub, those of its folders that have this layout, its licence.
         split: the split of it that is read if none is named.
         kin: other datasets on the Hub that have this layout.
+        detected: whether it was told by columns alone, so that records of it may be another's than the dataset's.
     """
 
     name: str
@@ -98,6 +100,16 @@ class Source:
     licence: str = ""
     split: str = "train"
     kin: tuple[str, ...] = ()
+    detected: bool = dataclasses.field(default=False, compare=False)
+
+    @property
+    def terms(self) -> str:
+        """A sentence on the licence, "" if it forbids no commercial use."""
+        if NOT_COMMERCIAL not in self.licence:
+            return ""
+        if self.detected:
+            return f"if these are rows of {self.hub_id}, its licence is {self.licence}"
+        return f"the licence of {self.name} is {self.licence}"
 
     @property
     def settings(self) -> dict[str, Setting]:
