@@ -19,7 +19,7 @@ from ktodata.order import completion_numbers, numbers_of
 from ktodata.schema import ORIGINS, Kind, Origin, RowIds, Text, hash_prompts, kind_of
 from ktodata.sources import Example, Skip
 from ktodata.sources.contract import Piece
-from ktodata.sources.transcript import convert
+from ktodata.sources.transcript import comes_back, convert
 
 CHUNK = 500  # records that are transformed together
 CHUNK_BYTES = 8 * 2**20  # or fewer, where they are long
@@ -67,7 +67,7 @@ class Chunk:
     """What becomes of some records: tables by kind, and what does not become rows.
 
     `first` is the kind of the first row. `renamed` has the ids of rows whose conversion gave them new ones. `pieces`
-    are pickled, by their keys.
+    are pickled, by their keys. `made_chat` texts became chats, and `altered` of them are another text when turned back.
     """
 
     records: int
@@ -76,6 +76,8 @@ class Chunk:
     rejected: list[Rejected]
     renamed: dict[str, str]
     pieces: list[tuple[str, bytes]]
+    made_chat: int = 0
+    altered: int = 0
 
     @property
     def rows(self) -> int:
@@ -112,7 +114,7 @@ def transform(rules: Rules, raws: list[Raw]) -> Chunk:
             if rules.completions == 1 and values.keys() >= _PROVENANCE:
                 found = [_with_provenance(one, values) for one in found]
             if rules.as_kind is not None:
-                found = [_converted(one, rules.as_kind, raw.where) for one in found]
+                found = [_converted(one, rules.as_kind, raw.where, chunk) for one in found]
         except RowError as error:
             if rules.strict:
                 raise
@@ -148,7 +150,7 @@ def join(rules: Rules, groups: list[list[PieceOf]]) -> Chunk:
         for place, found in rules.join([piece.value for piece in pieces]):
             piece = pieces[place]
             try:
-                one = found if rules.as_kind is None else _converted(found, rules.as_kind, piece.where)
+                one = found if rules.as_kind is None else _converted(found, rules.as_kind, piece.where, chunk)
             except RowError as error:
                 if rules.strict:
                     raise
@@ -250,8 +252,11 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _converted(one: Any, kind: Kind, where: str) -> Any:
+def _converted(one: Any, kind: Kind, where: str, chunk: Chunk) -> Any:
     if not isinstance(one, Example):
         return one
     prompt, completion = convert(one.prompt, one.completion, kind, where=where)
+    if kind == "chat" and isinstance(one.prompt, str):
+        chunk.made_chat += 1
+        chunk.altered += not comes_back(one.prompt, one.completion)
     return one._replace(prompt=prompt, completion=completion)

@@ -54,6 +54,7 @@ class Account:
     def __init__(self, layout: Source, quarantine: Quarantine | None) -> None:
         self.layout, self.quarantine = layout, quarantine
         self.read = self.completions = self.written = self.desirable = 0
+        self.made_chat = self.altered = 0  # see `ktodata.transform.Chunk`; of what was read
         self.skipped: Counter[str] = Counter()
         self.problem = ""
 
@@ -286,6 +287,8 @@ class Collecting:
         """
         account = self.account
         account.read += chunk.records
+        account.made_chat += chunk.made_chat
+        account.altered += chunk.altered
         account.completions += chunk.rows + sum(refused.completions for refused in chunk.rejected)
         for refused in chunk.rejected:
             account.reject(refused)

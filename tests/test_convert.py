@@ -161,7 +161,7 @@ def test_transcripts_come_back_as_text(tmp_path: Path, name: str) -> None:
         {"prompt": f"\n\nHuman: hi {n}\n\nAssistant:", "completion": f"  Reply\n{n}", "label": n > 2} for n in range(6)
     ]
     source, there, back = save(tmp_path / "in.jsonl", rows), str(tmp_path / "there.json"), str(tmp_path / "back.jsonl")
-    assert "--as text makes transcripts" in run(source, "-o", there, "--to", name).stderr
+    assert "--as text makes 6 of them the transcripts" in run(source, "-o", there, "--to", name).stderr
     assert run(there, "-o", back, "--to", "ktokit", "--as", "text").exit_code == 0
     assert {row.id for row in read_rows(back)} == {row.id for row in read_rows(source)}
 
@@ -289,3 +289,26 @@ def test_llama_factorys_own_file_goes_through_it_unchanged(tmp_path: Path) -> No
         return {json.dumps(one, sort_keys=True) for one in json.loads(path.read_text(encoding="utf-8"))}
 
     assert told(out) == told(DEMO)
+
+
+@pytest.mark.parametrize("form", ["axolotl-chat", "llama-factory", "halos"])
+def test_what_becomes_of_text_in_a_format_of_chats_is_said(tmp_path: Path, form: str) -> None:
+    """Transcripts come back with --as text; other text does not, and is counted; chats were never text."""
+    transcripts = [
+        {"prompt": f"\n\nHuman: q{n}\n\nAssistant:", "completion": f" a{n}", "label": n % 2 == 0} for n in range(6)
+    ]
+    out, back = str(tmp_path / "o.json"), str(tmp_path / "b.jsonl")
+    made = run(save(tmp_path / "chat.jsonl", CHAT), "-o", out, "--to", form)
+    assert "became chat" not in made.stderr
+    made = run(save(tmp_path / "same.jsonl", transcripts), "-o", out, "--to", form)
+    assert "6 texts became chat; on the way back, --as text makes 6 of them the transcripts that" in made.stderr
+    assert "will not be" not in made.stderr
+    assert run(out, "-o", back, "--to", "ktokit", "--as", "text").exit_code == 0
+    assert {row.prompt for row in read_rows(back)} == {row["prompt"] for row in transcripts}
+    close = {"prompt": "\n\nHuman:q\n\nAssistant:", "completion": "a", "label": True}  # without the spaces
+    mixed = run(save(tmp_path / "mixed.jsonl", [*transcripts, *TEXT, close]), "-o", out, "--to", form)
+    assert "15 texts became chat" in mixed.stderr
+    assert "makes 6 of them" in mixed.stderr
+    assert "9 will not be the text that they were" in mixed.stderr
+    assert run(out, "-o", back, "--to", "ktokit").exit_code == 0
+    assert [user(row["prompt"]) for row in TEXT[:1]] in [row.prompt for row in read_rows(back)]

@@ -13,7 +13,7 @@ from ktodata.errors import SourceError, UsageError
 from ktodata.io import STDOUT, room_beside
 from ktodata.io.foreign import write_records
 from ktodata.schema import Kind
-from ktodata.unpair import Stream, stream
+from ktodata.unpair import Account, Stream, stream
 
 OWN = "ktokit"
 
@@ -53,7 +53,9 @@ def convert(
     """Write rows in another trainer's format, or another's as rows (--to ktokit).
 
     SOURCE is whatever `ktodata unpair` reads. What the format cannot hold is not written, and counted by reason; what
-    is written reads back as it was. The lines for the trainer's configuration are printed, ready to paste.
+    is written reads back as it was, except for text in a format of chats (axolotl-chat, llama-factory, halos): it
+    becomes the turns of a transcript, which --as text turns back, or else one user turn, which stays one. The lines
+    for the trainer's configuration are printed, ready to paste.
     Contradictions stay, exact duplicates go and are counted.
     """
     source = common.resolve_source(source)
@@ -106,11 +108,23 @@ def _summarise(done: Converting, found: Stream, output: str) -> None:
     )
     if "several turns" in done.skipped:
         common.say("note: --to axolotl-chat holds several turns")
-    if form.kind == "chat" and account.layout.kind != "chat":
-        common.say("note: text became chat; on the way back, --as text makes transcripts of it again")
+    if form.kind == "chat" and account.made_chat:
+        common.say(f"note: {account.made_chat} texts became chat{_way_back(account)}")
     where = "not in the file" if done.bare else "in columns of its own, which the trainer passes over"
     common.say(f"note: provenance is {where}")
     common.say(f"\nFor {form.about}:\n\n{form.snippet('data.jsonl' if output == STDOUT else output, found.kind)}")
+
+
+def _way_back(account: Account) -> str:
+    """What becomes of texts that became chats."""
+    same = account.made_chat - account.altered
+    told = f"; on the way back, --as text makes {same} of them the transcripts that they were" if same else ""
+    if account.altered:
+        told += (
+            f"; {account.altered} will not be the text that they were: what is no transcript comes back as a chat of "
+            "one user turn, and --as text would put Human: and Assistant: into it. --to trl and --to axolotl hold text"
+        )
+    return told
 
 
 def _write(done: Converting, found: Stream, output: str) -> None:

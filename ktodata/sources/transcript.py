@@ -76,6 +76,14 @@ def convert(prompt: Text, completion: Text, kind: Kind, *, where: str) -> tuple[
     return _text(prompt, where, first=True) + ASSISTANT, _text(completion, where).removeprefix(ASSISTANT)
 
 
+def comes_back(prompt: Text, completion: Text) -> bool:
+    """Whether text that became turns, `convert(…, "chat")`, is the same again as text: that of a transcript is."""
+    if not isinstance(prompt, str) or not prompt.endswith(ASSISTANT):
+        return False
+    turns = convert(prompt, completion, "chat", where="")
+    return convert(*turns, "text", where="") == (prompt, completion)
+
+
 def _turns(text: str) -> list[Message]:
     preamble, *rest = _MARKER.split(text)
     turns: list[Message] = [{"role": "system", "content": preamble}] if preamble else []
