@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from ktodata.errors import KtodataError, SourceError, UsageError
 from ktodata.io import write_rows
 from ktodata.negatives.choose import Use, use
-from ktodata.negatives.contaminate import NONE, NONE_NEAR
+from ktodata.negatives.contaminate import NO_MORE, NONE, NONE_NEAR, NONE_SPOKEN
 from ktodata.negatives.contamination.deal import cards_of, deal
 from ktodata.negatives.contamination.fits import NEARLY_SAME, NOBODY, Fits, Replies, Seats
 from ktodata.negatives.contamination.prompts import Prompts, last_said
@@ -405,3 +405,69 @@ def test_replies_are_compared_by_their_words() -> None:
     assert clauses("no worries, it was nothing lol! ok") & clauses("it was nothing. bye now then")
     assert words("我很高兴") == ["我", "很", "高", "兴"]
     assert Prompts(["", "!"]).to_all(0).tolist() == [0, 0]
+
+
+TONGUES = {
+    "en": {
+        "we could sell the piano at the market, what do you think?": "the neighbours complain about the noise",
+        "try the blue jacket, it keeps you warm when there is snow": "which coat do you wear in winter?",
+        "my sister found a flat near the old harbour last week": "where does anna live now?",
+    },
+    "pt": {
+        "não sei, talvez amanhã de manhã eu possa passar por aí": "você vem me visitar?",
+        "a gente comeu feijoada com muito arroz e uma salada boa": "o que vocês jantaram ontem?",
+        "ele perdeu o ônibus e chegou muito atrasado na escola": "por que o joão está chateado?",
+    },
+    "ru": {
+        "я думаю, что завтра мы поговорим про это ещё раз": "что нам делать с квартирой?",
+        "бабушка испекла пирог с вишней и ждёт нас в гости": "кто сегодня готовит ужин?",
+        "поезд опоздал на два часа, поэтому я очень устал": "почему ты такой сонный?",
+    },
+    "ja": {
+        "明日の朝に駅前で待ち合わせましょうか": "いつ会えますか？",
+        "昨日の夜は友達とカレーを食べました": "何を食べたの？",
+        "猫がソファで寝ているので静かにしてください": "どうして小さい声なの？",
+    },
+}
+LENT = {reply: code for code, pairs in TONGUES.items() for reply in pairs}
+
+
+def in_many_languages() -> list[Row]:
+    return [row_of(prompt, reply) for pairs in TONGUES.values() for reply, prompt in pairs.items()]
+
+
+def test_replies_stay_in_their_language_whatever_that_is() -> None:
+    rows = in_many_languages()
+    own = {row.id: LENT[plain(row.completion)] for row in rows}
+    for per_row in (1, 4):
+        done = synthesize(rows, [borrow()], per_row=per_row)
+        crossed = [(own[row.parent_id], plain(row.completion)) for row in done.negatives]
+        assert [pair for pair in crossed if pair[0] != LENT[pair[1]]] == []
+        assert len(done.negatives) == len(rows) * min(per_row, 2)
+    near = lent(rows, **{"from": "similar"})
+    assert all(own[row.parent_id] == LENT[plain(row.completion)] for row in near.negatives)
+    mixed = synthesize(rows, [borrow(same_language=False)], per_row=4)
+    assert any(own[row.parent_id] != LENT[plain(row.completion)] for row in mixed.negatives)
+
+
+def test_what_says_too_little_goes_with_its_prompt_or_its_script() -> None:
+    short = {
+        "да": ("пойдём?", "ru"),
+        "了解": ("明日の朝、駅で会いましょう", "ja"),
+        "😊": ("o que você vai fazer amanhã?", "pt"),
+    }
+    rows = [*in_many_languages(), *(row_of(prompt, reply) for reply, (prompt, _) in short.items())]
+    done = lent(rows)
+    theirs = {row.parent_id: plain(row.completion) for row in done.negatives}
+    for row in rows[-3:]:
+        assert LENT[theirs[row.id]] == short[plain(row.completion)][1]
+
+
+def test_reasons_are_told_apart() -> None:
+    rows = in_many_languages()
+    done = lent([*rows[:3], rows[6]])
+    assert done.skipped == {f"contaminate: {NONE_SPOKEN}": 1}
+    assert done.refused[0][0] == rows[6]
+    more = synthesize(rows[:3], [borrow()], per_row=6)
+    assert more.skipped == {f"contaminate: {NO_MORE}": 12}
+    assert lent([rows[0]]).skipped == {f"contaminate: {NONE}": 1}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ktodata import personal
@@ -24,25 +24,28 @@ from ktodata.negatives.contamination.fits import NOBODY, Fits, Replies, Seats
 from ktodata.negatives.contamination.near import spread
 from ktodata.negatives.contamination.prompts import Prompts, last_said
 from ktodata.negatives.contamination.replies import MANY, Shapes, is_generic, words_of
+from ktodata.negatives.contamination.tongues import Tongues
 from ktodata.negatives.contract import Option, Run, Skip, Strategy, reply_of
-from ktodata.negatives.corruption import lexicon
 from ktodata.negatives.corruption.layout import edges
 from ktodata.schema import Row, normalise
 
 NONE = "no reply of another prompt that would be wrong here"
 NONE_NEAR = "no reply of a similar prompt that would be wrong here"
-_TONGUES = {code: number for number, code in enumerate(("", *lexicon.LANGUAGES))}
+NONE_SPOKEN = "no reply of another prompt in its language"
+NO_MORE = "no reply left that it was not lent already"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lent:
     """What was dealt: replies by the id of the row, without white space at their ends, in the order of their turns.
 
-    `none` is said of a row that has no more of them; `digest` names what is in a pool of its own.
+    `none` is said of a row that was dealt none, unless it is one of `unspoken`: nobody else speaks its language.
+    `digest` names what is in a pool of its own.
     """
 
     hands: Mapping[str, Sequence[str]]
     none: str = NONE
+    unspoken: frozenset[str] = frozenset()
     digest: str = ""
 
 
@@ -56,13 +59,15 @@ def contaminate(row: Row, /, *, pool: Lent, rng: random.Random, turn: int = 0, *
         return Skip("empty")
     hand = pool.hands.get(row.id, ())
     if turn >= len(hand):
-        return Skip(pool.none)
+        return Skip(NO_MORE if hand else NONE_SPOKEN if row.id in pool.unspoken else pool.none)
     return before + (personal.mask(hand[turn]) if options["mask"] else hand[turn]) + after
 
 
 def part(pool: Lent, rows: Iterable[Row]) -> Lent:
     """What some rows were dealt."""
-    return dataclasses.replace(pool, hands={row.id: pool.hands[row.id] for row in rows if row.id in pool.hands})
+    ids = {row.id for row in rows}
+    hands = {row_id: pool.hands[row_id] for row_id in ids if row_id in pool.hands}
+    return dataclasses.replace(pool, hands=hands, unspoken=pool.unspoken & ids)
 
 
 def prepare(run: Run, **options: Any) -> Lent:
@@ -74,7 +79,7 @@ def prepare(run: Run, **options: Any) -> Lent:
     """
     desirable = [row for row in run.rows if row.label]
     lenders = _read(options["pool"], run.output) if options["pool"] else desirable
-    said = _Said(desirable, lenders)
+    said = _Said(desirable, lenders, same_language=options["same_language"])
     replies = said.replies()
     if not len(replies) and options["pool"]:
         raise SourceError(
@@ -86,9 +91,9 @@ def prepare(run: Run, **options: Any) -> Lent:
     none = NONE_NEAR if similar else NONE
     ids = "\n".join(sorted(row.id for row in lenders)) if options["pool"] else ""
     digest = hashlib.sha256(ids.encode()).hexdigest() if ids else ""
-    seats = said.seats(desirable, run.asked, same_language=options["same_language"])
+    seats = said.seats(desirable, run.asked)
     if not len(seats) or not len(replies):
-        return Lent({}, none, digest)
+        return Lent({}, none, digest=digest)
     fits = said.fits(seats, replies, run.rows)
     rng = random.Random(f"{run.seed}/contaminate/{options['from']}")
     got = spread(fits, options["neighbours"], rng) if similar else deal(fits, rng)
@@ -96,7 +101,22 @@ def prepare(run: Run, **options: Any) -> Lent:
     for row_id, reply in zip(seats.rows, got.tolist(), strict=True):
         if reply != NOBODY:
             hands.setdefault(row_id, []).append(replies.texts[reply])
-    return Lent(hands, none, digest)
+    return Lent(hands, none, _unspoken(seats, replies, set(seats.rows).difference(hands)), digest)
+
+
+def _unspoken(seats: Seats, replies: Replies, rows: Collection[str]) -> frozenset[str]:
+    """Those of the rows whose language no reply is in, but replies to what they ask themselves, where others are."""
+    kinds: dict[tuple[int, int], list[str]] = {}
+    for row_id, here, tongue in zip(seats.rows, seats.here.tolist(), seats.tongue.tolist(), strict=True):
+        if row_id in rows and tongue:
+            kinds.setdefault((here, tongue), []).append(row_id)
+    found: set[str] = set()
+    for (here, tongue), ids in kinds.items():
+        others = (replies.owners != here).all(axis=1)
+        spoken = (replies.tongue == tongue) | (replies.tongue == 0)
+        if others.any() and not (others & spoken).any():
+            found.update(ids)
+    return frozenset(found)
 
 
 def facts(pool: Lent) -> Mapping[str, str]:
@@ -107,7 +127,7 @@ def facts(pool: Lent) -> Mapping[str, str]:
 class _Said:
     """What was said in the rows and in the pool, everything once: prompts, and replies by their normalised text."""
 
-    def __init__(self, desirable: Sequence[Row], lenders: Sequence[Row]) -> None:
+    def __init__(self, desirable: Sequence[Row], lenders: Sequence[Row], *, same_language: bool) -> None:
         asked = {row.prompt_id: last_said(row.prompt) for row in (*desirable, *lenders)}
         self.said = sorted(set(asked.values()))
         numbers = {text: number for number, text in enumerate(self.said)}
@@ -122,11 +142,13 @@ class _Said:
         for row in lenders:
             if row.id in theirs:
                 self.lent.setdefault(keys[theirs[row.id]], set()).add(self.asked[row.prompt_id])
+        self.keys_of_lenders = {row_id: keys[text] for row_id, text in theirs.items()}
         self.keys = {row_id: keys[text] for row_id, text in self.own.items()}
         self.spelled = dict(sorted(spelled.items()))
         self.cores = {key: words_of(key) for key in self.spelled}
         self.places = {key: place for place, key in enumerate(self.spelled)}
-        self.tongues = {key: _TONGUES[lexicon.guess(text)] for key, text in self.spelled.items()}
+        self.tongues = Tongues(self.spelled if same_language else {})
+        self._lenders = lenders
 
     def replies(self) -> Replies:
         """The different replies that can be lent: those that do not suit any prompt."""
@@ -139,21 +161,31 @@ class _Said:
         usable = [
             key for key in sorted(self.lent) if len(times[joined[key]]) < MANY and not is_generic(self.cores[key])
         ]
+        # What says too little is told from the prompt too, the first of those that got it.
+        asked: dict[str, str] = {}
+        for row in self._lenders if self.tongues.unsure else ():
+            key = self.keys_of_lenders.get(row.id, "")
+            if key in self.tongues.unsure:
+                text = self.said[self.asked[row.prompt_id]]
+                asked[key] = min(asked.get(key, text), text)
         return Replies(
             [self.spelled[key] for key in usable],
             usable,
             # One that more than two prompts got suits any, so there are no more than two columns.
             np.array([(min(self.lent[key]), max(self.lent[key])) for key in usable], dtype=np.int64).reshape(-1, 2),
             np.array([self.places[key] for key in usable], dtype=np.int64),
-            np.array([self.tongues[key] for key in usable], dtype=np.int64),
+            np.array([self.tongues.of(key, asked.get(key, "")) for key in usable], dtype=np.int64),
         )
 
-    def seats(self, desirable: Iterable[Row], asked: Mapping[str, int], *, same_language: bool) -> Seats:
+    def seats(self, desirable: Iterable[Row], asked: Mapping[str, int]) -> Seats:
         """A seat for each negative that is wanted of a row, those of one language together."""
         import numpy as np
 
         prompts = {row.id: row.prompt_id for row in desirable if row.id in self.keys}
-        tongues = {row_id: self.tongues[self.keys[row_id]] if same_language else 0 for row_id in prompts}
+        tongues = {
+            row_id: self.tongues.of(self.keys[row_id], self.said[self.asked[prompt_id]])
+            for row_id, prompt_id in prompts.items()
+        }
         order = sorted(prompts, key=lambda row_id: (tongues[row_id], row_id))
         rows = [row_id for row_id in order for _ in range(asked.get(row_id, 0))]
         return Seats(
@@ -233,7 +265,7 @@ CONTAMINATE = Strategy(
             kind="int", default=20, low=1, high=1000, help="With from=similar, how many prompts are drawn from."
         ),
         "same_language": Option(
-            kind="bool", default=True, help="Only replies in the language of this one, as far as that is known."
+            kind="bool", default=True, help="Only replies in the language of this one, of the 139 that py3langid knows."
         ),
         "mask": Option(
             kind="bool",
