@@ -66,6 +66,12 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="no suffix that tells the format"):
         check_output(str(tmp_path / "rows"))
     (tmp_path / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(UsageError, match="is a pipe, not a file to write"):
+        check_output(str(tmp_path / "pipe.jsonl"))
+    with pytest.raises(UsageError, match="is a device"):
+        Quarantine("/dev/null")
+    assert (tmp_path / "pipe.jsonl").is_fifo()
     with pytest.raises(UsageError, match="is a folder"):
         check_output(str(tmp_path / "folder.jsonl"))
     (tmp_path / "file").write_text("", encoding="utf-8")

@@ -210,7 +210,7 @@ def test_any_file_with_a_message_a_record(tmp_path: Path, suffix: str) -> None:
         frame.to_parquet(path)
     made = label_chat(str(path), voice_of(["Anna"]))
     assert short(made) == Counter([((("user", "hi a"),), "yo a"), ((("user", "hi b"),), "yo b")])
-    assert made.skipped == {"someone else's turn": 2, "service message": 2, "no text": 2}
+    assert made.skipped == {"someone else's turn": 2, "no author": 2, "no text": 2}
     fields = ["--author", "sender", "--time", "sent_at", "--text", "body", "--chat", "room"]
     result = run(str(path), "-o", str(tmp_path / "o.jsonl"), *fields, "--speaker", "Anna")
     assert short(read_rows(str(tmp_path / "o.jsonl"))) == short(made), result.stderr
@@ -250,7 +250,7 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         "result.json",
         chat(*ANNA),
         ["--speaker", "Ana"],
-        "no messages by ana. Who speaks in it: Anna",
+        "no messages by Ana. Who speaks in it: Anna",
     ),
     "an empty speaker": ("result.json", chat(*ANNA), ["--speaker", ""], "no messages by . Who speaks"),
     "cut off": (
@@ -357,6 +357,31 @@ def test_unpair_sends_a_chat_export_to_label(tmp_path: Path) -> None:
     assert "chat exports are for `ktodata label`" in result.stderr
 
 
+def test_a_turn_without_words_stands_between_others(tmp_path: Path) -> None:
+    """A reply to a picture, to something forwarded or to what cannot be read is no reply to what came before it."""
+    photo, forwarded = {"photo": "photos/1.jpg"}, {"forwarded_from": "Carl"}
+    for wordless in (message(3, "Bob", "", **photo), message(3, "Bob", "see", **forwarded)):
+        said = [message(1, "Bob", "a?"), message(2, "Anna", "one"), wordless, message(4, "Anna", "two")]
+        said += [message(5, "Bob", "b?"), message(6, "Anna", "three")]
+        made = label_chat(export(tmp_path / "result.json", chat(*said)), voice_of(["Anna"]))
+        assert short(made) == Counter([((("user", "a?"),), "one"), ((("user", "b?"),), "three")])
+        assert made.skipped["nothing before it"] == 1
+        assert made.completions == len(made.rows) + made.skipped.total() == 6
+
+
+@pytest.mark.parametrize("bad", ["Bob,soon,look", "Bob,1,look,at,that", '"",3,look', "Bob,3,"])
+def test_a_message_that_cannot_be_read_stands_between_others(tmp_path: Path, bad: str) -> None:
+    source, aside = tmp_path / "chat.csv", tmp_path / "q.jsonl"
+    source.write_text(f"author,time,text\nBob,1,a?\nAnna,2,one\n{bad}\nAnna,4,two\nBob,5,b?\nAnna,6,three\n")
+    out = str(tmp_path / "o.jsonl")
+    result = run(str(source), "-o", out, "--speaker", "Anna", "--quarantine", str(aside))
+    assert result.exit_code == 0, result.stderr
+    assert short(read_rows(out)) == Counter([((("user", "a?"),), "one"), ((("user", "b?"),), "three")])
+    assert "1 nothing before it" in result.stderr
+    assert "service message" not in result.stderr
+    assert len(aside.read_text().splitlines()) == 4
+
+
 def test_unreadable_messages_go_to_the_quarantine(tmp_path: Path) -> None:
     source = export(tmp_path / "result.json", chat(*ANNA, message(99, "Bob", 5)))
     bad = tmp_path / "bad.jsonl"
@@ -425,3 +450,23 @@ def test_whatever_is_in_a_text_file_it_is_read_or_refused(tmp_path_factory: pyte
     path.write_text(text, encoding="utf-8", errors="replace")
     with contextlib.suppress(KtodataError):
         label_chat(str(path), voice_of(["Anna"]))
+
+
+def test_an_export_without_dates_or_messages_is_told_as_such(tmp_path: Path) -> None:
+    dateless = [{**one, "date": None, "date_unixtime": None} for one in ANNA[1:5]]
+    for messages, told in (
+        (dateless, "4 of 4 messages cannot be read, and nobody says anything in the others; the first: date is null"),
+        (
+            [*dateless, message(9, "Bob", "hi")],
+            "no messages by Anna. Who speaks in it: Bob (1); 4 messages cannot be read",
+        ),
+    ):
+        source = export(tmp_path / "result.json", chat(*messages))
+        result = run(source, "-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna", "--quarantine", str(tmp_path / "q"))
+        assert result.exit_code in (1, 2)
+        assert told in result.stderr
+    for value in ({"messages": {}}, {"name": "x", "type": "personal_chat", "id": 1, "messages": None}, {"chats": {}}):
+        result = run(export(tmp_path / "result.json", value), "-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna")
+        assert result.exit_code == 1
+        assert "Telegram's export, but" in result.stderr
+        assert "--time" not in result.stderr

@@ -61,24 +61,45 @@ def chat_records(
     messages = list(itertools.islice(raws, limit))
     authors: Counter[str] = Counter()
     known = False
+    unreadable: list[RowError] = []
+    chats: set[str] = set()  # in which no message has come yet since one that cannot be read
+    seen: set[str] = set()
+    after_gap: set[str] = set()
     for raw in messages:
         try:
             found = list(read(raw.values(), raw.where))
-        except RowError:
+        except RowError as error:
             if strict:
                 raise
+            unreadable.append(error)
+            chats = seen.copy()  # it may have stood in any of them
             continue
         for one in found:
             if isinstance(one, Piece):
+                seen.add(one.key)
+                if one.key in chats:
+                    chats.remove(one.key)
+                    after_gap.add(raw.where)
+            if isinstance(one, Piece) and one.value.text:
                 authors[one.value.author] += 1
                 known = known or speaking.speaks(one.value)
+    if not known and unreadable and not authors:
+        first = unreadable[0]
+        raise SourceError(
+            f"{len(unreadable)} of {len(messages)} messages cannot be read, and nobody says anything in the others; "
+            f"the first: {first.what}",
+            where=first.where,
+            do=first.do,
+        )
     if not known:
         told = ", ".join(f"{author} ({count})" for author, count in authors.most_common(SHOWN))
         raise UsageError(
-            f"no messages by {' or '.join(sorted(speaking.speakers))}" if speaking.speakers else "no --speaker",
+            f"no messages by {' or '.join(speaking.names)}" if speaking.speakers else "no --speaker",
             where=source,
-            do=f"Who speaks in it: {told or 'nobody'}",
+            do=f"Who speaks in it: {told or 'nobody'}"
+            + (f"; {len(unreadable)} messages cannot be read, the first: {unreadable[0]}" if unreadable else ""),
         )
+    read = partial(read, after_gap=frozenset(after_gap))
     join = partial(voice.replies, speaking)
     layout = Source(name, "", (), read, join, unit="messages", completions=1, origin="feedback", kind="chat")
     return layout, iter(messages)
@@ -93,6 +114,10 @@ def _open_chat(source: str, fields: Fields) -> tuple[str, Callable[..., Iterable
         if (messages := telegram.open_export(path, provenance)) is not None:
             return "telegram", telegram.read, messages
         if (messages := whatsapp.open_export(path, provenance)) is not None:
-            return "whatsapp", partial(tables.read, Fields("author", "time", "text")), messages
+            return (
+                "whatsapp",
+                partial(tables.read, Fields("author", "time", "text"), nobody="service message"),
+                messages,
+            )
     columns, raws = peek(chain_parts(find_parts(source)))
     return "chat", partial(tables.read, tables.choose(fields, columns)), raws

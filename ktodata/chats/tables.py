@@ -54,8 +54,14 @@ def choose(fields: Fields, columns: Iterable[str]) -> Fields:
     return Fields(**chosen)
 
 
-def read(fields: Fields, record: Record, where: str) -> Iterator[Piece | Skip]:
-    """A message, or why it says nothing.
+def read(
+    fields: Fields, record: Record, where: str, *, nobody: str = "", after_gap: frozenset[str] = frozenset()
+) -> Iterator[Piece | Skip]:
+    """A message; one without words goes along, as it stands between others.
+
+    Args:
+        nobody: what a message without author is, where that is nobody's turn.
+        after_gap: the places of messages before which one could not be read.
 
     Raises:
         RowError: an author or text that is no string, or a time that is none.
@@ -64,14 +70,25 @@ def read(fields: Fields, record: Record, where: str) -> Iterator[Piece | Skip]:
     for name, value in ((fields.author, author), (fields.text, text)):
         if value is not None and not isinstance(value, str):
             raise RowError(f"{name} is {named(value)}, not a string", where=where)
-    if not author:
-        yield Skip("service message")
-    elif not text or not text.strip():
-        yield Skip("no text")
-    else:
-        time = seconds(column(record, fields.time, where), fields.time, where)
-        chat = str(record.get(fields.chat)) if fields.chat else where.rpartition(":")[0]
-        yield Piece(chat, Said(author, "", time, text))
+    if not author and nobody:
+        yield Skip(nobody)
+        return
+    reason = "no author" if not author else "no text" if not text or not text.strip() else ""
+    time = moment_of(
+        record.get(fields.time) if reason else column(record, fields.time, where), fields.time, where, reason
+    )
+    chat = str(record.get(fields.chat)) if fields.chat else where.rpartition(":")[0]
+    yield Piece(chat, Said(author or "", "", time, "" if reason else text, reason, where in after_gap))
+
+
+def moment_of(value: object, name: str, where: str, reason: str) -> float:
+    """`seconds`; of a message that says nothing, for this reason, a time that is none is NaN."""
+    try:
+        return seconds(value, name, where)
+    except RowError:
+        if not reason:
+            raise
+        return math.nan
 
 
 def seconds(value: object, name: str, where: str) -> float:

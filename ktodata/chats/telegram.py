@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ktodata.chats.tables import seconds
+from ktodata.chats.tables import moment_of
 from ktodata.chats.voice import Said
 from ktodata.errors import RowError, SourceError
 from ktodata.io import Raw
@@ -41,11 +41,11 @@ def open_export(path: Path, source: str) -> Iterator[Raw] | None:
         raise SourceError(f"not JSON: {error}", where=str(path), do="Export it again: it may be cut off") from error
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    chats = _chats(value)
+    chats = _chats(value, str(path))
     return _messages(chats, str(path), source) if chats is not None else None
 
 
-def _chats(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+def _chats(value: dict[str, Any], name_of: str) -> list[dict[str, Any]] | None:
     found: list[Any] = []
     for name in ("chats", "left_chats"):
         if isinstance(value.get(name), dict):
@@ -55,7 +55,23 @@ def _chats(value: dict[str, Any]) -> list[dict[str, Any]] | None:
         if not any({"type", "date"} <= one.keys() for one in messages) and not {"name", "type", "id"} <= value.keys():
             return None  # the turns of a conversation, say
         found = [value]
+    if not found and (wrong := next((name for name in ("messages", "chats") if _is_telegrams(value, name)), "")):
+        raise SourceError(
+            f"Telegram's export, but {wrong} {'is' if wrong == 'messages' else 'has'} no list"
+            f" of {'them' if wrong == 'messages' else 'chats'}",
+            where=name_of,
+            do="Export it again",
+        )
     return [chat for chat in found if isinstance(chat, dict)] or None
+
+
+def _is_telegrams(value: dict[str, Any], name: str) -> bool:
+    """Whether what an object has under a name of Telegram's is Telegram's, and neither a list nor a turn of a chat."""
+    found = value.get(name)
+    return (name == "chats" or not isinstance(found, list)) and (
+        (name in value and {"name", "type", "id"} <= value.keys())
+        or (isinstance(found, dict) and not found.keys() & {"role", "content", "from", "value"})
+    )
 
 
 def _list(value: object) -> list[Any]:
@@ -80,8 +96,10 @@ def _is_broken(message: object) -> bool:
     return False
 
 
-def read(record: Record, where: str) -> Iterator[Piece | Skip]:
-    """A message, or why it says nothing: a service message, a picture without words, something forwarded.
+def read(record: Record, where: str, *, after_gap: frozenset[str] = frozenset()) -> Iterator[Piece | Skip]:
+    """A message. A picture without words and something forwarded go along, as they stand between others.
+
+    `after_gap` has the places of messages before which one could not be read.
 
     Raises:
         RowError: it has no date, or a text in a form that is unknown.
@@ -89,15 +107,12 @@ def read(record: Record, where: str) -> Iterator[Piece | Skip]:
     text = plain_text(record.get("text", ""), where)
     if record.get("type") != "message":
         yield Skip("service message")
-    elif record.get("forwarded_from") is not None:
-        yield Skip("forwarded")
-    elif not text.strip():
-        yield Skip("no text")
-    else:
-        time = record.get("date_unixtime") or record.get("date")
-        author, identity = (str(record.get(name) or "") for name in ("from", "from_id"))
-        said = Said(author or "Deleted Account", identity, seconds(time, "date", where), text)
-        yield Piece(str(record["chat"]), said)
+        return
+    reason = "forwarded" if record.get("forwarded_from") is not None else "" if text.strip() else "no text"
+    time = moment_of(record.get("date_unixtime") or record.get("date"), "date", where, reason)
+    author, identity = (str(record.get(name) or "") for name in ("from", "from_id"))
+    said = Said(author or "Deleted Account", identity, time, "" if reason else text, reason, where in after_gap)
+    yield Piece(str(record["chat"]), said)
 
 
 def plain_text(text: object, where: str) -> str:

@@ -1,13 +1,17 @@
 """From messages to rows in one speaker's voice: each of the speaker's turns is a reply to the turns before it.
 
 Messages are taken chat by chat, in the order of their times. What one author says in a row is one turn. A pause longer
-than `gap` ends a conversation: what comes after it is no reply to what came before. Everybody but the speaker is the
-user; where a chat has several of them, their words carry their names, and what they say in a row is one turn.
+than `gap` ends a conversation: what comes after it is no reply to what came before. So does a turn without words, such
+as a picture, and a message that could not be read: a reply to it is no reply to what came before it. Everybody but the
+speaker is the user; where a chat has several of them, their words carry their names, and what they say in a row is one
+turn.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,12 +23,17 @@ GAP = 6 * 3600.0  # seconds
 
 
 class Said(NamedTuple):
-    """A message: who said it (and the author's id, if there is one), when (seconds), and what."""
+    """A message: who said it (and the author's id, if there is one), when (seconds; NaN: as the one before), and what.
+
+    `reason` is why it says nothing; the text is "" then. `after_gap`: something before it could not be read.
+    """
 
     author: str
     author_id: str
     time: float
     text: str
+    reason: str = ""
+    after_gap: bool = False
 
 
 class Voice(NamedTuple):
@@ -33,6 +42,7 @@ class Voice(NamedTuple):
     speakers: frozenset[str]
     context: int = CONTEXT
     gap: float = GAP
+    names: tuple[str, ...] = ()
 
     def speaks(self, said: Said) -> bool:
         """Whether a message is the speaker's."""
@@ -41,7 +51,7 @@ class Voice(NamedTuple):
 
 def voice_of(names: Collection[str], *, context: int = CONTEXT, gap: float = GAP) -> Voice:
     """The voice of somebody of these names, however they are spelt in capitals."""
-    return Voice(frozenset(normalise(name) for name in names), context, gap)
+    return Voice(frozenset(normalise(name) for name in names), context, gap, tuple(names))
 
 
 @dataclasses.dataclass
@@ -52,7 +62,10 @@ class _Turn:
 
 def replies(voice: Voice, said: Sequence[Said]) -> Iterator[tuple[int, Example | Skip]]:
     """The rows of one chat: for each message, what became of it. A turn's row belongs to its first message."""
-    others = {one.author_id or one.author for one in said if not voice.speaks(one)}
+    others = {one.author_id or one.author for one in said if one.text and not voice.speaks(one)}
+    for index, one in enumerate(said):
+        if one.reason:
+            yield index, Skip(one.reason)
     for conversation in _conversations(voice, said):
         texts = [_content(turn, said, names=len(others) > 1) for turn in conversation]
         for place, turn in enumerate(conversation):
@@ -69,20 +82,34 @@ def replies(voice: Voice, said: Sequence[Said]) -> Iterator[tuple[int, Example |
 
 
 def _conversations(voice: Voice, said: Sequence[Said]) -> Iterator[list[_Turn]]:
+    """What was said without a break, in turns of messages with words."""
     turns: list[_Turn] = []
     last = 0.0
-    for index in sorted(range(len(said)), key=lambda index: (said[index].time, index)):
-        one = said[index]
-        if turns and one.time - last > voice.gap:
-            yield turns
+    times = _times(said)
+    for index in sorted(range(len(said)), key=lambda index: (times[index], index)):
+        one, mine = said[index], voice.speaks(said[index])
+        if turns and (times[index] - last > voice.gap or one.after_gap):
+            yield from _between_silences(turns)
             turns = []
-        last, mine = one.time, voice.speaks(one)
-        if turns and turns[-1].mine == mine:
+        last = times[index]
+        if not turns or turns[-1].mine != mine:
+            turns.append(_Turn(mine, []))
+        if one.text:
             turns[-1].messages.append(index)
-        else:
-            turns.append(_Turn(mine, [index]))
-    if turns:
-        yield turns
+    yield from _between_silences(turns)
+
+
+def _between_silences(turns: list[_Turn]) -> Iterator[list[_Turn]]:
+    for wordless, some in itertools.groupby(turns, key=lambda turn: not turn.messages):
+        if not wordless:
+            yield list(some)
+
+
+def _times(said: Sequence[Said]) -> list[float]:
+    times: list[float] = []
+    for one in said:
+        times.append(one.time if not math.isnan(one.time) else times[-1] if times else 0.0)
+    return times
 
 
 def _content(turn: _Turn, said: Sequence[Said], *, names: bool) -> Message:

@@ -52,12 +52,19 @@ def check_writable(path: Path) -> None:
     """Refuse a path at which no file can be made: a folder, below a file, or without permission.
 
     Raises:
-        UsageError: it is a folder.
+        UsageError: it is a folder, or a pipe, socket or device, whose place the file would take.
         WriteError: it cannot be made.
     """
     try:
         if path.is_dir():
             raise UsageError("is a folder, not a file to write", where=str(path), do="Name a file in it")
+        if path.exists() and not path.is_file():
+            what = "a pipe" if path.is_fifo() else "a socket" if path.is_socket() else "a device"
+            raise UsageError(
+                f"is {what}, not a file to write: whoever reads it would get nothing",
+                where=str(path),
+                do="Name a file; rows go into a pipe with `-o -` and `>`",
+            )
         above = next(parent for parent in path.absolute().parents if parent.exists())
     except OSError as error:
         raise WriteError(f"cannot be made: {error.strerror or error}", where=str(path)) from error
