@@ -84,3 +84,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}"
+
+
+def nearest_of(name: str, known: Iterable[str]) -> str:
+    """`nearest`, and the list of all that are known in any case."""
+    names = sorted(known)
+    close, listed = nearest(name, names), f"Known: {', '.join(names)}"
+    return close if close == listed else f"{close} {listed}"

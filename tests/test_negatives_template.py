@@ -188,10 +188,13 @@ parts.empty = [""]
         ('[en]\nshapes = ["{{ x }}"]\nparts.x = ["y"]', "Parts have one brace each"),
         ('[en]\nshapes = ["{x.__class__}"]\nparts.x = ["y"]', "Braces hold the name"),
         ('[en]\nshapes = ["{x!r:>9}"]\nparts.x = ["y"]', "Braces hold the name"),
-        ('[en]\nshapes = ["{x}"]\nparts.x = ["{y}"]\nparts.y = ["{x}"]', "holds itself: x > y > x"),
+        ('[en]\nshapes = ["{x}"]\nparts.x = ["{y}"]\nparts.y = ["{x}"]', "holds itself: (x > y > x|y > x > y)"),
         ('[en]\nshapes = ["{x}"]\nparts.x = []', "parts.x is empty"),
         ('[en]\nshapes = ["{X}"]\nparts.X = ["y"]', "is no name of a part|Braces hold"),
         ('[en]\nshapes = ["x"]\nparts = 3', "parts is no table"),
+        ('[en]\nshapes = ["x {y}"]\nparts.y = ["z"]\nparts.w = ["v"]', "parts.w is in no shape.*or take it out"),
+        ('[en]\nshapes = ["x"]\nparts.y = ["{w}"]\nparts.w = ["v"]', "parts.w is in no shape"),
+        (f'[en]\nshapes = ["{"x" * 20_001}"]', "shapes can become more than 20000 characters"),
     ],
 )
 def test_what_is_wrong_with_a_pack_is_one_error(text: str, said: str, tmp_path: Path) -> None:
@@ -200,6 +203,32 @@ def test_what_is_wrong_with_a_pack_is_one_error(text: str, said: str, tmp_path: 
         prepare(Run([]), pack=(path,), language="auto", fallback=None)
     assert path in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def nested(deep: int, times: int, leaf: str) -> str:
+    parts = [f'p{n} = ["{f"{{p{n + 1}}}" * times}"]' for n in range(deep)]
+    return "\n".join(['[en]\nshapes = ["{p0}"]\n[en.parts]', *parts, f'p{deep} = ["{leaf}"]'])
+
+
+@pytest.mark.parametrize("leaf", ["x", ""])
+def test_a_small_pack_cannot_become_a_huge_text(leaf: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\[en\] parts.p\d can become more than 20000 characters. Leave parts out"):
+        read_pack(pack_file(tmp_path, nested(12, 10, leaf)))
+    with pytest.raises(UsageError, match=r"holds parts 101 deep\. At most 100"):
+        read_pack(pack_file(tmp_path, nested(3000, 1, leaf)))
+    # So many paths through it that they must not be walked one by one.
+    wide = [f'p{n}{side} = ["{{p{n + 1}a}}", "{{p{n + 1}b}}"]' for n in range(60) for side in "ab"]
+    many = "\n".join(['[en]\nshapes = ["{p0a}{p0b}"]\n[en.parts]', *wide, 'p60a = ["x"]', 'p60b = ["y"]'])
+    grammar = read_pack(pack_file(tmp_path, many)).languages["en"]
+    assert grammar.write(random.Random(0)).lower() in {"xx", "xy", "yx", "yy"}
+
+
+def test_braces_of_the_text_itself(tmp_path: Path) -> None:
+    text = """[en]\nshapes = ["{a} {{lit}} {{ {{{a}}}"]\nparts.a = ["x"]"""
+    assert read_pack(pack_file(tmp_path, text)).languages["en"].write(random.Random(0)) == "X {lit} { {x}"
+    with pytest.raises(UsageError) as caught:
+        read_pack(pack_file(tmp_path, '[en]\nshapes = ["{{a}} {a}"]\nparts.a = ["x"]'))
+    assert "{{a}} would be written with a brace, and a is a part. Parts have one brace each: {a}" in str(caught.value)
 
 
 def test_packs_and_languages_that_there_are_not() -> None:

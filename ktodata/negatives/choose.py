@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ktodata.errors import UsageError, nearest
+from ktodata.errors import UsageError, nearest, nearest_of
 from ktodata.negatives.contract import Option, Strategy
 from ktodata.negatives.registry import STRATEGIES
 
@@ -94,9 +94,7 @@ def _set(setting: str, options: dict[str, dict[str, Any]], known: Mapping[str, S
 
 def _known(name: str, known: Mapping[str, Strategy]) -> Strategy:
     if name not in known:
-        close = nearest(name, known)
-        listed = "" if close.startswith("Known") else f" Known: {', '.join(sorted(known))}"
-        raise UsageError(f"no strategy {name!r}", do=close + listed)
+        raise UsageError(f"no strategy {name!r}", do=nearest_of(name, known))
     return known[name]
 
 

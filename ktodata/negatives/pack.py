@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import graphlib
 import random
 import re
 import string
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from importlib import resources
 from typing import Any
 
-from ktodata.errors import UsageError, nearest
+from ktodata.errors import UsageError, nearest, nearest_of
 from ktodata.io.paths import local_path
 from ktodata.negatives.language import check_code
 
@@ -105,7 +106,14 @@ def read_pack(path: str, *, slots: Collection[str] = ()) -> Pack:
         raise UsageError(f"{path}: {error.strerror or error}", do="Name a pack (a TOML file)") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is no TOML file in UTF-8: {error}", do=_SEE) from None
-    return dataclasses.replace(_compiled(table, str(path), frozenset(slots)), digest=sha256(content).hexdigest())
+    pack = _compiled(table, str(path), frozenset(slots))
+    for code, grammar in pack.languages.items():
+        if unused := sorted(set(grammar.parts) - _used(grammar)):
+            raise UsageError(
+                f"{path}: [{code}] parts.{unused[0]} is in no shape, nor in a part of one",
+                do=f"Write {{{unused[0]}}} where it belongs, or take it out",
+            )
+    return dataclasses.replace(pack, digest=sha256(content).hexdigest())
 
 
 @functools.cache
@@ -118,7 +126,9 @@ def own_pack(name: str, slots: frozenset[str] = frozenset()) -> Pack:
 _SEE = "docs/templates.md describes packs"
 _SPACES = re.compile(r" {2,}")
 # What somebody means who knows Jinja: "{{ topic }}" is a brace written twice here.
-_OPEN = re.compile(r"\{\s*\??\w+\s*\}")
+_OPEN = re.compile(r"\{\s*\??(\w+)\s*\}")
+_LONGEST = 20_000  # characters that a text may become, every brace counted as one; so long may a template be, too
+_DEEPEST = 100  # parts inside one another
 _NAME = re.compile(r"\??[a-z][a-z0-9_]*")
 
 
@@ -150,6 +160,7 @@ def _grammar(entry: Mapping[str, Any], where: str, slots: frozenset[str]) -> Gra
         parts[name] = _texts(texts, f"{where} parts.{name}", empty=True)
     grammar = Grammar(shapes, parts)
     _check_names(grammar, where, slots)
+    _check_size(grammar, where)
     return grammar
 
 
@@ -168,8 +179,6 @@ def _text(text: str, where: str) -> Text:
         pieces = list(string.Formatter().parse(text))
     except ValueError as error:
         raise UsageError(f"{where}: {text!r} ({error})", do="A brace itself is written twice: {{ or }}") from None
-    if _OPEN.search("".join(literal for literal, *_ in pieces)):
-        raise UsageError(f"{where}: {text!r} would be written with a brace", do="Parts have one brace each: {thanks}")
     found = []
     for literal, name, spec, conversion in pieces:
         if name is not None and (spec or conversion or not _NAME.fullmatch(name)):
@@ -181,24 +190,63 @@ def _text(text: str, where: str) -> Text:
 def _check_names(grammar: Grammar, where: str, slots: frozenset[str]) -> None:
     known = sorted({*grammar.parts, *slots})
     for place, texts in (("shapes", grammar.shapes), *((f"parts.{name}", t) for name, t in grammar.parts.items())):
-        for name in (name.removeprefix("?") for text in texts for _, name in text if name):
-            if name not in known:
-                listed = f" Known: {', '.join(known)}" if known else f" {_SEE}"
-                raise UsageError(
-                    f"{where} {place}: no part or slot {{{name}}}",
-                    do=(nearest(name, known) + listed if known else f"Add parts.{name}.{listed}"),
-                )
-    for name in grammar.parts:
-        if loop := next(_loops(grammar, (name,)), None):
-            raise UsageError(f"{where} parts.{name} holds itself: {' > '.join(loop)}", do="Break the circle")
+        for text in texts:
+            for name in (name.removeprefix("?") for _, name in text if name):
+                if name not in known:
+                    raise UsageError(
+                        f"{where} {place}: no part or slot {{{name}}}",
+                        do=nearest_of(name, known) if known else f"Add parts.{name}. {_SEE}",
+                    )
+            for brace in _OPEN.finditer("".join(literal for literal, _ in text)):
+                if brace[1] in known:
+                    raise UsageError(
+                        f"{where} {place}: {{{brace.group()}}} would be written with a brace, and {brace[1]} is a part",
+                        do=f"Parts have one brace each: {{{brace[1]}}}",
+                    )
 
 
-def _loops(grammar: Grammar, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    for name in {name for text in grammar.parts.get(path[-1], ()) for _, name in text if name in grammar.parts}:
-        if name == path[0]:
-            yield (*path, name)
-        elif name not in path:
-            yield from _loops(grammar, (*path, name))
+def _check_size(grammar: Grammar, where: str) -> None:
+    """Refuse parts that hold themselves, and those that would be written for ever."""
+    held = {
+        part: {name for text in texts for _, name in text if name in grammar.parts}
+        for part, texts in grammar.parts.items()
+    }
+    try:
+        order = list(graphlib.TopologicalSorter(held).static_order())
+    except graphlib.CycleError as error:
+        loop = error.args[1][::-1]
+        raise UsageError(f"{where} parts.{loop[0]} holds itself: {' > '.join(loop)}", do="Break the circle") from None
+    sizes: dict[str, int] = {}
+    depths: dict[str, int] = {}
+
+    def check(place: str, texts: tuple[Text, ...]) -> int:
+        longest = max(sum(len(literal) + bool(name) + sizes.get(name, 0) for literal, name in text) for text in texts)
+        if longest > _LONGEST:
+            raise UsageError(
+                f"{where} {place} can become more than {_LONGEST} characters",
+                do="Leave parts out of it, or of those that it holds",
+            )
+        return longest
+
+    for part in order:
+        sizes[part] = check(f"parts.{part}", grammar.parts[part])
+        depths[part] = 1 + max((depths[name] for name in held[part]), default=0)
+        if depths[part] > _DEEPEST:
+            raise UsageError(
+                f"{where} parts.{part} holds parts {depths[part]} deep", do=f"At most {_DEEPEST} are allowed"
+            )
+    check("shapes", grammar.shapes)
+
+
+def _used(grammar: Grammar) -> set[str]:
+    """The parts that texts can come to hold."""
+    used: set[str] = set()
+    waiting = [grammar.shapes]
+    while waiting:
+        new = {name for text in waiting.pop() for _, name in text if name in grammar.parts} - used
+        used |= new
+        waiting += [grammar.parts[name] for name in new]
+    return used
 
 
 def _fits(text: Text, known: Collection[str]) -> bool:

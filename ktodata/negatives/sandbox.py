@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ktodata.errors import KtodataError, UsageError, nearest
+from ktodata.errors import KtodataError, UsageError, nearest, nearest_of
 from ktodata.io.paths import local_path
 from ktodata.negatives.language import check_code
 
@@ -92,7 +92,7 @@ def check(source: Source, slots: Collection[str]) -> None:
         if isinstance(node, nodes.Test) and name not in _TESTS:
             raise UsageError(f"{source.where}: no test {name!r}", do=nearest(name, _TESTS))
         if isinstance(node, nodes.Name) and name not in slots:
-            raise UsageError(f"{source.where}: no slot {name!r}", do=_nearest_slot(name, slots))
+            raise UsageError(f"{source.where}: no slot {name!r}", do=nearest_of(name, slots))
         if isinstance(node, nodes.TemplateData) and (open_slot := _OPEN.search(node.data)):
             raise UsageError(
                 f"{source.where}: {open_slot.group()!r} would be written as it is",
@@ -169,8 +169,3 @@ def _join(value: Any, between: str = "") -> str:
     if not isinstance(value, list | tuple):
         raise TypeError("join is for lists, such as keywords")
     return str(between).join(map(str, value))
-
-
-def _nearest_slot(name: str, slots: Collection[str]) -> str:
-    close = nearest(name, slots)
-    return close if close.startswith("Known") else f"{close} Known: {', '.join(sorted(slots))}"
