@@ -12,8 +12,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
+from ktodata.evenly import LOOKAHEAD, evenly
+
 MAX_RUN = 8  # rows of one label in a row, at a class ratio within 3:1
-LOOKAHEAD = 32  # rows of one line that are looked at for one place
 LARGE = 64  # groups (rows of one prompt, or with one completion) that are watched, the largest
 FEW = 1000  # rows for which several arrangements are tried while clashes remain: chance decides much there
 ATTEMPTS = 20
@@ -56,7 +57,8 @@ def arrange(
     import numpy as np
 
     best, least = np.arange(len(keys)), (len(keys) + 1, 0)
-    for attempt in range(ATTEMPTS if len(keys) <= FEW else 1):
+    attempts = ATTEMPTS if len(keys) <= FEW else 1
+    for attempt in range(attempts):
         shuffled = _shuffled(keys, f"{seed} {attempt}", provenance)
         table = Table(keys.take(shuffled), before)
         order = _spread(table) if len(keys) > FEW else None
@@ -69,7 +71,44 @@ def arrange(
             best, least = shuffled[np.array(places, dtype=np.int64)], faults
         if faults <= (table.unavoidable, 0):
             break
+    if least[1]:
+        return _without_runs(keys, best, attempts, seed=seed, before=before, provenance=provenance)
     return best
+
+
+def _without_runs(
+    keys: Keys,
+    found: Any,
+    attempts: int,
+    *,
+    seed: int,
+    before: Keys | None,
+    provenance: Callable[[int], tuple[str, ...]] | None,
+) -> Any:
+    """An order with shorter runs than the one found, for rows of which so many clash that it could not mix them."""
+    table = Table(keys.take(found), before)
+    tried = [(found, table.faults(range(len(table.label_array))))]
+    for attempt in range(attempts if table.heaviest[1] * 2 > len(keys) else 0):
+        shuffled = _shuffled(keys, f"{seed} {attempt}", provenance)
+        table = Table(keys.take(shuffled), before)
+        order = _evenly(table)
+        tried.append((shuffled[order], table.faults([*range(table.fixed), *(one + table.fixed for one in order)])))
+        if tried[-1][1] <= (table.unavoidable, 0):
+            break
+    # Within 3:1, no run is too long, whatever it takes; beyond, clashes count for more, as elsewhere.
+    return min(tried, key=lambda one: one[1][::-1] if table.run_limit == MAX_RUN else one[1])[0]
+
+
+def _evenly(table: Table) -> list[int]:
+    """The places of the table's own rows by `evenly`."""
+    (kind, group), fixed = table.heaviest[0], table.fixed
+    large = (table.arrays[kind] == group).tolist()
+
+    def clash(last: int | None, index: int) -> bool:
+        one, other = fixed - 1 if last is None else fixed + last, fixed + index
+        return one >= 0 and not (large[one] and large[other]) and table.clash(one, other)
+
+    return evenly(large[fixed:], table.labels[fixed:], carried=table.labels[:fixed], clash=clash)
 
 
 def _shuffled(keys: Keys, name: str, provenance: Callable[[int], tuple[str, ...]] | None) -> Any:
@@ -134,8 +173,12 @@ class Table:
         own = self.label_array[self.fixed :]
         classes = int(own.sum()), int(len(own) - own.sum())
         self.run_limit = max(MAX_RUN, int(2 * max(classes) / max(1, min(classes))) + 2)
-        # A group with more than half of the rows leaves so many of them side by side, whatever the order.
-        largest = max((int(np.bincount(numbers[self.fixed :]).max()) for numbers in self.arrays if len(own)), default=0)
+        counted = [np.bincount(numbers[self.fixed :]) for numbers in self.arrays if len(own)]
+        sizes = [(int(counts.max()), (kind, int(counts.argmax()))) for kind, counts in enumerate(counted)]
+        largest, place = max(sizes, default=(0, (0, 0)))
+        # The largest group (the array it is in and its number there), and how many rows it has.
+        self.heaviest = place, largest
+        # One with more than half of the rows leaves so many of them side by side, whatever the order.
         self.unavoidable = max(0, 2 * largest - len(own) - 1)
 
     # Lists, which a walk over rows is faster on, are made for those who walk.

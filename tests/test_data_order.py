@@ -5,9 +5,11 @@ import random
 import time
 from collections import Counter
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ktodata import order
 from ktodata.order import MAX_RUN, clashes, longest_run, training_order
 from ktodata.schema import Row, make_row
 
@@ -119,6 +121,59 @@ def test_what_cannot_be_avoided_is_kept_to_the_least() -> None:
         make_row("same" if n < 700 else f"p{n}", f"c{n}", n % 2 == 0, source="", origin="pair") for n in range(1000)
     ]
     assert clashes(training_order(rows, seed=0)) == 700 - 301
+
+
+def heavy(size: int, share: float, its: float, others: float, rng: random.Random) -> list[Row]:
+    """Rows of which about so many have one prompt, with these shares of desirable ones there and elsewhere."""
+    ours = [rng.random() < share for _ in range(size)]
+    labels = [rng.random() < (its if one else others) for one in ours]
+    parts = zip(ours, labels, strict=True)
+    return [
+        make_row("P" if one else f"q{n}", f"c{n}", label, source="", origin="pair")
+        for n, (one, label) in enumerate(parts)
+    ]
+
+
+def within(rows: list[Row], ratio: float) -> bool:
+    desirable = sum(row.label for row in rows)
+    return max(desirable, len(rows) - desirable) <= ratio * min(desirable, len(rows) - desirable)
+
+
+SHARES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
+HEAVY = st.tuples(st.floats(0.4, 0.98), SHARES, SHARES, st.integers(0, 10_000))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(10, 120), HEAVY)
+def test_runs_are_short_even_where_one_prompt_has_most_rows(size: int, drawn: tuple[float, float, float, int]) -> None:
+    rows = heavy(size, *drawn[:3], random.Random(drawn[3]))
+    ordered = training_order(rows, seed=0)
+    if within(rows, 3):
+        assert longest_run([row.label for row in ordered]) <= MAX_RUN
+    most = sum(row.prompt == "P" for row in rows)
+    assert clashes(ordered) == max(0, 2 * most - len(rows) - 1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(500, 1500), HEAVY)
+def test_runs_are_short_across_stretches_too(size: int, drawn: tuple[float, float, float, int]) -> None:
+    rows = heavy(size, *drawn[:3], random.Random(drawn[3]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "STRETCH", 300)
+        ordered = training_order(rows, seed=0)
+    if within(rows, 2.9):  # a stretch has this ratio but for a row or two
+        assert longest_run([row.label for row in ordered]) <= MAX_RUN
+
+
+def test_all_rows_of_one_prompt_and_label_go_between_the_others() -> None:
+    for most, others in ((15, 5), (300, 100), (3_000, 1_010)):
+        rows = [
+            make_row("P" if n < most else f"q{n}", f"c{n}", n < most, source="", origin="pair")
+            for n in range(most + others)
+        ]
+        ordered = training_order(rows, seed=0)
+        assert longest_run([row.label for row in ordered]) <= MAX_RUN
+        assert clashes(ordered) == most - others - 1
 
 
 def test_no_rows_one_row_one_class() -> None:
