@@ -361,3 +361,12 @@ def test_the_card_names_what_is_in_a_user_s_files(source: str, tmp_path: Path) -
     assert first["contextual"]["templates_sha256"] == hashlib.sha256(own.read_bytes()).hexdigest()
     own.write_text('[en]\ntemplates = ["on {{ excerpt }}"]', "utf-8")
     assert facts()["contextual"] != first["contextual"]
+
+
+@pytest.mark.parametrize("option", [["-o", "out.jsonl"], ["--quarantine", "bad.jsonl"], ["--only"]])
+def test_try_refuses_what_would_do_nothing(option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("--try", "p", "we all go home now", "--strategy", "corrupt", *option)
+    assert result.exit_code == 2
+    assert "error: --try writes nothing, so --" in result.stderr
+    assert list(tmp_path.iterdir()) == []

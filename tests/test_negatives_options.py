@@ -144,6 +144,16 @@ def test_entries_of_a_table_add_up() -> None:
         (["other"], ["other.shares.a=1", "other.shares.a=0"], "--set other.shares.a is given twice"),
         (["other"], ["other.count.a=1"], "--set other.count.a: other.count has no entries. It is a whole number"),
         (["other"], ["other.pack=/no/such"], "other.pack is '/no/such'. It must be a file that is there"),
+        (
+            ["corrupt"],
+            ["corrupt.operations=tone,emoji", "corrupt.pick=3"],
+            "corrupt.pick is 3, and corrupt.operations has 2. Pick fewer or name more",
+        ),
+        (
+            ["corrupt"],
+            ["corrupt.intensities.tone=1"],
+            "corrupt.intensities.tone is for an operation that is not used. Add tone to corrupt.operations, which are",
+        ),
         (["other"], ["other.key=sk-123"], "other.key is not allowed. It must be one of x"),
     ],
 )
@@ -182,3 +192,10 @@ def test_every_strategy_describes_itself() -> None:
         for key, option in strategy.options.items():
             assert option.help.endswith("."), key
             assert option.check(option.default, name=key) == option.default
+
+
+def test_neighbours_are_for_similar_prompts() -> None:
+    with pytest.raises(UsageError, match=r"neighbours is for similar prompts\. Add --set contaminate.from=similar"):
+        parse_uses(["contaminate"], ["contaminate.neighbours=5"])
+    (one,) = parse_uses(["contaminate"], ["contaminate.neighbours=5", "contaminate.from=similar"])
+    assert one.options["neighbours"] == 5

@@ -110,6 +110,9 @@ def negatives(
     number of workers. How it was made is told by a card beside the output, OUT.card.md.
     """
     if trial is not None:
+        for option, value in (("--output", output), ("--quarantine", quarantine), ("--only", only)):
+            if value:
+                raise UsageError(f"--try writes nothing, so {option} has no effect", do="Leave one of them out")
         read = partial(read_rows, split=split, limit=limit)
         others = read(source) if source else []
         _try(trial, _trial_uses(strategies, settings), others, source or "", per_row=per_row, seed=seed)

@@ -32,6 +32,7 @@ from ktodata.schema import Row, normalise
 NONE = "no reply of another prompt that would be wrong here"
 NONE_NEAR = "no reply of a similar prompt that would be wrong here"
 NONE_SPOKEN = "no reply of another prompt in its language"
+_NEIGHBOURS = 20
 NO_MORE = "no reply left that it was not lent already"
 
 
@@ -77,6 +78,7 @@ def prepare(run: Run, **options: Any) -> Lent:
         SourceError: the pool cannot be read, or has no reply that could be wrong anywhere.
         UsageError: the pool would be overwritten, or is stdin.
     """
+    similar = options["from"] == "similar"
     desirable = [row for row in run.rows if row.label]
     lenders = _read(options["pool"], run.output) if options["pool"] else desirable
     said = _Said(desirable, lenders, same_language=options["same_language"])
@@ -87,7 +89,6 @@ def prepare(run: Run, **options: Any) -> Lent:
             where=options["pool"],
             do="Replies such as `ok` or `thanks` suit any prompt: name another pool",
         )
-    similar = options["from"] == "similar"
     none = NONE_NEAR if similar else NONE
     ids = "\n".join(sorted(row.id for row in lenders)) if options["pool"] else ""
     digest = hashlib.sha256(ids.encode()).hexdigest() if ids else ""
@@ -96,7 +97,7 @@ def prepare(run: Run, **options: Any) -> Lent:
         return Lent({}, none, digest=digest)
     fits = said.fits(seats, replies, run.rows)
     rng = random.Random(f"{run.seed}/contaminate/{options['from']}")
-    got = spread(fits, options["neighbours"], rng) if similar else deal(fits, rng)
+    got = spread(fits, options["neighbours"] or _NEIGHBOURS, rng) if similar else deal(fits, rng)
     hands: dict[str, list[str]] = {}
     for row_id, reply in zip(seats.rows, got.tolist(), strict=True):
         if reply != NOBODY:
@@ -239,6 +240,12 @@ def _read(pool: str, output: str) -> list[Row]:
     return rows
 
 
+def _checked(options: Mapping[str, Any]) -> Strategy:
+    if options["neighbours"] is not None and options["from"] != "similar":
+        raise UsageError("contaminate.neighbours is for similar prompts", do="Add --set contaminate.from=similar")
+    return CONTAMINATE
+
+
 CONTAMINATE = Strategy(
     name="contaminate",
     summary="A reply to somebody else's prompt: a good one, but not here.",
@@ -248,6 +255,7 @@ CONTAMINATE = Strategy(
     facts=facts,
     whole=True,
     turns=True,
+    variant=_checked,
     options={
         "pool": Option(
             kind="text",
@@ -262,7 +270,12 @@ CONTAMINATE = Strategy(
             "do not ask nearly the same), which are harder to tell.",
         ),
         "neighbours": Option(
-            kind="int", default=20, low=1, high=1000, help="With from=similar, how many prompts are drawn from."
+            kind="int",
+            default=None,
+            optional=True,
+            low=1,
+            high=1000,
+            help=f"With from=similar, how many prompts are drawn from; none is {_NEIGHBOURS}.",
         ),
         "same_language": Option(
             kind="bool", default=True, help="Only replies in the language of this one, of the 139 that py3langid knows."

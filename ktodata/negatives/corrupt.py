@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ktodata.errors import UsageError
 from ktodata.negatives.contract import Option, Skip, Strategy, reply_of
 from ktodata.negatives.corruption import formal, keyboards, sentences, tone, words
 from ktodata.negatives.corruption.layout import edges, lay_out
@@ -145,10 +146,31 @@ def _worse(
     return text
 
 
+def _checked(options: Mapping[str, Any]) -> Strategy:
+    """`CORRUPT`, where no option is without effect.
+
+    Raises:
+        UsageError: `pick` or an entry of `intensities` has none.
+    """
+    operations, pick = options["operations"], options["pick"]
+    if pick is not None and pick > len(operations):
+        raise UsageError(
+            f"corrupt.pick is {pick}, and corrupt.operations has {len(operations)}", do="Pick fewer or name more"
+        )
+    for name, _ in options["intensities"]:
+        if name not in operations:
+            raise UsageError(
+                f"corrupt.intensities.{name} is for an operation that is not used",
+                do=f"Add {name} to corrupt.operations, which are {', '.join(operations)}",
+            )
+    return CORRUPT
+
+
 CORRUPT = Strategy(
     name="corrupt",
     summary="The completion itself made worse: words lost, moved or misspelt, sentences shuffled, tone flattened.",
     one=corrupt,
+    variant=_checked,
     options={
         "operations": Option(
             kind="list",
