@@ -93,6 +93,8 @@ def _read_recipe(recipe: str) -> Any:
     from tomlkit.exceptions import TOMLKitError
 
     path = local_path(recipe)
+    if path.exists() and not path.is_dir():
+        check_writable(path)  # before it is read: a pipe would never end
     try:
         # Bytes, so that line ends stay what they are.
         text = path.read_bytes().decode("utf-8")

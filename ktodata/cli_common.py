@@ -30,10 +30,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ktodata.engine import ENGINES
 from ktodata.errors import KtodataError, UsageError, sentences
-from ktodata.io.paths import is_input, local_path
+from ktodata.io.paths import is_input, is_there, local_path
 from ktodata.io.write import STDOUT, check_output
 from ktodata.redact import printable
 
@@ -217,8 +218,50 @@ def run(call: Callable[[], Any]) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _is_file(source: str) -> bool:
+    return is_there(source) and local_path(source).is_file()
+
+
+def _is_split(source: str, split: str) -> bool:
+    """Whether a file's name says that it is this split."""
+    from ktodata.io.resolve import ALIASES, split_of
+
+    name = local_path(source).name
+    return (
+        split in (split_of(name), name.partition(".")[0])
+        or (bool(split_of(name))
+        and ALIASES.get(split) == split_of(name))
+    )
+
+
+def given(ctx: click.Context, *names: str) -> list[str]:
+    """The flags of those parameters that are on the command line."""
+    return [
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name in names and ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    ]
+
+
+def refuse_given(names: Sequence[str], why: str, *, do: str = "Leave it out") -> None:
+    """Raises UsageError if one of these parameters is on the command line of the command that runs, to no effect."""
+    if flags := given(click.get_current_context(), *names):
+        raise UsageError(f"{' and '.join(flags)} {'has' if len(flags) == 1 else 'have'} no effect {why}", do=do)
+
+
 class Command(click.Command):
     """A command, or a group of them, whose errors are one line each; see `run`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, unless it is to read a split of what has none."""
+        source, split = ctx.params.get("source"), ctx.params.get("split")
+        if isinstance(split, str) and given(ctx, "split"):
+            file = source and source != STDIN and _is_file(source) and not _is_split(source, split)
+            if source == STDIN or file:
+                where = "stdin" if source == STDIN else str(source)
+                do = "Leave --split out; it is for a folder or a dataset on the Hub"
+                raise UsageError(f"no split {split!r} in a single file, which is read whole", where=where, do=do)
+        return super().invoke(ctx)
 
     def main(  # type: ignore[override]  # click overloads it on standalone_mode
         self,

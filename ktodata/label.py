@@ -172,11 +172,16 @@ def _read_thumb(judge: Thumbs, texts: Texts, record: Record, where: str) -> Iter
 
 def _read_edit(judge: Edits, texts: Texts, record: Record, where: str) -> Iterator[Example | Skip]:
     replies = {name: record.get(name) for name in judge}
-    if replies[judge.edited] in (None, "", replies[judge.original]):
+    if replies[judge.edited] in (None, "") or _words(replies[judge.edited]) == _words(replies[judge.original]):
         yield Skip("not edited", 1 if replies[judge.edited] in (None, "") else 2)
         return
     for name, good in ((judge.edited, True), (judge.original, False)):
         yield _example(texts, record, where, good, reply=name)
+
+
+def _words(value: object) -> object:
+    """Text as far as an edit can differ in it: other white space is none."""
+    return value.split() if isinstance(value, str) else value
 
 
 def _example(texts: Texts, record: Record, where: str, good: bool, *, reply: str = "") -> Example | Skip:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from families import EXPECTED, SAMPLES, SKIPPED, helpsteer, message, nested, reply, shp, ultrafeedback
+from families import EXPECTED, SAMPLES, SKIPPED, argilla_orca, helpsteer, message, nested, reply, shp, ultrafeedback
 
 from ktodata.cli import main
-from ktodata.errors import UsageError
+from ktodata.errors import RowError, UsageError
 from ktodata.schema import Row, plain
 from ktodata.sources import OPTIONS, SOURCES, detect, get_source, of_hub_id
+from ktodata.sources.contract import number
 from ktodata.unpair import Unpaired, unpair
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -382,3 +384,22 @@ def test_the_demo_files_counted_by_hand() -> None:
     assert found(made) == labelled
     assert Counter(row.label for row in made.rows) == {True: 78, False: 72}
     assert (made.read, made.completions, dict(made.skipped)) == (150, 150, {})
+
+
+def test_what_is_no_tie_is_not_called_one(tmp_path: Path) -> None:
+    """Argilla's status says what is a tie; equal ratings of what is none are too near, and null is no rating."""
+    record = argilla_orca("q")
+    records = [record, {**record, "rating": [7.0, 7.0]}, {**record, "rating": [None, 7.0]}, {**record, "status": "tie"}]
+    source = save(tmp_path / "a.jsonl", [{**one, "input": f"q{n}"} for n, one in enumerate(records)])
+    made = unpair(source, preset="orca-pairs-argilla", options={"min_margin": 0.5})
+    assert made.skipped == {"margin too small": 2, "no rating": 2, "tie": 2}
+
+
+def test_nan_is_not_called_null() -> None:
+    for value, told in (
+        (math.nan, "score_chosen is NaN"),
+        (None, "score_chosen is null"),
+        ("", "score_chosen is empty"),
+    ):
+        with pytest.raises(RowError, match=told):
+            number({"score_chosen": value}, "score_chosen", "")

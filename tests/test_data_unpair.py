@@ -322,6 +322,9 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "bad choice": (["a.jsonl", "--on-conflict", "x"], 2, "'--on-conflict'"),
     "no workers": (["a.jsonl", "--workers", "0"], 2, "'--workers'"),
     "quarantine is the output": (["a.jsonl", "--quarantine", "o.jsonl"], 2, "both the output and the quarantine"),
+    "a threshold for nothing": (["a.jsonl", "--near-threshold", "0.8"], 2, "has no effect on its own. Add --near-dup"),
+    "a split of a file": (["a.jsonl", "--split", "nope"], 2, "a.jsonl: no split 'nope' in a single file"),
+    "a split of stdin": (["-", "--split", "test"], 2, "stdin: no split 'test' in a single file"),
     "quarantine is a folder": (["a.jsonl", "--quarantine", "."], 2, "is a folder"),
     "null reply": (["null.jsonl"], 1, "null.jsonl:1: rejected is null, not a string or messages"),
 }
@@ -381,3 +384,9 @@ def test_the_demo_files_of_llama_factory() -> None:
     assert (pairs.layout.name, pairs.completions, len(pairs.rows)) == ("llama-factory-dpo", 300, 300)
     rows = unpair(str(SHARED / "llama-factory" / "kto_en_demo.json"))
     assert (rows.layout.name, rows.completions, len(rows.rows)) == ("llama-factory-kto", 150, 150)
+
+
+def test_a_file_may_be_the_split_that_it_is_called(tmp_path: Path) -> None:
+    for name, split in (("test.jsonl", "test"), ("val-00000-of-00001.jsonl", "dev"), ("mine.jsonl", "mine")):
+        source = save(tmp_path / name, [{"prompt": "p", "chosen": "a", "rejected": "b"}])
+        assert run(source, "-o", str(tmp_path / "o.jsonl"), "--split", split).exit_code == 0

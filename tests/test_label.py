@@ -169,6 +169,14 @@ def test_thumbs(tmp_path: Path) -> None:
         assert "which is no thumb up or down. Say what it means: --desirable" in result.stderr
 
 
+def test_an_edit_of_white_space_is_none(tmp_path: Path) -> None:
+    records = [{"request": "q1", "draft": "old ", "sent": "old"}, {"request": "q2", "draft": "a\nb", "sent": "a  b\n"}]
+    records += [{"request": "q3", "draft": "ab", "sent": "a b"}]
+    made = label(save(tmp_path / "a.jsonl", records), Edits("draft", "sent"))
+    assert made.skipped == {"not edited": 4}
+    assert short(made.rows) == Counter([("q3", "ab", False), ("q3", "a b", True)])
+
+
 def test_edits_make_one_row_of_each_label(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [
         {"request": "q1", "draft": "stiff", "sent": "warm"},
@@ -247,6 +255,15 @@ BAD: dict[str, tuple[list[str], int, str]] = {
         2,
         "--gap is 'soon'. Write a number and s, m, h or d",
     ),
+    "context of no chat": (["--desirable", SALE, "--context", "3"], 2, "--context has no effect on what is no chat"),
+    "gap of no chat": (["--desirable", SALE, "--gap", "3h"], 2, "--gap has no effect on what is no chat"),
+    "a split of a file": (["--desirable", SALE, "--split", "nope"], 2, "a.jsonl: no split 'nope' in a single file"),
+    "a completion beside edits": (
+        ["--original", "completion", "--edited", "prompt", "--completion", "completion"],
+        2,
+        "--completion has no effect on edits",
+    ),
+    "both, of thumbs": (["--thumbs", "outcome", "--on-both", "skip"], 2, "--on-both has no effect without conditions"),
     "over its input": (["--desirable", SALE, "-o", "a.jsonl"], 2, "a.jsonl is the input"),
     "quarantine over its input": (["--desirable", SALE, "--quarantine", "a.jsonl"], 2, "a.jsonl is the input"),
     "unknown suffix": (["--desirable", SALE, "-o", "o.xlsx"], 2, "unknown suffix '.xlsx'"),

@@ -253,6 +253,24 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         "no messages by Ana. Who speaks in it: Anna",
     ),
     "an empty speaker": ("result.json", chat(*ANNA), ["--speaker", ""], "no messages by . Who speaks"),
+    "a prompt of a chat": (
+        "result.json",
+        chat(*ANNA),
+        ["--speaker", "Anna", "--prompt", "text", "--on-both", "skip"],
+        "--on-both and --prompt have no effect on a chat. Leave",
+    ),
+    "a split of a chat": (
+        "result.json",
+        chat(*ANNA),
+        ["--speaker", "Anna", "--split", "train"],
+        "no split 'train' in a single",
+    ),
+    "columns of Telegram's": (
+        "result.json",
+        chat(*ANNA),
+        ["--speaker", "Anna", "--author", "from"],
+        "result.json: --author in Telegram's export, which has no columns to choose. Leave it out",
+    ),
     "cut off": (
         "result.json",
         json.dumps(chat(*ANNA), indent=1)[:-50],

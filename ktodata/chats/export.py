@@ -112,8 +112,10 @@ def _open_chat(source: str, fields: Fields) -> tuple[str, Callable[..., Iterable
             raise SourceError(f"a {path.suffix.lower()} file cannot be read", where=source, do=advice)
         provenance = "/".join(path.resolve().parts[-2:])
         if (messages := telegram.open_export(path, provenance)) is not None:
+            _refuse_columns(fields, source, "Telegram's export")
             return "telegram", telegram.read, messages
         if (messages := whatsapp.open_export(path, provenance)) is not None:
+            _refuse_columns(fields, source, "WhatsApp's export")
             return (
                 "whatsapp",
                 partial(tables.read, Fields("author", "time", "text"), nobody="service message"),
@@ -121,3 +123,10 @@ def _open_chat(source: str, fields: Fields) -> tuple[str, Callable[..., Iterable
             )
     columns, raws = peek(chain_parts(find_parts(source)))
     return "chat", partial(tables.read, tables.choose(fields, columns)), raws
+
+
+def _refuse_columns(fields: Fields, source: str, what: str) -> None:
+    """Raises UsageError if columns are named of an export that has its own."""
+    if named := [f"--{name}" for name, column in fields._asdict().items() if column]:
+        told = f"{' and '.join(named)} in {what}, which has no columns to choose"
+        raise UsageError(told, where=source, do="Leave it out")

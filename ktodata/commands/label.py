@@ -128,6 +128,7 @@ def label(
     chatting = bool(speaker) or any(fields) or is_chat(source)
     judge = _judge(desirable, undesirable, on_both, thumbs, original, edited, chatting)
     speaking = voice.voice_of(speaker, context=context, gap=_seconds(gap))
+    _refuse_idle(judge)
     output = common.resolve_output(output, source)
     check_quarantine(quarantine, source, output)
     with advice_on_rows(strict=not quarantine):
@@ -150,6 +151,18 @@ def label(
     ):
         write_stream(found, output)
     summarise(found.account, source, output, quarantine, advice="; `ktodata negatives` makes some")
+
+
+def _refuse_idle(judge: Judge | None) -> None:
+    """Raises UsageError for options of another way than the one chosen, which would do nothing."""
+    if judge is None:
+        common.refuse_given(["prompt", "completion", "messages", "on_both", "split"], "on a chat")
+        return
+    common.refuse_given(["context", "gap"], "on what is no chat", do="Leave it out, or name a --speaker")
+    if not isinstance(judge, Outcomes):
+        common.refuse_given(["on_both"], "without conditions")
+    if isinstance(judge, Edits):
+        common.refuse_given(["completion"], "on edits", do="--original and --edited are the completions")
 
 
 def _judge(

@@ -107,6 +107,8 @@ def unpair(
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
     check_quarantine(quarantine, source, output)
+    if near_duplicates == "keep":
+        common.refuse_given(["near_threshold"], "on its own", do="Add --near-duplicates drop")
     with (
         set_aside(quarantine) as refused,
         common.progress("unpairing", limit) as advance,

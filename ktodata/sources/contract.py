@@ -166,7 +166,8 @@ def number(record: Record, name: str, where: str) -> float:
     """
     value = optional_number(record, name, where)
     if value is None:
-        raise RowError(f"{name} is null, not a number", where=where)
+        given = "empty" if record[name] == "" else "null" if record[name] is None else "NaN"
+        raise RowError(f"{name} is {given}, not a number", where=where)
     return value
 
 

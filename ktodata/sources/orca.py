@@ -9,7 +9,6 @@ from ktodata.errors import RowError
 from ktodata.schema import named
 from ktodata.sources.contract import Example, Record, Skip, Source, flag, number, optional_number, string
 from ktodata.sources.pairs import read_pair
-from ktodata.sources.scores import reason_to_skip
 from ktodata.sources.system import after, system_turns
 
 
@@ -34,18 +33,28 @@ def read_argilla(
     elif min_score and number(record, "chosen_score", where) < min_score:
         reason = "score too small"
     else:
-        reason = reason_to_skip(_margin(record, where), min_margin) if min_margin else ""
+        reason = _too_near(_margin(record, where), min_margin) if min_margin else ""
     return iter([Skip(reason, 2, "both")] if reason else found)
 
 
-def _margin(record: Record, where: str) -> float:
-    """By how much the ratings differ. They are in the order in which a judge saw the replies, so the sign is lost."""
+def _too_near(margin: float | None, min_margin: float) -> str:
+    """Why a pair is left out that is no tie by its status, "" if it is not."""
+    if margin is None:
+        return "no rating"
+    return "margin too small" if margin < min_margin else ""
+
+
+def _margin(record: Record, where: str) -> float | None:
+    """By how much the ratings differ; None where one is missing.
+
+    They are in the order in which a judge saw the replies, so the sign is lost.
+    """
     ratings = record.get("rating")
     if not isinstance(ratings, list) or len(ratings) != 2:
         raise RowError(f"rating is {named(ratings)}, not two numbers, which --min-margin needs", where=where)
     both: Mapping[str, Any] = {"rating[0]": ratings[0], "rating[1]": ratings[1]}
     numbers = [optional_number(both, name, where) for name in both]
-    return abs(numbers[0] - numbers[1]) if numbers[0] is not None and numbers[1] is not None else 0.0
+    return abs(numbers[0] - numbers[1]) if numbers[0] is not None and numbers[1] is not None else None
 
 
 ORCA_PAIRS = Source(
