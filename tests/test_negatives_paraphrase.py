@@ -15,6 +15,7 @@ from ktodata.errors import UsageError
 from ktodata.negatives.choose import use
 from ktodata.negatives.contract import Run, Skip
 from ktodata.negatives.corruption.layout import EMOJI
+from ktodata.negatives.pack import own_pack
 from ktodata.negatives.paraphrase import MANNERS, PARAPHRASE, paraphrase, prepare, rewrite
 from ktodata.negatives.synthesize import synthesize
 from ktodata.negatives.template import NO_PACK
@@ -186,3 +187,18 @@ def test_marks_articles_and_spaces_are_right_in_a_thousand_of_each_manner(code: 
         for seed in range(1000):
             text = rewrite("ok", manner, code, random.Random(seed))
             assert not wrong.search(text), text
+
+
+def test_joints_of_what_is_put_around_a_longer_reply() -> None:
+    wrong = {
+        "en": r"appreciate (?!your |you \w+ing )|appreciate you (asking|sharing)|for (you|it) ",
+        "it": r"[Qq]uesto è la|per (che|scrivermi)",
+        "es": r"[Ee]sto es (mi|la) |agradezco (por|preguntar)",
+        "fr": r"(merci|remercie) (que|ton)",
+        "de": r"dass du (deine|dir)|[Dd]anke (dass|deine)",
+    }
+    for code, grammar in own_pack("longer", frozenset(("reply",))).languages.items():
+        rng = random.Random(0)
+        for _ in range(1500):
+            text = grammar.write(rng, {"reply": "x"})
+            assert not re.search(wrong[code], text), text
