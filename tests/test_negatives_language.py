@@ -3,10 +3,12 @@
 import pytest
 
 from ktodata.errors import UsageError
+from ktodata.negatives.choose import use
 from ktodata.negatives.corruption.lexicon import distinct, hits
 from ktodata.negatives.corruption.tone import without_laughter
-from ktodata.negatives.language import check_code, detect
-from ktodata.schema import Message, make_row
+from ktodata.negatives.language import check_code, commonest, detect
+from ktodata.negatives.synthesize import synthesize
+from ktodata.schema import Message, Row, make_row, plain
 
 FIVE = ("en", "it", "es", "fr", "de")
 LINES = {
@@ -140,3 +142,34 @@ def test_words_alone_do_not_decide_where_a_near_relative_could_be_meant() -> Non
     near = "que pena, não tenho tempo para isso agora, mas eu te aviso de amanhã ou no sábado se quiser"
     assert language(near) == ""
     assert language("para mim, se a gente não for, no lo sé", among=("es", "pt")) == "pt"
+
+
+def rows_in(code: str) -> list[Row]:
+    return [make_row(f"{n}?", line, True, source="s", origin="feedback") for n, line in enumerate(LINES[code])]
+
+
+def test_most_rows_say_what_short_ones_are_in() -> None:
+    assert commonest(rows_in("it") + rows_in("de")[:3], FIVE) == "it"
+    assert commonest([], FIVE) == "en"
+    assert commonest([], ("pt", "nl")) == "pt"
+    other = [make_row("?", line, True, source="s", origin="feedback") for line in OTHERS]
+    assert commonest(other + rows_in("de")[:2], FIVE) == ""
+    for prompt, reply in (("one emoji", "😀"), ("ok?", "ok"), ("123", "😊👍")):
+        row = make_row(prompt, reply, True, source="s", origin="feedback")
+        assert {code: detect(row, reply, FIVE, code) for code in FIVE} == {code: code for code in FIVE}
+    # Not what says enough, nor what is in another script.
+    sure = make_row("?", LINES["it"][5], True, source="s", origin="feedback")
+    assert detect(sure, LINES["it"][5], FIVE, "en") == "it"
+    russian = make_row("да?", "да", True, source="s", origin="feedback")
+    assert detect(russian, "да", FIVE, "en") == ""
+
+
+@pytest.mark.parametrize("name", ["template", "contextual", "paraphrase"])
+def test_short_rows_get_the_language_of_the_file(name: str) -> None:
+    short = make_row("one emoji", "😀 ok" if name == "paraphrase" else "😀", True, source="s", origin="feedback")
+    for code in ("de", "it"):
+        rows = [*rows_in(code), short]
+        for some in (rows, rows[::-1]):
+            made = synthesize(some, [use(name)], seed=5).negatives
+            (reply,) = [plain(row.completion) for row in made if row.parent_id == short.id]
+            assert language(reply) == code, reply

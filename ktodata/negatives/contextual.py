@@ -16,6 +16,7 @@ from typing import Any
 
 from ktodata.io.paths import local_path
 from ktodata.negatives.contract import Option, Run, Skip, Strategy
+from ktodata.negatives.language import commonest
 from ktodata.negatives.pack import Grammar, own_pack
 from ktodata.negatives.sandbox import Source, read_templates, render
 from ktodata.negatives.slots import GUARDS, KINDS, TEXT_SLOTS, Found, find
@@ -34,6 +35,7 @@ class Templates:
 
     own: Mapping[str, tuple[Source, ...]] | None = None
     digest: str = ""
+    common: str = ""
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -51,7 +53,8 @@ def prepare(run: Run, *, templates: str | None, language: str, fallback: str | N
         digest = hashlib.sha256(local_path(templates).read_bytes()).hexdigest()
         found = Templates(read_templates(templates, SLOTS), digest)
     check_language(language, fallback, found.languages, name="contextual")
-    return found
+    common = commonest(run.sample, found.languages) if language == "auto" else ""
+    return dataclasses.replace(found, common=common)
 
 
 def facts(pool: Templates) -> Mapping[str, str]:
@@ -73,7 +76,7 @@ def contextual(
 
     White space at both ends stays as it is.
     """
-    said = opened(row, pool.languages, language=language, fallback=fallback)
+    said = opened(row, pool.languages, language=language, fallback=fallback, common=pool.common)
     if isinstance(said, Skip):
         return said
     found = find(row, said.core, language=said.code)

@@ -8,6 +8,7 @@ asks a model is a function of many rows at once instead, so that the model is ke
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -31,12 +32,23 @@ class Run:
 
     `output` is the file that will be written, "" for stdout or none: what has to outlive a killed run lies beside it.
     `asked` says how many negatives this strategy is to make of each row, by its id, where it is `whole`.
+    `sample` are some desirable rows for any strategy, the same whatever the order of the file: see `sampled`.
     """
 
     rows: Sequence[Row]
     seed: int = 0
     output: str = ""
     asked: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sample: Sequence[Row] = ()
+
+
+_SAMPLE = 500  # rows
+
+
+def sampled(rows: Iterable[Row]) -> list[Row]:
+    """The desirable rows whose ids come first, 500 at most: ids are hashes, so it is as good as a draw."""
+    different = {row.id: row for row in rows if row.label}
+    return [different[row_id] for row_id in heapq.nsmallest(_SAMPLE, different)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

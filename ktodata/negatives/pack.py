@@ -65,7 +65,7 @@ class Grammar:
     def write(self, rng: random.Random, slots: Mapping[str, str] | None = None) -> str:
         """A text drawn from it. All its slots have to be given: see `within`."""
         out: list[str] = []
-        self._write(_drawn(self.shapes, rng), rng, slots or {}, out)
+        self._write(_drawn(self.shapes, rng), rng, {} if slots is None else slots, out)
         return _SPACES.sub(" ", "".join(out)).strip()
 
     def _write(self, text: Text, rng: random.Random, slots: Mapping[str, str], out: list[str]) -> None:

@@ -19,6 +19,7 @@ from ktodata.negatives.contract import Option, Run, Skip, Strategy
 from ktodata.negatives.corruption import lexicon, tone
 from ktodata.negatives.corruption.formal import after
 from ktodata.negatives.corruption.layout import hide, sentences, unhide
+from ktodata.negatives.language import commonest
 from ktodata.negatives.pack import Grammar, capital, own_pack
 from ktodata.negatives.template import check_language, language_options, opened
 from ktodata.schema import Row, normalise
@@ -32,20 +33,21 @@ _PREFIXED = 0.6  # share of longer replies in which a sentence begins with somet
 _TRIES = 4
 
 
-def prepare(run: Run, *, manner: Sequence[str], language: str, fallback: str | None) -> None:
-    """Checks the options.
+def prepare(run: Run, *, manner: Sequence[str], language: str, fallback: str | None) -> str:
+    """Checks the options. Gives the language of rows that say too little to tell theirs.
 
     Raises:
         UsageError: a language that the rules do not have.
     """
     check_language(language, fallback, lexicon.LANGUAGES, name="paraphrase")
+    return commonest(run.sample, lexicon.LANGUAGES) if language == "auto" else ""
 
 
 def paraphrase(
     row: Row,
     /,
     *,
-    pool: None,
+    pool: str,
     rng: random.Random,
     manner: Sequence[str],
     language: str,
@@ -56,7 +58,7 @@ def paraphrase(
 
     White space at both ends stays as it is.
     """
-    said = opened(row, lexicon.LANGUAGES, language=language, fallback=fallback)
+    said = opened(row, lexicon.LANGUAGES, language=language, fallback=fallback, common=pool)
     if isinstance(said, Skip):
         return said
     if not any(char.isalpha() for char in said.core):

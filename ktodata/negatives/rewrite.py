@@ -22,8 +22,9 @@ from ktodata.generate.options import MODEL_OPTIONS
 from ktodata.io.paths import local_path
 from ktodata.negatives.contract import Ask, Option, Run, Skip, Strategy, reply_of
 from ktodata.negatives.corruption.layout import edges
+from ktodata.negatives.language import commonest, detect
 from ktodata.negatives.paraphrase import PARAPHRASE as BY_RULES
-from ktodata.negatives.template import check_language, language_of
+from ktodata.negatives.template import NO_PACK, check_language
 from ktodata.schema import Message, Row, Text, plain
 
 SLOTS = ("prompt", "reply")
@@ -39,6 +40,7 @@ class Rewriter:
     asker: Asker
     instructions: Mapping[str, Mapping[str, str]]
     own: str
+    common: str
 
 
 def prepare(run: Run, **options: Any) -> Rewriter:
@@ -53,9 +55,13 @@ def prepare(run: Run, **options: Any) -> Rewriter:
     standard = instructions()
     check_language(options["language"], options["fallback"], standard, name="paraphrase")
     told = own or hashlib.sha256(repr(sorted(standard.items())).encode()).hexdigest()[:12]
-    decisive = {name: options[name] for name in ("language", "fallback")} | {"manner": list(options["manner"])}
+    common = commonest(run.sample, standard) if options["language"] == "auto" and not own else ""
+    decisive = {name: options[name] for name in ("language", "fallback")} | {
+        "manner": list(options["manner"]),
+        "common": common,
+    }
     asker = open_asker(run, options, strategy="paraphrase", instruction=told, **decisive)
-    return Rewriter(asker, standard, own)
+    return Rewriter(asker, standard, own, common)
 
 
 def rewrite(asks: Sequence[Ask], /, *, pool: Rewriter, **options: Any) -> Iterator[tuple[int, str | Skip]]:
@@ -93,9 +99,12 @@ def _told(ask: Ask, pool: Rewriter, options: Mapping[str, Any]) -> str | Skip:
     manner = ask.rng.choice(options["manner"])
     text = pool.own
     if not text:
-        code = language_of(ask.row, core, pool.instructions, language=options["language"], fallback=options["fallback"])
-        if isinstance(code, Skip):
-            return code
+        code = options["language"]
+        if code == "auto":
+            code = detect(ask.row, core, pool.instructions, pool.common)
+        code = code or options["fallback"]
+        if not code:
+            return Skip(NO_PACK)
         text = pool.instructions[code][manner]
     said = {"prompt": plain(ask.row.prompt[-1:] if isinstance(ask.row.prompt, list) else ask.row.prompt).strip()}
     # In one go: what is filled in may hold braces too.

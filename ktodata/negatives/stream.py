@@ -16,7 +16,7 @@ from ktodata.engine import Engine
 from ktodata.io import Spill, Table, rows_of
 from ktodata.leakage import Leakage, Sampled
 from ktodata.negatives.choose import Use
-from ktodata.negatives.contract import Run
+from ktodata.negatives.contract import Run, sampled
 from ktodata.negatives.synthesize import Block, Synthesizer, place_of, require_desirable
 from ktodata.order import number_of
 from ktodata.schema import Kind, Row
@@ -78,6 +78,7 @@ def negatives_of(
     """
     whole = any(use.strategy.whole for use in uses)
     held: list[Row] = []
+    sample: list[Row] = []
     with Spill(PARTS, folder) as spill:
         kind, asked = None, 0
         every = iter(rows)
@@ -87,9 +88,10 @@ def negatives_of(
             table = keyed(portion, kind)
             spill.add(table, part_of(table))
             held += portion if whole else []
+            sample = sampled([*sample, *portion])
         spill.finish()
         require_desirable(asked, spill.rows)
-        work = Synthesizer(uses, Run(sorted(held, key=place_of), seed, output), per_row=per_row)
+        work = Synthesizer(uses, Run(sorted(held, key=place_of), seed, output, sample=sample), per_row=per_row)
         held.clear()
         jobs = asked * per_row * (1 if uses[0].weight is not None else len(uses))
         made = Negatives(iter(()), kind or "text", work, spill.rows, asked)

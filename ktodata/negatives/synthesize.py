@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from ktodata.engine import Engine, each
 from ktodata.errors import KtodataError
 from ktodata.negatives.choose import Use
-from ktodata.negatives.contract import Ask, Run, Skip, Strategy
+from ktodata.negatives.contract import Ask, Run, Skip, Strategy, sampled
 from ktodata.negatives.jobs import Job, asked_of, by_name, generator, jobs_of
 from ktodata.schema import Message, Row, RowIds, Text, content_hash, normalise
 
@@ -83,7 +83,7 @@ def synthesize(
     rows = sorted(rows, key=place_of)
     desirable = sum(row.label for row in rows)
     require_desirable(desirable, len(rows))
-    work = Synthesizer(uses, Run(rows, seed, output), per_row=per_row, only_of=only_of)
+    work = Synthesizer(uses, Run(rows, seed, output, sample=sampled(rows)), per_row=per_row, only_of=only_of)
     (block,) = work.blocks([rows], workers=workers, engine=engine, advance=advance)
     return Synthesis(
         block.negatives, desirable, dict(work.made), dict(work.skipped), block.refused, work.facts(), work.finish

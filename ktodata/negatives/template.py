@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ktodata.errors import UsageError, nearest, sentences
 from ktodata.negatives.contract import Option, Run, Skip, Strategy, reply_of
 from ktodata.negatives.corruption.layout import edges
-from ktodata.negatives.language import detect
+from ktodata.negatives.language import commonest, detect
 from ktodata.negatives.pack import Grammar, Pack, own_pack, read_pack
 from ktodata.schema import Row
 
@@ -23,10 +23,14 @@ NO_PACK = "no pack for its language"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Packs:
-    """What `template` draws from: for each language, the packs that have it."""
+    """What `template` draws from: for each language, the packs that have it.
+
+    `common` is the language of rows that say too little to tell theirs.
+    """
 
     languages: Mapping[str, tuple[Grammar, ...]]
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    common: str = ""
 
 
 def facts(pool: Packs) -> Mapping[str, Mapping[str, str]]:
@@ -45,7 +49,7 @@ def prepare(run: Run, *, pack: Sequence[str], language: str, fallback: str | Non
     check_language(language, fallback, codes, name="template")
     digests = {each.where: each.digest for each in packs if each.digest}
     languages = {code: tuple(each.languages[code] for each in packs if code in each.languages) for code in codes}
-    return Packs(languages, digests)
+    return Packs(languages, digests, commonest(run.sample, languages) if language == "auto" else "")
 
 
 def template(
@@ -62,7 +66,7 @@ def template(
 
     White space at both ends stays as it is.
     """
-    said = opened(row, pool.languages, language=language, fallback=fallback)
+    said = opened(row, pool.languages, language=language, fallback=fallback, common=pool.common)
     if isinstance(said, Skip):
         return said
     drafts = [rng.choice(pool.languages[said.code]).write(rng) for _ in range(2)]
@@ -79,22 +83,19 @@ class Opened:
     code: str
 
 
-def opened(row: Row, known: Collection[str], *, language: str, fallback: str | None) -> Opened | Skip:
-    """The reply of a row that is to be replaced, or why it cannot be: none, empty, or in a language not in `known`."""
+def opened(row: Row, known: Collection[str], *, language: str, fallback: str | None, common: str) -> Opened | Skip:
+    """The reply of a row that is to be replaced, or why it cannot be: none, empty, or in a language not in `known`.
+
+    The language is the one given, or the row's own (`common`, where few letters leave it open), or else `fallback`.
+    """
     reply = reply_of(row)
     if isinstance(reply, Skip):
         return reply
     before, core, after = edges(reply)
     if not core:
         return Skip("empty")
-    code = language_of(row, core, known, language=language, fallback=fallback)
+    code = (detect(row, core, known, common) if language == "auto" else language) or fallback or Skip(NO_PACK)
     return code if isinstance(code, Skip) else Opened(before, core, after, code)
-
-
-def language_of(row: Row, core: str, known: Collection[str], *, language: str, fallback: str | None) -> str | Skip:
-    """The language to write in, one of `known`: the one given, or the row's own, or else `fallback`."""
-    code = (detect(row, core, known) if language == "auto" else language) or fallback
-    return code or Skip(NO_PACK)
 
 
 def check_language(language: str, fallback: str | None, known: Collection[str], *, name: str) -> None:
