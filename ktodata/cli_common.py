@@ -227,10 +227,8 @@ def _is_split(source: str, split: str) -> bool:
     from ktodata.io.resolve import ALIASES, split_of
 
     name = local_path(source).name
-    return (
-        split in (split_of(name), name.partition(".")[0])
-        or (bool(split_of(name))
-        and ALIASES.get(split) == split_of(name))
+    return split in (split_of(name), name.partition(".")[0]) or (
+        bool(split_of(name)) and ALIASES.get(split) == split_of(name)
     )
 
 

@@ -1,5 +1,6 @@
 """The `ktodata` command itself: quick help, one line per error, exit codes, interrupts, closed pipes."""
 
+import gzip
 import os
 import signal
 import subprocess
@@ -218,3 +219,18 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path, workers: str) -> 
             assert process.stderr.read().strip() == b"interrupted; nothing was written"
         assert process.wait(timeout=60) == 130
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (gzip.compress(b"{}"), "stdin: gzip data, and stdin takes JSONL only. Unpack it first"),
+        (b'[{"prompt": "p"}]', "stdin: a JSON array, and stdin takes JSONL only. Name the file"),
+        (b"[\n{}\n]", "stdin: a JSON array"),
+        (b"prompt,completion,label\np,c,true\n", "stdin: csv, and stdin takes JSONL only. Name the file"),
+    ],
+)
+def test_stdin_takes_jsonl_only_and_says_so(tmp_path: Path, content: bytes, told: str) -> None:
+    result = CliRunner().invoke(main, ["unpair", "-", "-o", str(tmp_path / "o.jsonl")], input=content)
+    assert result.exit_code == 1
+    assert told in result.stderr

@@ -225,6 +225,7 @@ BAD: dict[str, tuple[list[str], int, str]] = {
         1,
         ":1: --desirable: outcome (str 'sale') cannot be compared",
     ),
+    "a condition that never can hold": (["--desirable", "1/0 == 1"], 1, "Mend the condition\n"),
     "no condition": (["--desirable", "turns"], 1, ":1: --desirable: turns is int 2, not true or false"),
     "nothing holds": (["--desirable", "turns > 99"], 1, "nothing to write: 5 completions read, 5 neither holds"),
     "no such prompt": (

@@ -313,7 +313,7 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         "c.txt",
         "99.99.24, 18:00 - Bob: hi\n",
         ["--speaker", "Bob"],
-        "c.txt:1: dates that are none",
+        "c.txt:1: dates that are none, whichever of day, month and year comes first. Mend the date there",
     ),
     "a page": ("messages.html", "<html>", ["--speaker", "Anna"], "Telegram offers machine-readable JSON"),
     "an archive": ("chat.zip", "PK", [], "Unpack it: WhatsApp's .txt is in it"),

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from ktodata.cli import main
 from ktodata.io import read_rows
+from ktodata.io.leftover import clear
+from ktodata.report import publish
 from ktodata.report.facts import Counts, licence_id, origin_of
 from ktodata.report.publish import upload
 from ktodata.sources import SOURCES, stamped
@@ -334,3 +336,22 @@ def test_whatever_is_in_a_row_it_goes_up_or_is_one_line(
         assert result.stderr.startswith("error: ")
         assert result.stderr.count("\n") == 1, result.stderr
         assert not (folder / "out").exists(), "nothing is half-written"
+
+
+def test_a_folder_that_cannot_be_made_is_told_as_such(tmp_path: Path) -> None:
+    told = run(save(tmp_path / "in.jsonl", rows(4)), "me/x", "--dry-run", "/proc/x")
+    assert told.exit_code == 1
+    assert "error: /proc/x: the files cannot be written: No such file or directory. Name a folder where" in told.stderr
+
+
+def test_another_run_leaves_what_is_prepared_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(*arguments: Any, **more: Any) -> Any:
+        assert list(tmp_path.glob(".ktodata-*"))
+        clear(tmp_path, ".ktodata-")  # as any command does that writes there
+        return publish.prepare(*arguments, **more)
+
+    monkeypatch.setattr(sys.modules["ktodata.commands.push"], "prepare", prepare)
+    result = run(save(tmp_path / "in.jsonl", rows(4)), "me/x", "--dry-run", str(tmp_path / "o"))
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "o" / "README.md").exists()
+    assert not list(tmp_path.glob(".ktodata-*"))

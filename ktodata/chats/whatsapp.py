@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import re
@@ -23,6 +24,9 @@ _SAID = re.compile(r"(?P<author>[^:\n]{1,60}): (?P<text>.*)", re.DOTALL)
 _NO_WORDS = re.compile(
     r"<[^<>]*>|\S+ omitted|.*\(file attached\)|(This message was|You) deleted( this message)?\.?|null"
 )
+
+
+ORDERS = ((2, 1, 0), (2, 0, 1), (0, 1, 2))  # where year, month and day are
 
 
 class _Entry(NamedTuple):
@@ -92,15 +96,31 @@ def _messages(entries: list[_Entry], name: str, source: str) -> Iterator[Raw]:
 def _times(entries: list[_Entry], name: str) -> list[float]:
     """Seconds. Whether days or months come first is told by which of the two keeps the messages in order."""
     found: list[tuple[int, list[float]]] = []
-    for order in ((2, 1, 0), (2, 0, 1), (0, 1, 2)):  # where year, month and day are
+    for order in ORDERS:
         try:
             times = [_seconds(entry, order) for entry in entries]
         except ValueError:
             continue
         found.append((sum(later < earlier for earlier, later in itertools.pairwise(times)), times))
     if not found:
-        raise SourceError("dates that are none", where=f"{name}:{entries[0].line}")
+        raise SourceError(
+            "dates that are none, whichever of day, month and year comes first",
+            where=f"{name}:{_impossible(entries).line}",
+            do="Mend the date there, or export the chat again",
+        )
     return min(found, key=lambda item: item[0])[1]
+
+
+def _impossible(entries: list[_Entry]) -> _Entry:
+    """The message whose date is none in any order; the first one, where it is only together that they fit none."""
+    for entry in entries:
+        for order in ORDERS:
+            with contextlib.suppress(ValueError):
+                _seconds(entry, order)
+                break
+        else:
+            return entry
+    return entries[0]
 
 
 def _seconds(entry: _Entry, order: tuple[int, int, int]) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,6 +15,8 @@ import click
 from ktodata import cli_common as common
 from ktodata.errors import UsageError, WriteError
 from ktodata.io import local_path, room_beside
+from ktodata.io.leftover import claimed, clear
+from ktodata.io.spill import PREFIX
 from ktodata.report.facts import Counts, origin_of
 from ktodata.report.publish import check_id, prepare, upload
 
@@ -63,8 +68,8 @@ def push(
             raise UsageError(f"{folder} is there, and not an empty folder", do="Name a new one")
     try:
         # Beside the folder that is asked for, which is there when all of it is, or not at all.
-        with tempfile.TemporaryDirectory(prefix=".ktodata-", dir=folder and room_beside(folder)) as aside:
-            made = Path(aside) / "dataset"
+        with _aside(room_beside(folder) if folder else None) as aside:
+            made = aside / "dataset"
             with common.progress("reading") as advance:
                 splits = prepare(sources, hub_id, made, split=split, licence=licence, advance=advance)
             _summarise(splits, licence)
@@ -76,7 +81,22 @@ def push(
                 made.replace(target)
                 common.say(f"written to {folder}; nothing was put on the Hub")
     except OSError as error:
-        raise WriteError(f"no room to prepare the files: {error.strerror or error}") from error
+        where = folder or tempfile.gettempdir()
+        do = "Free some space there" if error.errno == errno.ENOSPC else "Name a folder where you may write"
+        if folder is None:
+            do = f"{do} (TMPDIR)"
+        raise WriteError(f"the files cannot be written: {error.strerror or error}", where=where, do=do) from error
+
+
+@contextlib.contextmanager
+def _aside(above: Path | None) -> Iterator[Path]:
+    """A folder that goes when the block ends, and that no other run takes for a killed one's."""
+    clear(above, PREFIX)
+    with (
+        contextlib.ExitStack() as made,
+        claimed(lambda: Path(made.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=above)))) as aside,
+    ):
+        yield aside
 
 
 def _token(name: str | None) -> str:

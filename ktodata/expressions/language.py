@@ -103,7 +103,10 @@ class Expression:
         try:
             return condition(_compiled(self.text).evaluate(record), self.text) is True
         except MismatchError as error:
-            raise RowError(f"{self.name}: {error}", where=where) from None
+            do = "Mend the condition"
+            if self.columns:
+                do += ", say with `is not null and`, or the record; or name a --quarantine FILE for such records"
+            raise RowError(f"{self.name}: {error}", where=where, do=do) from None
 
 
 class _Compiled(NamedTuple):

@@ -107,6 +107,8 @@ TOO_LONG = f"longer than {LONGEST // 2**20} MiB: not a file of this format?"
 BROKEN_EMOJI = "half of a surrogate pair (a broken emoji) in the text"
 UTF8_ADVICE = "Convert the file to UTF-8 first"
 COMMA_ADVICE = "The separator of a csv file must be a comma"
+ARRAY_ADVICE = "Mend it there, or write an object a line (.jsonl): a bad line can then be set aside with --quarantine"
+QUOTE_ADVICE = 'A text with a quote or a line feed in it stands in quotes, and a quote in it is written twice ("")'
 AGAIN_ADVICE = "Fetch or write the file again"
 
 
@@ -192,7 +194,7 @@ def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object, str]]:
             return
         if not first:
             if mark != ",":
-                raise SourceError(_array_problem(mark), where=f"{name}:{line}")
+                raise SourceError(_array_problem(mark), where=f"{name}:{line}", do=ARRAY_ADVICE)
             place += 1
             skip_blank()
         size, first = BLOCK, False
@@ -204,7 +206,7 @@ def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object, str]]:
             except ValueError as error:
                 if ended:
                     # Its own line and column count from this item on.
-                    raise SourceError(f"not JSON: {_why(error)}", where=f"{name}:{line}") from error
+                    raise SourceError(f"not JSON: {_why(error)}", where=f"{name}:{line}", do=ARRAY_ADVICE) from error
                 if len(buffer) > LONGEST:
                     raise SourceError(f"an item {TOO_LONG}", where=f"{name}:{line}") from error
             else:
@@ -251,7 +253,7 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
                     what = f"the header is one column, {header[0]!r}, as its cells are separated by {mark!r}"
                     raise SourceError(what, where=where, do=COMMA_ADVICE)
                 if len(set(header)) < len(header):
-                    raise SourceError(f"a column is named twice ({', '.join(header)})", where=where)
+                    raise SourceError(f"a column is named twice ({', '.join(header)})", where=where, do="Rename one")
             elif not_utf8 := _text_problem("", "".join(cells)):
                 yield Raw([cell.encode("utf-8", "surrogateescape") for cell in cells], where, source, not_utf8)
             elif len(cells) != len(header):
@@ -268,8 +270,9 @@ def _csv_rows(reader: Any, name: str) -> Iterator[list[str]]:
         yield from reader
     except csv.Error as error:
         # A header of quoted names and semicolons ends here. Further down it is a stray quote.
-        do = COMMA_ADVICE if reader.line_num == 1 and "expected after" in str(error) else ""
-        raise SourceError(f"not csv: {error}", where=f"{name}:{reader.line_num}", do=do) from error
+        do = COMMA_ADVICE if reader.line_num == 1 and "expected after" in str(error) else QUOTE_ADVICE
+        what = "a quote that is never closed" if "unexpected end" in str(error) else str(error)
+        raise SourceError(f"not csv: {what}", where=f"{name}:{reader.line_num}", do=do) from error
 
 
 def _cell(column: str, text: str) -> object:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from ktodata import hub
 from ktodata.errors import SourceError
-from ktodata.io.files import read_file, suffix_of
+from ktodata.io.files import GZIP, read_file, suffix_of
 from ktodata.io.paths import local_path
 from ktodata.io.records import Raw, read_lines
 
@@ -34,6 +34,7 @@ ALIASES = {
     "evaluation": "test",
 }
 _SHARD = re.compile(r"(?P<split>[\w.]+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
+_CSV_HEADER = re.compile(rb'"?[A-Za-z][\w .-]*"?(,"?[A-Za-z][\w .-]*"?)+')
 _METADATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
 
 
@@ -107,10 +108,22 @@ def chain_parts(parts: Sequence[Part]) -> Iterator[Raw]:
 def _read_stdin() -> Iterator[Raw]:
     empty = True
     for raw in read_lines(sys.stdin.buffer, "stdin", "stdin"):
+        if empty:
+            _refuse_others(raw.data)
         empty = False
         yield raw
     if empty:
         raise SourceError("nothing came in: no rows", where="stdin")
+
+
+def _refuse_others(line: object) -> None:
+    """Raises SourceError if stdin begins with a line of something else than JSONL that people often have."""
+    assert isinstance(line, bytes), "lines come unparsed"
+    what = "gzip data" if line.startswith(GZIP) else "a JSON array" if line.startswith(b"[") else ""
+    what = what or ("csv" if _CSV_HEADER.fullmatch(line) else "")
+    if what:
+        do = "Unpack it first: gunzip -c" if "gzip" in what else "Name the file, or write an object a line"
+        raise SourceError(f"{what}, and stdin takes JSONL only", where="stdin", do=do)
 
 
 def _provenance(path: Path) -> str:
