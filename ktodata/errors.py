@@ -2,6 +2,7 @@
 
 KtodataError               exit 1: the data, a file or the Hub says no
 ├── SourceError            a file, folder or Hub dataset cannot be read as what it claims to be
+│   ├── NothingLeftError   all of its records were refused: the quarantine file has them
 │   └── RowError           one row in it is unreadable (`where` names the line)
 ├── WriteError             the output cannot be written
 ├── ModelError             a model, or the server that has it, cannot be used
@@ -11,7 +12,8 @@ KtodataError               exit 1: the data, a file or the Hub says no
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class KtodataError(Exception):
@@ -38,6 +40,23 @@ class RowError(SourceError):
     def advised(self, do: str) -> RowError:
         """The same error with this advice, unless it has better."""
         return RowError(self.what, where=self.where, do=self.do or do)
+
+
+class NothingLeftError(SourceError):
+    """No record became anything to be written. Where records are set aside, those are kept despite the error.
+
+    `refused` are those that nobody has set aside yet, as arguments of `ktodata.io.Quarantine.add`.
+    """
+
+    def __init__(self, what: str, *, where: str = "", do: str = "", refused: Iterable[Mapping[str, Any]] = ()) -> None:
+        super().__init__(what, where=where, do=do)
+        self.refused = list(refused)
+
+    def kept(self, file: str) -> NothingLeftError:
+        """The same error, which says that all records are in this file."""
+        return NothingLeftError(
+            self.what, where=self.where, do=sentences(self.do, f"All of them are in {file}, with reasons")
+        )
 
 
 class WriteError(KtodataError):

@@ -59,6 +59,8 @@ class Row:
         return kind_of(self.prompt)
 
 
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+ASKING = ("system", "developer", "user")  # roles that a completion cannot hold
 _CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 # ASCII in lower case, with spaces for all that `str.split` takes for white space.
 _LOWERED = bytes(32 if code < 128 and chr(code).isspace() else code for code in range(256)).lower()
@@ -223,6 +225,8 @@ def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:
             where=where,
             do="Both must be strings, or both lists of messages",
         )
+    if problem := reply_problem(completion):
+        raise RowError(problem, where=where, do="A completion is what the assistant says, tools' answers between")
     origin = _scalar(record, "origin", where) or "feedback"
     if origin not in ORIGINS:
         raise RowError(f"origin is {origin!r}, not one of {', '.join(ORIGINS)}", where=where)
@@ -258,7 +262,7 @@ def parse_text(value: object, *, name: str, where: str) -> Text:
     """A string or a list of `{role, content}` messages, checked.
 
     Raises:
-        RowError: it is neither.
+        RowError: it is neither, or a role is unknown.
     """
     if isinstance(value, str):
         return value
@@ -268,6 +272,15 @@ def parse_text(value: object, *, name: str, where: str) -> Text:
         f"{name} is {named(value)}, not a string or a list of messages",
         where=where,
     )
+
+
+def reply_problem(completion: Text) -> str:
+    """What is wrong with the roles of a completion: messages of the assistant, the last one at least; "" if nothing."""
+    roles = [] if isinstance(completion, str) else [message["role"] for message in completion]
+    wrong = next((place for place, role in enumerate(roles) if role in ASKING), None)
+    if wrong is not None:
+        return f"completion[{wrong}] is a message of the {roles[wrong]!r}, not of the assistant"
+    return f"the completion ends with the {roles[-1]!r}" if roles and roles[-1] != "assistant" else ""
 
 
 def to_record(row: Row) -> dict[str, Any]:
@@ -282,6 +295,8 @@ def _message(item: object, name: str, where: str) -> Message:
     if not isinstance(role, str) or not isinstance(content, str):
         bad = "role" if not isinstance(role, str) else "content"
         raise RowError(f"{name}.{bad} is {named(item.get(bad))}, not a string", where=where)
+    if role not in ROLES:
+        raise RowError(f"{name}.role is {named(role)}", where=where, do=f"Known: {', '.join(ROLES)}")
     lost = next((key for key in ("tool_calls", "function_call") if item.get(key)), "")
     if lost:
         raise RowError(

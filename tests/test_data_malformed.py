@@ -113,6 +113,8 @@ UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "helpsteer: null rating": ("helpsteer2", {"helpfulness": None}, "helpfulness is null, not a number"),
     "helpsteer: a word as rating": ("helpsteer2", {"helpfulness": "good"}, "helpfulness is str 'good', not a number"),
+    "helpsteer: off the scale": ("helpsteer2", {"helpfulness": 9}, "helpfulness is 9, not from 0 to 4"),
+    "helpsteer: below the scale": ("helpsteer2", {"helpfulness": -1}, "helpfulness is -1, not from 0 to 4"),
     "helpsteer: null response": ("helpsteer2", {"response": None}, "response is null, not a string"),
     "helpsteer: a list as prompt": ("helpsteer2", {"prompt": []}, "prompt is list [], not a string"),
     "safety: null": ("pku-saferlhf", {"is_response_0_safe": None}, "is_response_0_safe is null, not true or false"),
@@ -153,6 +155,21 @@ UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "halos: no second output": ("halos-pairs", {"output_B": GONE}, "no column 'output_B'"),
     "rows: a null label": ("rows", {"label": None}, "label is None, not true or false"),
     "rows: two kinds": ("rows", {"completion": [assistant("a")]}, "prompt is text and completion is chat"),
+    "rows: no such role": (
+        "rows",
+        {"prompt": [user("q")], "completion": [{"role": "alien", "content": "a"}]},
+        "completion[0].role is str 'alien'. Known: system, ",
+    ),
+    "rows: the user's completion": (
+        "rows",
+        {"prompt": [user("q")], "completion": [user("a"), assistant("b")]},
+        "completion[0] is a message of the 'user', not of the assistant",
+    ),
+    "rows: a tool has the last word": (
+        "rows",
+        {"prompt": [user("q")], "completion": [assistant("a"), {"role": "tool", "content": "b"}]},
+        "the completion ends with the 'tool'",
+    ),
     "rows: no such origin": ("rows", {"origin": "heaven"}, "origin is 'heaven', not one of pair"),
 }
 UNUSABLE: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -173,6 +190,11 @@ UNUSABLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "ultrafeedback: the wrong way round": ("ultrafeedback", {"score_chosen": 1.0}, "rejected scored higher"),
     "ultrafeedback: another prompt": ("ultrafeedback", {"chosen": [user("x"), assistant("y")]}, "prompts differ"),
     "ultrafeedback: no reply": ("ultrafeedback", {"chosen": [user("q1"), assistant(" ")]}, "empty completion"),
+    "tulu: a tool has the last word": (
+        "tulu-3",
+        {"chosen": [*SAMPLES["tulu-3"][0]["chosen"], {"role": "tool", "content": "42"}]},
+        "the assistant has not the last word",
+    ),
     "kto mix: the user speaks last": ("kto-mix", {"completion": [user("q1")]}, "no reply at the end"),
     "kto mix: no turns": ("kto-mix", {"completion": []}, "no reply at the end"),
     "kto mix: nothing asked": ("kto-mix", {"prompt": " ", "completion": [assistant("a")]}, "no prompt"),

@@ -11,6 +11,7 @@ from ktodata.errors import RowError
 from ktodata.order import completion_number, completion_numbers, number_of, numbers_of
 from ktodata.schema import (
     COLUMNS,
+    ROLES,
     Message,
     hash_prompt,
     hash_prompts,
@@ -24,7 +25,9 @@ from ktodata.schema import (
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 # What decides there: white space of all kinds, runs of it, borders of ASCII, letters that fold.
 TRICKY = st.text(alphabet=st.sampled_from("aB \n\t\r\x0b\x0c\x1c\x1d\x1e\x1f\x7f\x00\x80\x85\xa0\xff\ud800é\u2003ß"))
-MESSAGES = st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}))
+MESSAGES = st.lists(st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": TEXT}))
+SPOKEN = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["assistant", "tool"]), "content": TEXT}))
+REPLIES = SPOKEN.map(lambda turns: [*turns, {"role": "assistant", "content": "last"}])
 
 
 @given(TEXT)
@@ -56,7 +59,7 @@ def test_what_normalising_ignores_and_what_it_does_not() -> None:
     assert normalise("ok 🎉") != normalise("ok")
 
 
-@given(st.one_of(st.tuples(TEXT, TEXT), st.tuples(MESSAGES, MESSAGES)), st.booleans())
+@given(st.one_of(st.tuples(TEXT, TEXT), st.tuples(MESSAGES, REPLIES)), st.booleans())
 def test_a_row_survives_its_record(texts: tuple[str | list[Message], str | list[Message]], label: bool) -> None:
     row = make_row(*texts, label, source="s", origin="synthetic", strategy="corrupt", parent_id="p")
     assert list(to_record(row)) == list(COLUMNS)
@@ -92,6 +95,7 @@ def test_a_row_is_never_mutated() -> None:
         ({"prompt": ["hi"]}, r"prompt\[0\] is str 'hi', not a message"),
         ({"prompt": [{"role": "user"}]}, r"prompt\[0\].content is null"),
         ({"prompt": [{"content": "x"}]}, r"prompt\[0\].role is null"),
+        ({"prompt": [{"role": "alien", "content": "x"}]}, r"prompt\[0\].role is str 'alien'. Known: system, "),
         ({"source": 3}, "source is int 3"),
         ({"origin": "guess"}, "origin is 'guess', not one of pair, rated, feedback, synthetic"),
     ],

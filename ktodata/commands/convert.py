@@ -9,7 +9,7 @@ import click
 from ktodata import cli_common as common
 from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
 from ktodata.convert import FORMATS, Converting, Format, get_format
-from ktodata.errors import SourceError, UsageError
+from ktodata.errors import NothingLeftError, UsageError
 from ktodata.io import STDOUT, room_beside
 from ktodata.io.foreign import write_records
 from ktodata.schema import Kind
@@ -131,12 +131,12 @@ def _write(done: Converting, found: Stream, output: str) -> None:
     """Write the records, unless there are none.
 
     Raises:
-        SourceError: there are none.
+        NothingLeftError: there are none.
     """
     records = done.records(found.tables)
     first = next(records, None)
     if first is None:
         reasons = found.account.skipped + done.skipped
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise SourceError(f"nothing to write: {found.account.completions} completions read, {told or 'none'}")
+        raise NothingLeftError(f"nothing to write: {found.account.completions} completions read, {told or 'none'}")
     write_records(itertools.chain([first], records), done.schema(), output)

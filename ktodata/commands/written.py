@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 
 from ktodata import cli_common as common
-from ktodata.errors import RowError, SourceError, UsageError
+from ktodata.errors import NothingLeftError, RowError, SourceError, UsageError
 from ktodata.io import STDOUT, Quarantine, local_path, write_tables
 from ktodata.unpair import Account, Stream
 
@@ -36,9 +36,22 @@ def advice_on_rows(*, strict: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def set_aside(quarantine: str | None) -> Iterator[Quarantine | None]:
-    """The quarantine file of a command, if one is named; where none is, it is advised for unreadable records."""
+    """The quarantine file of a command, if one is named; where none is, it is advised for unreadable records.
+
+    It is written after `NothingLeftError` too: all records are in it then.
+    """
+    nothing: NothingLeftError | None = None
     with Quarantine(quarantine) as refused, advice_on_rows(strict=not quarantine):
-        yield refused if quarantine else None
+        try:
+            yield refused if quarantine else None
+        except NothingLeftError as error:
+            if not quarantine:
+                raise
+            for one in error.refused:
+                refused.add(**one)
+            nothing = error.kept(quarantine) if refused.count else error
+    if nothing is not None:
+        raise nothing
 
 
 def write_stream(found: Stream, output: str) -> None:
@@ -58,16 +71,16 @@ def summarise(account: Account, source: str, output: str, quarantine: str | None
         reasons = ", ".join(f"{count} {reason}" for reason, count in account.skipped.most_common())
         unreadable = f"; the first unreadable: {account.problem}" if account.problem else ""
         raise SourceError(
-            f"nothing to write: {account.completions} completions read, {reasons}{unreadable}",
+            f"nothing to write: {account.completions} completions read, {reasons or 'none skipped'}{unreadable}",
             where=source,
-            do=f"All of them are in {quarantine}, with the reasons" if quarantine else "",
+            do=f"All of them are in {quarantine}, with the reasons" if quarantine and reasons else "",
         )
     summary = common.Summary(account.read, account.layout.unit, account.written, account.skipped)
     note = f"{account.completions} completions, layout {account.layout.name}"
     summary.show(output, desirable=account.desirable, note=note)
     if account.layout.terms:
         common.say(f"note: {account.layout.terms}")
-    if quarantine:
+    if quarantine and account.skipped.total():
         common.say(f"skipped ones are in {quarantine}")
     if account.desirable in (0, account.written):
         missing, more = ("undesirable", advice) if account.desirable else ("desirable", "")

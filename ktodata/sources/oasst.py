@@ -13,6 +13,7 @@ from ktodata.errors import RowError
 from ktodata.schema import Message, named
 from ktodata.sources.contract import Example, Piece, Record, Skip, Source, optional_number, string
 
+CIRCLE = "messages in a circle"
 ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
@@ -28,13 +29,17 @@ class Node(NamedTuple):
     deleted: bool
 
 
-def read_flat(record: Record, where: str) -> Iterator[Piece]:
-    """One message. The others of its tree have the same `message_tree_id`."""
+def read_flat(record: Record, where: str) -> Iterator[Piece | Skip]:
+    """One message. The others of its tree have the same `message_tree_id`. A prompt that is its own parent counts as a
+    completion that cannot be used."""
     parent = record.get("parent_id")
     if parent is not None and not isinstance(parent, str):
         raise RowError(f"parent_id is {named(parent)}, not a string or null", where=where)
     tree = record.get("message_tree_id")
-    yield Piece("" if tree is None else str(tree), _node(record, string(record, "message_id", where), parent, where))
+    node = _node(record, string(record, "message_id", where), parent, where)
+    if node.role != "assistant" and node.parent == node.id:
+        yield Skip(CIRCLE)  # no reply, of which `join` gives account
+    yield Piece("" if tree is None else str(tree), node)
 
 
 def read_tree(record: Record, where: str, *, lang: str = "") -> Iterator[Example | Skip]:
@@ -119,7 +124,7 @@ def _path(nodes: Sequence[Node], place: dict[str, int], name: str) -> tuple[list
         return turns, "no prompt"
     while name:
         if name not in place or name in seen:
-            return [], "a message above it is missing" if name not in place else "messages in a circle"
+            return [], "a message above it is missing" if name not in place else CIRCLE
         seen.add(name)
         node = nodes[place[name]]
         if node.deleted:

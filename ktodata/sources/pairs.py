@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ktodata.errors import RowError
-from ktodata.schema import Message, kind_of, named
+from ktodata.schema import ASKING, Message, kind_of, named, reply_problem
 from ktodata.sources.contract import Example, Record, Skip, Source, column, pair
 from ktodata.sources.messages import as_messages
 from ktodata.sources.system import after, system_turns
 from ktodata.sources.transcript import ASSISTANT, is_transcript, read_transcripts
-
-USERS = ("user", "system")  # roles that a completion cannot hold
 
 
 def read(record: Record, where: str) -> Iterator[Example | Skip]:
@@ -93,9 +91,11 @@ def _implicit(prompt: Any, turns: tuple[list[Message], list[Message]], where: st
 
 
 def _checked(prompt: list[Message], turns: tuple[list[Message], list[Message]]) -> Iterator[Example | Skip]:
-    if any(message["role"] in USERS for reply in turns for message in reply):
+    if any(message["role"] in ASKING for reply in turns for message in reply):
         # The two conversations part before the last reply.
         return iter([Skip("prompts differ", 2, "both")])
+    if any(map(reply_problem, turns)):
+        return iter([Skip("the assistant has not the last word", 2, "both")])
     return pair((prompt, prompt), turns)
 
 
