@@ -223,13 +223,13 @@ def _is_file(source: str) -> bool:
 
 
 def _is_split(source: str, split: str) -> bool:
-    """Whether a file's name says that it is this split."""
+    """Whether a file's name says that it is this split; where a name tells none, it is `train`."""
     from ktodata.io.resolve import ALIASES, split_of
 
+    if source == STDIN:
+        return split == "train"
     name = local_path(source).name
-    return split in (split_of(name), name.partition(".")[0]) or (
-        bool(split_of(name)) and ALIASES.get(split) == split_of(name)
-    )
+    return name.partition(".")[0] == split or (split_of(name) or "train") == ALIASES.get(split, split)
 
 
 def given(ctx: click.Context, *names: str) -> list[str]:
@@ -252,11 +252,11 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, unless it is to read a split of what has none."""
-        source, split = ctx.params.get("source"), ctx.params.get("split")
-        if isinstance(split, str) and given(ctx, "split"):
-            file = source and source != STDIN and _is_file(source) and not _is_split(source, split)
-            if source == STDIN or file:
-                where = "stdin" if source == STDIN else str(source)
+        source, split = ctx.params.get("source", ""), ctx.params.get("split")
+        source = STDIN if source is None else str(source)
+        if source and isinstance(split, str) and given(ctx, "split"):
+            if (source == STDIN or _is_file(source)) and not _is_split(source, split):
+                where = "stdin" if source == STDIN else source
                 do = "Leave --split out; it is for a folder or a dataset on the Hub"
                 raise UsageError(f"no split {split!r} in a single file, which is read whole", where=where, do=do)
         return super().invoke(ctx)

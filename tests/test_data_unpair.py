@@ -387,6 +387,11 @@ def test_the_demo_files_of_llama_factory() -> None:
 
 
 def test_a_file_may_be_the_split_that_it_is_called(tmp_path: Path) -> None:
-    for name, split in (("test.jsonl", "test"), ("val-00000-of-00001.jsonl", "dev"), ("mine.jsonl", "mine")):
+    for name, split in (
+        ("test.jsonl", "test"),
+        ("val-00000-of-00001.jsonl", "dev"),
+        ("mine.jsonl", "mine"),
+        ("a.jsonl", "train"),
+    ):
         source = save(tmp_path / name, [{"prompt": "p", "chosen": "a", "rejected": "b"}])
         assert run(source, "-o", str(tmp_path / "o.jsonl"), "--split", split).exit_code == 0

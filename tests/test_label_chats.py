@@ -263,7 +263,7 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         "result.json",
         chat(*ANNA),
         ["--speaker", "Anna", "--split", "train"],
-        "no split 'train' in a single",
+        "--split has no effect on a chat",
     ),
     "columns of Telegram's": (
         "result.json",
