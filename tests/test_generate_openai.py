@@ -303,7 +303,7 @@ def test_a_wrong_model_name_is_told_in_the_servers_words(source: Path) -> None:
         ("base.key_env=KTOKIT_TEST_KEY", "the environment variable KTOKIT_TEST_KEY is not set"),
         (f"base.key_env={KEY}", "base.key_env is no name of an environment variable"),
         ("base.chat=template", "A server applies its own"),
-        ("base.extra=[1]", "extra is no JSON object"),
+        ("base.extra=[1]", "base.extra is no JSON object"),
         ("base.backend=vllm", "base.url is for the back end openai"),
     ],
 )

@@ -317,7 +317,7 @@ def test_quarantine_limit_and_split(tmp_path: Path) -> None:
     out, bad = tmp_path / "made" / "out.jsonl", tmp_path / "made" / "bad.jsonl"
     result = run(tmp_path / "train.jsonl", "-o", out, "--strategy", "corrupt", "--quarantine", bad)
     assert result.exit_code == 0, result.output
-    assert "skipped 2: 1 corrupt: too short, 1 unreadable" in result.stderr
+    assert "skipped 2: 1 corrupt: too short, 1 unreadable (most often: " in result.stderr
     kept = [json.loads(line) for line in bad.read_text(encoding="utf-8").splitlines()]
     assert [line["reason"] for line in kept][1:] == ["corrupt: too short"]
     assert kept[1]["record"]["prompt"] == "q"
@@ -368,5 +368,31 @@ def test_try_refuses_what_would_do_nothing(option: list[str], tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     result = run("--try", "p", "we all go home now", "--strategy", "corrupt", *option)
     assert result.exit_code == 2
-    assert "error: --try writes nothing, so --" in result.stderr
+    assert "has no effect with --try, which writes nothing" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_desirable_rows_are_told(tmp_path: Path) -> None:
+    texts = ["we all go home now", "", " "]
+    rows = [make_row(f"p{n}", text, True, source="s", origin="pair") for n, text in enumerate(texts)]
+    write_rows(rows, str(tmp_path / "rows.jsonl"))
+    wanted = [tmp_path / "rows.jsonl", "-o", tmp_path / "out.jsonl", "--strategy", "corrupt"]
+    assert "warning: 2 of the desirable rows are empty and stay in the output; `ktodata check`" in run(*wanted).stderr
+    assert "empty and stay" not in run(*wanted, "--only").stderr
+
+
+def test_quarantine_says_what_it_holds() -> None:
+    said = " ".join(run("--help").stdout.split())
+    assert "each row once for every negative that could not be made of it" in said
+
+
+def test_errors_say_what_to_do(tmp_path: Path) -> None:
+    said = [{"role": "assistant", "content": "we all go home now"}]
+    chat = json.dumps({"prompt": [{"role": "user", "content": "p"}], "completion": said, "label": True})
+    text = json.dumps({"prompt": "p", "completion": "we all go home now", "label": True})
+    (tmp_path / "both.jsonl").write_text(f"{text}\n{chat}\n", encoding="utf-8")
+    result = run(tmp_path / "both.jsonl", "-o", tmp_path / "out.jsonl", "--strategy", "corrupt")
+    assert "one kind only; `ktodata unpair FILE --quarantine BAD` sets the others aside" in result.stderr
+    (tmp_path / "pack.toml").write_text('[en]\nshapes = ["{zzz} {a}"]\nparts.a = ["x"]', encoding="utf-8")
+    result = run("--try", "p", "r", "--strategy", "template", "--set", f"template.pack={tmp_path / 'pack.toml'}")
+    assert result.stderr.count("Known: a") == 1

@@ -214,7 +214,7 @@ def test_templates_of_ones_own(tmp_path: Path) -> None:
         ("{{ topic | attr('__class__') }}", "no filter 'attr'"),
         ("{{ topic | replace('', topic) }}", "no filter 'replace'"),
         ("{{ topic | join(topic) }}", "join is for lists"),
-        ("{{ keywords | first(1, 2, 3) }}", "positional arguments"),
+        ("{{ keywords | first(1, 2, 3) }}", "given what it cannot take"),
         ("{{ topic is sameas(topic) }}", "no test 'sameas'"),
         ("{{ topic", "is no template"),
         ("{% nonsense %}", "is no template"),
@@ -260,3 +260,13 @@ def test_every_slot_is_in_the_list_that_errors_show(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         prepare(Run([]), templates=templates(tmp_path, "{{ zzz }}"), language="auto", fallback=None)
     assert all(name in str(caught.value) for name in SLOTS)
+
+
+@pytest.mark.parametrize("text", ["{% if keywords >= 3 %}a{% endif %}b", "{{ keywords | join(by='x') }}"])
+def test_no_words_of_python_reach_the_user(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a filter or comparison is given what it cannot take") as caught:
+        prepare(Run([]), templates=templates(tmp_path, text), language="auto", fallback=None)
+    assert "instances" not in str(caught.value)
+    assert "_join" not in str(caught.value)
+    with pytest.raises(UsageError, match="join is for lists"):
+        prepare(Run([]), templates=templates(tmp_path, "{{ topic | join }}"), language="auto", fallback=None)

@@ -87,7 +87,9 @@ def _rows(source: str, *, split: str, limit: int | None) -> Iterator[Row]:
         kind = kind or row.kind
         if row.kind != kind:
             raise RowError(
-                f"a {row.kind} row in a file of {kind} rows", where=raw.where, do="A file holds one kind only"
+                f"a {row.kind} row in a file of {kind} rows",
+                where=raw.where,
+                do="A file holds one kind only; `ktodata unpair FILE --quarantine BAD` sets the others aside",
             )
         yield row
 

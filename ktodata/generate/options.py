@@ -161,7 +161,14 @@ def open_backend(options: Mapping[str, Any], *, strategy: str) -> Backend:
 
         names = ("concurrency", "retries", "backoff", "timeout", "per_minute", "extra")
         more = {name: options[name] for name in names}
-        return Server(options["url"], model=model, key=_key(options["key_env"], strategy), **common, **more)
+        key = _key(options["key_env"], strategy)
+        try:
+            return Server(options["url"], model=model, key=key, **common, **more)
+        except UsageError as error:
+            # It knows its own arguments, not what they are called here.
+            what = error.what if error.what.startswith("extra ") else f"url: {error.what}"
+            do = re.sub(r"\b(key_env|option extra)$", lambda found: f"{strategy}.{found[0].split()[-1]}", error.do)
+            raise UsageError(f"{strategy}.{what}", do=do) from None
     if options["url"]:
         raise UsageError(f"{strategy}.url is for the back end openai", do=f"Leave out {strategy}.backend, or the url")
     if not model:

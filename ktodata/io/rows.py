@@ -35,7 +35,7 @@ def iter_rows(
                 raise RowError(
                     f"a {row.kind} row in a file of {kind} rows",
                     where=raw.where,
-                    do="A file holds one kind only",
+                    do="A file holds one kind only; `ktodata unpair FILE --quarantine BAD` sets the others aside",
                 )
         except RowError as error:
             if quarantine is None:

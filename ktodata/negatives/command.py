@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -86,7 +87,12 @@ from ktodata.schema import Row, to_record
 @common.workers_option
 @common.engine_option
 @common.seed_option
-@common.quarantine_option
+@click.option(
+    "--quarantine",
+    metavar="FILE",
+    help="Write what could not be read, and each row once for every negative that could not be made of it (the row "
+    "itself is in the output), as JSONL, with the reasons. Left out, the first unreadable record is an error.",
+)
 def negatives(
     source: str | None,
     output: str | None,
@@ -110,9 +116,7 @@ def negatives(
     number of workers. How it was made is told by a card beside the output, OUT.card.md.
     """
     if trial is not None:
-        for option, value in (("--output", output), ("--quarantine", quarantine), ("--only", only)):
-            if value:
-                raise UsageError(f"--try writes nothing, so {option} has no effect", do="Leave one of them out")
+        common.refuse_given(("output", "quarantine", "only"), "with --try, which writes nothing")
         read = partial(read_rows, split=split, limit=limit)
         others = read(source) if source else []
         _try(trial, _trial_uses(strategies, settings), others, source or "", per_row=per_row, seed=seed)
@@ -122,7 +126,7 @@ def negatives(
     output = common.resolve_output(output, source)
     _check_side_files(source, output, quarantine)
     with (
-        Quarantine(quarantine) as refused,
+        _Refused(quarantine) as refused,
         contextlib.ExitStack() as bars,
         negatives_of(
             _rows(source, split, limit, refused if quarantine else None),
@@ -138,7 +142,7 @@ def negatives(
             begin=lambda jobs: bars.enter_context(common.progress("making negatives", jobs)),
         ) as found,
     ):
-        unreadable = refused.count
+        unreadable, why = refused.count, refused.commonest()
         write_tables(found.tables, found.kind, output)
     made = Made(
         output=output,
@@ -152,7 +156,27 @@ def negatives(
     if output != STDOUT:
         write_card(made)
     found.work.finish()
-    _report(made, quarantine)
+    _report(made, quarantine, why)
+
+
+class _Refused(Quarantine):
+    """A quarantine that knows which reason is given most often."""
+
+    def __init__(self, path: str | None) -> None:
+        super().__init__(path)
+        self._reasons: Counter[str] = Counter()
+
+    def add(self, reason: str, *, where: str, record: object, **more: object) -> None:
+        self._reasons[reason] += 1
+        super().add(reason, where=where, record=record, **more)
+
+    def __enter__(self) -> _Refused:
+        super().__enter__()
+        return self
+
+    def commonest(self) -> str:
+        """The reason given most often so far, "" for none."""
+        return min(self._reasons, key=lambda reason: (-self._reasons[reason], reason), default="")
 
 
 def _rows(source: str, split: str, limit: int | None, quarantine: Quarantine | None) -> Iterator[Row]:
@@ -187,9 +211,10 @@ def _check_side_files(source: str, output: str, quarantine: str | None) -> None:
         common.refuse_input(card_path(output), source)
 
 
-def _report(made: Made, quarantine: str | None) -> None:
+def _report(made: Made, quarantine: str | None, why: str) -> None:
     found = made.found
-    skipped = dict(found.work.skipped) | ({"unreadable": made.unreadable} if made.unreadable else {})
+    unreadable = {f"unreadable (most often: {why})": made.unreadable} if made.unreadable else {}
+    skipped = dict(found.work.skipped) | unreadable
     summary = common.Summary(read=found.read + made.unreadable, unit="rows", written=found.written, skipped=skipped)
     summary.show(made.output, desirable=found.desirable, note=f"{found.asked} desirable")
     for name, count in found.work.made.items():
@@ -198,6 +223,11 @@ def _report(made: Made, quarantine: str | None) -> None:
         say(f"leakage {name}: {leakage}")
     if made.output != STDOUT:
         say(f"card    {card_path(made.output)}")
+    if found.empty and not made.only:
+        say(
+            f"warning: {found.empty} of the desirable rows are empty and stay in the output; `ktodata check` finds "
+            "them, `ktodata unpair` leaves them out"
+        )
     if quarantine:
         say(f"skipped ones are in {quarantine}")
     if not found.work.made.total():

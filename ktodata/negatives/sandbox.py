@@ -129,11 +129,21 @@ def render(source: Source, slots: Mapping[str, Any]) -> str | None:
         text = " ".join(_template(source.text).render(slots).split())
     except UndefinedError:
         return None
-    except Exception as error:  # noqa: BLE001 - whatever a filter may raise on what it is given
+    except _UnfitError as error:
         raise KtodataError(f"{source.where}: {error}", do=_SEE) from None
+    except Exception:  # noqa: BLE001 - whatever a filter may raise on what it is given
+        # Python's own words say nothing about the template.
+        raise KtodataError(
+            f"{source.where}: a filter or comparison is given what it cannot take",
+            do=f"`join` is for keywords, the others for texts; compare texts with texts. {_SEE}",
+        ) from None
     if len(text) > LONGEST:
         raise KtodataError(f"{source.where} writes {len(text)} characters", do=f"At most {LONGEST} are allowed")
     return text or None
+
+
+class _UnfitError(Exception):
+    """What a filter cannot take, in words for the user."""
 
 
 @functools.cache
@@ -167,5 +177,5 @@ def _template(text: str) -> Any:
 def _join(value: Any, between: str = "") -> str:
     # Jinja's joins the characters of a string too, which squares its length.
     if not isinstance(value, list | tuple):
-        raise TypeError("join is for lists, such as keywords")
+        raise _UnfitError("join is for lists, such as keywords")
     return str(between).join(map(str, value))

@@ -16,7 +16,7 @@ from ktodata.engine import Engine
 from ktodata.io import Spill, Table, rows_of
 from ktodata.leakage import Leakage, Sampled
 from ktodata.negatives.choose import Use
-from ktodata.negatives.contract import Run, sampled
+from ktodata.negatives.contract import Run, reply_of, sampled
 from ktodata.negatives.synthesize import Block, Synthesizer, place_of, require_desirable
 from ktodata.order import number_of
 from ktodata.schema import Kind, Row
@@ -30,6 +30,7 @@ class Negatives:
     """Rows on their way: `tables`, to be taken once, and the counts, complete when all have been taken.
 
     `read` rows were there and `asked` of them desirable; `written` and `desirable` count the output.
+    `empty` of those asked have no reply to be made worse.
     """
 
     tables: Iterator[Table]
@@ -39,6 +40,7 @@ class Negatives:
     asked: int
     written: int = 0
     desirable: int = 0
+    empty: int = 0
     sources: set[str] = dataclasses.field(default_factory=set)
     samples: dict[str, Sampled] = dataclasses.field(default_factory=dict)
 
@@ -80,11 +82,12 @@ def negatives_of(
     held: list[Row] = []
     sample: list[Row] = []
     with Spill(PARTS, folder) as spill:
-        kind, asked = None, 0
+        kind, asked, empty = None, 0, 0
         every = iter(rows)
         while portion := list(itertools.islice(every, PORTION)):
             kind = kind or portion[0].kind
             asked += sum(row.label for row in portion)
+            empty += sum(row.label and not str(reply_of(row)).strip() for row in portion)
             table = keyed(portion, kind)
             spill.add(table, part_of(table))
             held += portion if whole else []
@@ -94,7 +97,7 @@ def negatives_of(
         work = Synthesizer(uses, Run(sorted(held, key=place_of), seed, output, sample=sample), per_row=per_row)
         held.clear()
         jobs = asked * per_row * (1 if uses[0].weight is not None else len(uses))
-        made = Negatives(iter(()), kind or "text", work, spill.rows, asked)
+        made = Negatives(iter(()), kind or "text", work, spill.rows, asked, empty=empty)
         made.samples = {use.strategy.name: Sampled() for use in uses}
         advance = begin(jobs)
         blocks = work.blocks(_blocks(spill), workers=workers, engine=engine, advance=advance)
