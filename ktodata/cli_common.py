@@ -254,11 +254,11 @@ class Command(click.Command):
         """Run it, unless it is to read a split of what has none."""
         source, split = ctx.params.get("source", ""), ctx.params.get("split")
         source = STDIN if source is None else str(source)
-        if source and isinstance(split, str) and given(ctx, "split"):
-            if (source == STDIN or _is_file(source)) and not _is_split(source, split):
-                where = "stdin" if source == STDIN else source
-                do = "Leave --split out; it is for a folder or a dataset on the Hub"
-                raise UsageError(f"no split {split!r} in a single file, which is read whole", where=where, do=do)
+        single = source == STDIN or (bool(source) and _is_file(source))
+        if single and isinstance(split, str) and given(ctx, "split") and not _is_split(source, split):
+            where = "stdin" if source == STDIN else source
+            do = "Leave --split out; it is for a folder or a dataset on the Hub"
+            raise UsageError(f"no split {split!r} in a single file, which is read whole", where=where, do=do)
         return super().invoke(ctx)
 
     def main(  # type: ignore[override]  # click overloads it on standalone_mode
