@@ -9,4 +9,11 @@ if [ -n "$WHEELS" ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "$WHEELS"/*.whl
   export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
+for name in torch transformers peft accelerate; do
+  python3 -c "import $name" 2>/dev/null || {
+    echo "gpu.sh: python3 has no $name. Measured is what python3 finds: install ktokit into it first, with a CUDA build" \
+      "of torch (pip install -e '.[bench]'), or activate the environment that has them" >&2
+    exit 2
+  }
+done
 exec python3 -m benchmarks.suite --device cuda "$@"

@@ -66,16 +66,17 @@ class _Attention(torch.autograd.Function):
                     if learns:
                         kept.append(weights if weights.shape[2] <= KEPT_KEYS * ask.key_size else None)
         if learns:
-            ctx.ask, ctx.ragged, ctx.prefixes, ctx.kept = ask, ragged, prefixes, kept
-            ctx.save_for_backward(query, key, value)
+            ctx.ask, ctx.ragged, ctx.prefixes = ask, ragged, prefixes
+            # Saved as autograd saves: so that checkpointing can do without, and a backward pass frees them.
+            ctx.save_for_backward(query, key, value, *kept)
         return out[None].to(value.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value = ctx.saved_tensors
+        query, key, value, *saved = ctx.saved_tensors
         ask, ragged, prefixes = ctx.ask, ctx.ragged, ctx.prefixes
-        kept = iter(ctx.kept)
+        kept = iter(saved)
         with torch.autocast("cpu", enabled=False):
             q, k, v, by_out = query[0].float(), key[0].float(), value[0].float(), grad[0].transpose(0, 1).float()
             # Laid out as the projections give and take them, [T, heads, D].

@@ -29,7 +29,8 @@ from ktotrain.files import write_atomic
 
 KEY_BYTES = 16
 HASHED_AT_ONCE = 8
-FORMAT = "ktokit reference log-probabilities, 1"
+# 2: sums over tokens in float64
+FORMAT = "ktokit reference log-probabilities, 2"
 # What reading a file raises that is not what it should be.
 _UNUSABLE = (OSError, SafetensorError, KeyError, ValueError, TypeError)
 

@@ -56,9 +56,14 @@ def chunk_tokens(elements: int, vocabulary: int) -> int:
 
 
 def branch_logps(token_logps_N: Tensor, branch_N: Tensor, branches: int) -> Tensor:
-    """Sums of token log-probabilities per branch: float32 of shape R."""
-    sums_R = torch.zeros(branches, dtype=torch.float32, device=token_logps_N.device)
-    return sums_R.index_add(0, branch_N, token_logps_N.float())
+    """Sums of token log-probabilities per branch: float32 of shape R.
+
+    Added up in float64: one after the other in float32, the sum over 1,000 tokens was off by 2e-3 nats on average, and
+    a difference of two such sums is what is learned from. Apple's GPUs have no float64.
+    """
+    wide = torch.float32 if token_logps_N.device.type == "mps" else torch.float64
+    sums_R = torch.zeros(branches, dtype=wide, device=token_logps_N.device)
+    return sums_R.index_add(0, branch_N, token_logps_N.to(wide)).float()
 
 
 def token_logps(

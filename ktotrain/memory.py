@@ -34,6 +34,7 @@ class ModelShape:
     trained_bytes: int
     layers: int
     hidden: int
+    heads: int
     query: int
     key_value: int
     intermediate: int
@@ -114,6 +115,7 @@ def shape_of(model: Any) -> ModelShape:
         trained_bytes=sum(_bytes(parameter) for parameter in trained),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
+        heads=heads,
         query=heads * head_size,
         key_value=(getattr(config, "num_key_value_heads", None) or heads) * head_size,
         intermediate=_intermediate(config),
@@ -136,12 +138,14 @@ def estimate(
     scored_tokens: int | None = None,
     kept_logits: int = 2**26,
     chunk_logits: int = 2**24,
+    kept_keys: int = 0,
 ) -> MemoryEstimate:
     """Peak memory of a training step.
 
     `pack_tokens` is the most tokens in one forward pass and `scored_tokens` how many of them belong to completions
     (all, unless given); `half_precision` says whether autocast is on. `reference_bytes` is what a frozen copy takes:
     0 for a reference by adapter-off or cache. `kept_logits` and `chunk_logits` are the LM head's bounds, in elements.
+    `kept_keys` says how many keys' weights attention keeps for a token, on average: none but on a CPU.
     """
     compute = HALF if half_precision else shape.residual_bytes
     scored = pack_tokens if scored_tokens is None else scored_tokens
@@ -152,17 +156,19 @@ def estimate(
         reference=reference_bytes,
         gradients=shape.trained_bytes,
         optimizer=2 * shape.trained_bytes,
-        activations=activation_bytes(shape, pack_tokens, compute, gradient_checkpointing),
+        activations=activation_bytes(shape, pack_tokens, compute, gradient_checkpointing, kept_keys),
         head=FLOAT32 * (kept + 3 * min(logits, chunk_logits))
         + scored * shape.hidden * (compute + shape.residual_bytes),
         half_copies=HALF * shape.float32_matrices if half_precision else 0,
     )
 
 
-def activation_bytes(shape: ModelShape, tokens: int, compute: int, gradient_checkpointing: bool) -> int:
+def activation_bytes(
+    shape: ModelShape, tokens: int, compute: int, gradient_checkpointing: bool, kept_keys: int = 0
+) -> int:
     """What the layers keep of so many tokens until the backward pass; `compute` is bytes in matrix products."""
     norms = shape.norms * shape.hidden * (FLOAT32 + shape.residual_bytes + compute)
-    attention = (3 * shape.query + 2 * shape.key_value) * compute
+    attention = (3 * shape.query + 2 * shape.key_value) * compute + shape.heads * kept_keys * FLOAT32
     mlp = shape.mlp_tensors * shape.intermediate * compute
     layer = norms + attention + mlp
     if gradient_checkpointing:

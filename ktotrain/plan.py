@@ -72,21 +72,32 @@ def plan_run(
         fixed_pairs: every epoch's rows keep the partners of the first, wherever those are now.
     """
     steps: list[Step] = []
-    partners: dict[int, int] = {}
+    first: list[Step] = []
     for epoch in count() if max_steps else range(epochs):
         planned = plan_epoch(prompts, labels, batch_size=batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
-        if fixed_pairs and epoch == 0:
-            partners = {step.rows[place]: lender for step in planned for place, lender in step.pairs}
+        shared = [dataclasses.replace(step, pairs=_share(step.pairs, pair_share)) for step in planned]
+        if fixed_pairs and first:
+            shared = _with_partners_of(first, planned, pair_share)
         elif fixed_pairs:
-            planned = [
-                dataclasses.replace(
-                    step, pairs=tuple((i, partners[row]) for i, row in enumerate(step.rows) if row in partners)
-                )
-                for step in planned
-            ]
-        steps += [dataclasses.replace(step, pairs=_share(step.pairs, pair_share)) for step in planned]
+            first = planned
+        steps += shared
         if max_steps and len(steps) >= max_steps:
             return steps[:max_steps]
+    return steps
+
+
+def _with_partners_of(first: Sequence[Step], planned: Sequence[Step], share: float) -> list[Step]:
+    """The steps of an epoch, whose rows are paired as in the first one: the same rows, with the same partners.
+
+    A step that has none of the rows whose pairs were kept takes what `share` leaves it of all its rows' pairs.
+    """
+    every = {step.rows[place]: lender for step in first for place, lender in step.pairs}
+    kept = {step.rows[place] for step in first for place, _ in _share(step.pairs, share)}
+    steps = []
+    for step in planned:
+        pairs = tuple((place, every[row]) for place, row in enumerate(step.rows) if row in every)
+        some = tuple(pair for pair in pairs if step.rows[pair[0]] in kept)
+        steps.append(dataclasses.replace(step, pairs=some or _share(pairs, share)))
     return steps
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ktotrain.attention_products import KEPT_KEYS
 from ktotrain.errors import ModelError
 from ktotrain.log import holds_a_run
 from ktotrain.logps import chunk_elements_on
@@ -180,13 +181,17 @@ def memory_estimate(recipe: Recipe, seen: Preview, plan: LaunchPlan = ALONE) -> 
             )
     assert trained_parameters(model)
     copied = settings.reference != "initial" or adapter is None
+    shape, on_gpu = shape_of(model), torch.cuda.is_available()
+    # Of a causal row's keys a token sees half; beyond a bound no weights are kept: see `attention_products`.
+    most_keys = min(recipe.data.max_length, seen.largest, KEPT_KEYS * shape.query // shape.heads)
     whole = estimate(
-        shape_of(model),
+        shape,
         pack_tokens=seen.largest,
         half_precision=recipe.train.precision != "no",
         gradient_checkpointing=settings.gradient_checkpointing,
         reference_bytes=base if copied else 0,
         scored_tokens=seen.largest_scored,
-        chunk_logits=chunk_elements_on("cuda" if torch.cuda.is_available() else "cpu"),
+        chunk_logits=chunk_elements_on("cuda" if on_gpu else "cpu"),
+        kept_keys=0 if on_gpu else most_keys // 2,
     )
     return in_shards(whole, model, plan, recomputed=settings.gradient_checkpointing)

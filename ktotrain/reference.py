@@ -58,6 +58,17 @@ class _WithoutAdapter:
         return _settings(self.scorer.model)
 
 
+# What an adapter's config holds that no score depends on: where it comes from, and how it was or will be trained.
+WITHOUT_EFFECT = frozenset(
+    {"base_model_name_or_path", "revision", "inference_mode", "peft_version", "lora_dropout", "auto_mapping"}
+)
+
+
+def _in_order(value: Any) -> Any:
+    """Sets, in an order that every process gives them."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
 class AdapterOff(_WithoutAdapter):
     """The reference of a policy with a fresh adapter: the same model without it."""
 
@@ -105,9 +116,10 @@ class FrozenAdapter:
         return _weights(self.scorer.model, adapter=FROZEN)
 
     def settings(self) -> str:
-        """See `Reference`: the adapter's scale is not in its weights."""
-        config = self.adapted.peft_config[FROZEN]
-        return f"{_settings(self.scorer.model)} {config.r} {config.lora_alpha} {config.use_rslora} {config.use_dora}"
+        """See `Reference`: the adapter's scale, which patterns can set for each layer, is not in its weights."""
+        config = self.adapted.peft_config[FROZEN].to_dict()
+        adapter = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+        return f"{_settings(self.scorer.model)} {json.dumps(adapter, sort_keys=True, default=_in_order)}"
 
     def release(self) -> None:
         """See `Reference`."""

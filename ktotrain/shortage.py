@@ -12,15 +12,19 @@ from ktotrain.prepare import RunData, longest_sequence
 from ktotrain.preview import preview
 from ktotrain.recipe import Recipe
 
+TOO_LITTLE = ("can't allocate memory", "can't start new thread")
+
 
 def is_shortage(error: BaseException) -> bool:
     """Whether an error says that memory ran out: a GPU's, or the machine's as torch or Python ask for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in TOO_LITTLE)
 
 
 def shortage(error: BaseException, recipe: Recipe, run_data: RunData, *, loaded: bool) -> TrainingError:
     """The error that users see. `loaded`: whether the models were there already, or did not fit to begin with."""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = (said.partition("DefaultCPUAllocator: ")[2] or said).partition(". ")[0]  # before it: a line of torch's code
     if not loaded:
         return TrainingError(
             f"out of memory while the model was loaded: {said}",

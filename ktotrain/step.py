@@ -222,6 +222,9 @@ def run_step(
         if learn:
             learn(losses_R.sum() / count)
         values[:, rows] = torch.stack((policy_R.detach(), losses_R.detach()))
+        # Nothing of a pack's graph is left when the next one is scored: packs are what bounds memory.
+        del policy_R, log_ratios_R, losses_R
+        held = None
     policy_n, losses_n = machinery.total(values).cpu()
     return StepScores(policy_n, reference_2n[:count].cpu(), losses_n, float(z_ref), raw)
 

@@ -88,6 +88,25 @@ def test_the_loop_is_attention_under_a_dense_mask(following: bool) -> None:
     torch.testing.assert_close(ours, expected.transpose(1, 2), rtol=1e-5, atol=1e-5)
 
 
+def test_attention_weights_are_autograds_to_keep_and_to_drop() -> None:
+    """Checkpointing hooks into what is saved: weights kept anywhere else would stay, and outlive the backward pass."""
+    ragged = Ragged((Unit(5, (4,)),))
+    q, k, v = (torch.randn(1, 4, 9, 64, requires_grad=True) for _ in range(3))
+    shapes: list[tuple[int, ...]] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        shapes.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out, _ = loop_attention(nn.Module(), q, k, v, None, ragged=ragged)
+    assert (4, 9, 9) in shapes
+    function = out.grad_fn
+    out.sum().backward()
+    with pytest.raises(RuntimeError, match="already been freed"):
+        _ = function.saved_tensors  # type: ignore[union-attr]
+
+
 def positions(ragged: Ragged) -> Tensor:
     """Each token's place in its own branch: [T]."""
     places: list[int] = []

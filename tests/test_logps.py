@@ -1,5 +1,6 @@
 """The chunked head equals log_softmax over whole logits, in values and gradients, whichever case it takes."""
 
+import math
 from typing import Any
 
 import pytest
@@ -91,6 +92,13 @@ def test_autocast_computes_in_its_type_and_gives_gradients_in_the_weights() -> N
 def test_sums_by_branch() -> None:
     sums = branch_logps(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 2, 2]), 4)
     assert sums.tolist() == [1, 0, 6, 0]
+
+
+def test_a_long_branchs_sum_is_as_exact_as_its_type() -> None:
+    """What is learned from is the difference of two such sums: their errors must not grow with length."""
+    logps = -torch.rand(4000, generator=torch.Generator().manual_seed(0)) * 9
+    exact = torch.tensor(math.fsum(logps.tolist())).float()
+    assert branch_logps(logps, torch.zeros(4000, dtype=torch.int64), 1)[0] == exact
 
 
 def test_the_weights_gradient_is_summed_in_float32_over_chunks() -> None:

@@ -173,3 +173,20 @@ def test_fixed_pairs_are_the_first_epochs_in_every_epoch() -> None:
     assert all(prompts[row] != prompts[lender] for row, lender in first.items())
     assert partners(fixed[4:8]) == partners(fixed[8:]) == first == partners(fresh[:4])
     assert partners(fresh[4:8]) != first
+
+
+def test_a_share_of_fixed_pairs_is_the_same_rows_in_every_epoch() -> None:
+    """Else a cache of the reference would lack pairs of later epochs."""
+    prompts, labels = [row // 2 for row in range(64)], [row % 2 == 0 for row in range(64)]
+    how: dict[str, Any] = {"batch_size": 16, "seed": 0, "shuffle": True, "epochs": 3, "max_steps": 0}
+    steps = plan_run(prompts, labels, fixed_pairs=True, pair_share=0.5, **how)
+
+    def pairs(steps: list[Step]) -> set[tuple[int, int]]:
+        return {(step.rows[place], lender) for step in steps for place, lender in step.pairs}
+
+    assert len(pairs(steps[:4])) == 32
+    assert pairs(steps[4:8]) == pairs(steps[8:]) == pairs(steps[:4])
+    # A step without any of those rows has a pair of its own all the same, and the first epoch's partner in it.
+    few = plan_run(prompts, labels, fixed_pairs=True, pair_share=0.01, **how)
+    assert all(step.pairs for step in few)
+    assert pairs(few) <= pairs(plan_run(prompts, labels, fixed_pairs=True, **how))

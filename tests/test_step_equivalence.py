@@ -2,12 +2,14 @@
 
 import contextlib
 import copy
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from support import StepNumbers, random_rows, run_steps, tiny_llama
 
+import ktotrain.step
 from ktotrain.batch import branch_of
 from ktotrain.losses import LOSSES
 from ktotrain.model import add_lora, recompute_activations
@@ -116,6 +118,45 @@ def test_frozen_adapter_is_a_frozen_copy_of_the_adapted_model() -> None:
     agree(beside, theirs)
     assert beside[0].log_ratios.abs().max() < 1e-4
     assert beside[2].log_ratios.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        ({"alpha_pattern": {"q_proj": 512}}, True),
+        ({"use_rslora": True}, True),
+        ({"lora_alpha": 99}, True),
+        ({"base_model_name_or_path": "elsewhere", "inference_mode": True}, False),
+    ],
+    ids=str,
+)
+def test_a_frozen_adapters_settings_are_what_its_scores_depend_on(change: dict[str, Any], matters: bool) -> None:
+    """A cache is known by them: two adapters of the same weights and other scales must not share one."""
+
+    def settings(**changed: Any) -> str:
+        model = lora(tiny_llama())
+        base = model.get_base_model()
+        vars(model.peft_config["default"]).update(changed)
+        return FrozenAdapter(model, Scorer(base, verified_head(base))).settings()
+
+    assert settings() == settings()
+    assert (settings(**change) != settings()) == matters
+
+
+def test_a_packs_graph_is_gone_when_the_next_one_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pack_tokens` bounds memory: that of one pack, not of two."""
+    before: list[weakref.ref[Any]] = []
+    scored = ktotrain.step._score
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        assert not any(kept() is not None for kept in before)
+        scores = scored(*arguments, **named)
+        before.append(weakref.ref(scores))
+        return scores
+
+    monkeypatch.setattr(ktotrain.step, "_score", watched)
+    run_steps(tiny_llama(), random_rows(range(8)), pack_tokens=80, steps=1)
+    assert len(before) > 1
 
 
 def test_the_reference_point_is_the_mean_over_the_pairs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

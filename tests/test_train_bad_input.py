@@ -265,6 +265,28 @@ def test_no_memory(attempt: Callable[..., Result], tmp_path: Path, monkeypatch: 
     assert attempt(f"train.pack_tokens={advised[-1]}").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 1099511627776 bytes. Error code 12 (Cannot allocate memory)",
+            "out of memory: can't allocate memory: you tried to allocate 1099511627776 bytes",
+        ),
+        ("can't start new thread", "out of memory: can't start new thread"),
+    ],
+    ids=["torch", "threads"],
+)
+def test_no_memory_on_a_cpu(
+    attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    def too_little(*_: Any, **__: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("ktotrain.learn.run_step", too_little)
+    refused(attempt(), tmp_path, told, "train.pack_tokens = ")
+
+
 @pytest.mark.parametrize("where", ["load_model", "choose_layout", "copy.deepcopy"])
 def test_no_memory_for_the_model(
     attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str

@@ -83,6 +83,18 @@ def test_a_llamas_activations_are_within_a_tenth() -> None:
     assert parts.activations == pytest.approx(kept_for_backward(llama(), 256, autocast=False), rel=0.1)
 
 
+def test_attention_weights_that_are_kept_count() -> None:
+    """A float32 number for each head and key, in each layer; with checkpointing in one."""
+    shape = shape_of(llama(num_hidden_layers=12))
+
+    def activations(**more: Any) -> int:
+        return estimate(shape, pack_tokens=256, half_precision=True, **more).activations
+
+    assert activations(kept_keys=100) - activations() == 256 * 12 * shape.heads * 100 * 4
+    again: dict[str, Any] = {"gradient_checkpointing": True}
+    assert activations(kept_keys=100, **again) - activations(**again) == 256 * shape.heads * 100 * 4
+
+
 def test_checkpointing_keeps_an_input_per_layer_and_one_whole_layer() -> None:
     model = llama(num_hidden_layers=12)
     newer = getattr(model, "activation_checkpointing_enable", None)  # transformers renamed it in 5.2x
