@@ -401,3 +401,22 @@ def test_an_empty_quarantine_file_is_not_spoken_of(tmp_path: Path) -> None:
     assert "skipped ones are in" not in CliRunner().invoke(main, arguments).stderr
     save(tmp_path / "a.jsonl", [*PAIRS, {"oops": 1}])
     assert f"skipped ones are in {bad}" in CliRunner().invoke(main, arguments).stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "p", "completion": "c", "label": true, "label": false}',
+        '{"prompt": "p", "completion": "c", "prompt": "other", "label": true}',
+    ],
+)
+def test_a_key_that_is_there_twice_does_not_turn_a_label_around(line: str, tmp_path: Path) -> None:
+    good = '{"prompt": "q", "completion": "label", "label": true, "note": {"label": "says \\"label\\""}}'
+    source, bad = tmp_path / "a.jsonl", tmp_path / "bad.jsonl"
+    source.write_text(f"{good}\n{line}\n", encoding="utf-8")
+    arguments = ["unpair", str(source), "-o", str(tmp_path / "o.jsonl")]
+    assert "is there more than once. Leave one of its values" in CliRunner().invoke(main, arguments).stderr
+    assert CliRunner().invoke(main, [*arguments, "--quarantine", str(bad)]).exit_code == 0
+    assert json.loads(bad.read_text(encoding="utf-8"))["record"] == line
+    (row,) = read_rows(tmp_path / "o.jsonl")
+    assert (row.completion, row.label) == ("label", True)

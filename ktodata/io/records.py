@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import IO, Any, BinaryIO, NamedTuple, cast
@@ -65,7 +66,12 @@ def _parse_line(line: bytes, where: str) -> object:
     import orjson
 
     try:
-        return orjson.loads(line)
+        value = orjson.loads(line)
+        # It takes the last of several values of one key, and says nothing: whether there are several is asked of those
+        # whose name stands there twice. In a text its quotes would be escaped.
+        if isinstance(value, dict) and any(line.count(b'"%b"' % name.encode()) > 1 for name in value):
+            return _parse_slowly(line, where)
+        return value
     except orjson.JSONDecodeError:
         # What it takes is UTF-8 and has no half of a surrogate pair. The rest may still be read (NaN); if not, what is
         # wrong is told better.
@@ -75,7 +81,7 @@ def _parse_line(line: bytes, where: str) -> object:
 def _parse_slowly(line: bytes, where: str) -> object:
     try:
         text = line.decode("utf-8")
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=partial(_object, where=where))
     except UnicodeDecodeError as error:
         raise RowError(f"byte {error.start + 1} of the line is not UTF-8", where=where, do=UTF8_ADVICE) from error
     except RecursionError as error:
@@ -86,6 +92,15 @@ def _parse_slowly(line: bytes, where: str) -> object:
     if _broken(value, text):
         raise RowError(BROKEN_EMOJI, where=where)
     return value
+
+
+def _object(pairs: list[tuple[str, Any]], *, where: str) -> dict[str, Any]:
+    """An object of JSON, whose names have to differ: of two labels, either may be the wrong one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise RowError(f"the key {name!r} is there more than once", where=where, do="Leave one of its values")
+    return found
 
 
 def _why(error: ValueError) -> str:
