@@ -192,7 +192,7 @@ def test_one_per_prompt_chooses_among_what_near_duplicates_left(tmp_path: Path) 
 
 def test_a_bad_threshold_is_a_usage_error(tmp_path: Path) -> None:
     source = save(tmp_path / "in.jsonl", records())
-    result = run(source, "-o", str(tmp_path / "o.jsonl"), "--near-threshold", "0.2")
+    result = run(source, "-o", str(tmp_path / "o.jsonl"), "--near-duplicates", "drop", "--near-threshold", "0.2")
     assert result.exit_code == 2
     assert "--near-threshold is 0.2" in result.stderr
 
