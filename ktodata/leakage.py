@@ -81,13 +81,13 @@ class Sampled:
 
     def __init__(self, most: int = MOST) -> None:
         self.most, self.count = most, 0
-        self._heap: list[tuple[int, str, Row, Row]] = []
+        self._heap: list[tuple[int, str, int, Row, Row]] = []
 
     def add(self, negative: Row, parent: Row) -> None:
         """One negative, and the row it was made of."""
         self.count += 1
         # The largest draw on top: what a smaller one takes the place of.
-        entry = (-int.from_bytes(_draw(negative.id), "big"), negative.id, negative, parent)
+        entry = (-int.from_bytes(_draw(negative.id), "big"), negative.id, self.count, negative, parent)
         if len(self._heap) < self.most:
             heapq.heappush(self._heap, entry)
         elif entry[:2] > self._heap[0][:2]:
@@ -95,7 +95,7 @@ class Sampled:
 
     def measure(self) -> Leakage:
         """`leakage_of` all negatives so far."""
-        return leakage_of([entry[2] for entry in self._heap], [entry[3] for entry in self._heap])
+        return leakage_of([entry[3] for entry in self._heap], [entry[4] for entry in self._heap])
 
 
 def _draw(row_id: str) -> bytes:

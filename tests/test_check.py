@@ -403,3 +403,14 @@ def test_every_check_is_in_the_docs() -> None:
     page = (Path(__file__).parents[1] / "docs" / "check.md").read_text(encoding="utf-8")
     rows = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
     assert rows - {"check"} == {name.partition(":")[0] for name in NAMES}
+
+
+def test_the_same_negative_twice_is_no_trouble(tmp_path: Path) -> None:
+    """The rows that leakage looks at are drawn by hash: two that are equal draw the same."""
+    row = {"prompt": "p", "completion": "c", "label": False, "strategy": "corrupt"}
+    rows = [row, {**row, "origin": "pair"}, {"prompt": "p", "completion": "good", "label": True}]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    result = CliRunner().invoke(main, ["check", str(source)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "leakage" in result.stdout

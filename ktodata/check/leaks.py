@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import math
 import re
 from collections import Counter, defaultdict
@@ -55,17 +56,18 @@ class _Smallest:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._heap: list[tuple[int, str, Row]] = []  # the largest of them first
+        self._heap: list[tuple[int, str, int, Row]] = []  # the largest of them first
+        self._count = itertools.count()  # twice the same row is told apart by it: rows have no order
 
     def add(self, drawn_by: str, row: Row) -> None:
         draw = -int.from_bytes(hashlib.blake2b(drawn_by.encode(), digest_size=8).digest(), "big")
         if len(self._heap) < self.most:
-            heapq.heappush(self._heap, (draw, row.id, row))
+            heapq.heappush(self._heap, (draw, row.id, next(self._count), row))
         elif (draw, row.id) > self._heap[0][:2]:
-            heapq.heapreplace(self._heap, (draw, row.id, row))
+            heapq.heapreplace(self._heap, (draw, row.id, next(self._count), row))
 
     def rows(self) -> list[Row]:
-        return sorted((row for _, _, row in self._heap), key=lambda row: row.id)
+        return sorted((row for *_, row in self._heap), key=lambda row: row.id)
 
 
 def _finding(name: str, desirable: Sequence[Row], undesirable: Sequence[Row]) -> Finding:
