@@ -32,7 +32,7 @@ def share_the_cores() -> None:
     """Let torch's threads on a CPU sleep soon when they wait for one another. Of use before torch is imported.
 
     GNU OpenMP lets a thread spin 300,000 times before it sleeps. Where something else wants the cores too, that is time
-    nobody uses: with two threads on two busy cores, steps of a small model took 2 to 6 times as long. With 3,000 they
+    nobody uses: with two threads on two busy cores, steps of a small model took 1.2 to 6 times as long. With 3,000 they
     take 2 % longer on idle cores (benchmarks/RESULTS.md). What the environment says goes first.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
