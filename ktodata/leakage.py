@@ -121,7 +121,9 @@ def told_apart(desirable: Sequence[Row], undesirable: Sequence[Row]) -> Leakage:
         TfidfVectorizer(analyzer="char", ngram_range=(1, 4), lowercase=False, min_df=2, sublinear_tf=True),
         LogisticRegression(C=10.0, max_iter=1000, solver="liblinear", random_state=0),
     )
-    folds = GroupKFold(FOLDS)
-    scores = cross_val_predict(model, texts, labels, groups=groups, cv=folds, method="decision_function")
+    folds = list(GroupKFold(FOLDS).split(texts, labels, groups))
+    if any(len(np.unique(labels[learned])) < 2 for learned, _ in folds):  # one prompt has all rows of a class
+        return Leakage(math.nan, math.nan, len(undesirable))
+    scores = cross_val_predict(model, texts, labels, cv=folds, method="decision_function")
     by_length = roc_auc_score(labels, np.array([len(plain(row.completion)) for row in rows]))
     return Leakage(float(roc_auc_score(labels, scores)), float(max(by_length, 1 - by_length)), len(undesirable))

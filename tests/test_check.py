@@ -414,3 +414,14 @@ def test_the_same_negative_twice_is_no_trouble(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["check", str(source)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "leakage" in result.stdout
+
+
+def test_all_rows_of_a_class_on_one_prompt_are_no_trouble(tmp_path: Path) -> None:
+    """Folds go by prompt: without that prompt there is nothing of the class to learn from."""
+    good = [{"prompt": "P", "completion": f"good {i}", "label": True} for i in range(300)]
+    bad = [{"prompt": f"q{i}", "completion": f"bad {i}", "label": False} for i in range(100)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(one) + "\n" for one in good + bad), encoding="utf-8")
+    result = CliRunner().invoke(main, ["check", str(source)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "of several prompts" in " ".join(result.stdout.replace("│", " ").split())

@@ -75,7 +75,12 @@ def _finding(name: str, desirable: Sequence[Row], undesirable: Sequence[Row]) ->
     title = f"leakage: {name}"
     figures: dict[str, Any] = {"strategy": "" if name == REAL else name, "undesirable": len(undesirable)}
     if math.isnan(found.ngrams):
-        return Finding(title, "skipped", f"too few rows to say: {FEWEST} of each class are needed", figures)
+        return Finding(
+            title,
+            "skipped",
+            f"too few rows or prompts to say: {FEWEST} rows of each class are needed, of several prompts",
+            figures,
+        )
     tokens = tell_tales(desirable, undesirable)
     figures |= {
         "auc_ngrams": round(found.ngrams, 4),
