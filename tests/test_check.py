@@ -425,3 +425,12 @@ def test_all_rows_of_a_class_on_one_prompt_are_no_trouble(tmp_path: Path) -> Non
     result = CliRunner().invoke(main, ["check", str(source)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "of several prompts" in " ".join(result.stdout.replace("│", " ").split())
+
+
+def test_texts_without_a_piece_in_common_are_no_trouble(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "completion": chr(0x4E00 + i), "label": i % 2 == 0} for i in range(240)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    result = CliRunner().invoke(main, ["check", str(source)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "AUC of 0.500" in " ".join(result.stdout.replace("│", " ").split())
