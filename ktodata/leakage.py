@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from ktodata.schema import Row, plain
 
@@ -76,26 +76,47 @@ def leakage_of(negatives: Sequence[Row], desirable: Sequence[Row], *, most: int 
     return told_apart(sorted(parents.values(), key=lambda row: row.id), sorted(chosen, key=lambda row: row.id))
 
 
-class Sampled:
-    """The rows that `leakage_of` would look at, kept as negatives come, so that no more need be."""
+Of = TypeVar("Of")
 
-    def __init__(self, most: int = MOST) -> None:
-        self.most, self.count = most, 0
-        self._heap: list[tuple[int, str, int, Row, Row]] = []
 
-    def add(self, negative: Row, parent: Row) -> None:
-        """One negative, and the row it was made of."""
-        self.count += 1
-        # The largest draw on top: what a smaller one takes the place of.
-        entry = (-int.from_bytes(_draw(negative.id), "big"), negative.id, self.count, negative, parent)
+class Smallest(Generic[Of]):
+    """Of what comes, so many as were asked for: those whose names have the smallest hashes, in whatever order."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._count = 0
+        # The largest draw on top: what a smaller one takes the place of. Two that are equal are told apart by their
+        # count, as what is kept has no order.
+        self._heap: list[tuple[int, str, int, Of]] = []
+
+    def add(self, drawn_by: str, name: str, kept: Of) -> None:
+        """One more; `name` decides between equal draws."""
+        self._count += 1
+        entry = (-int.from_bytes(_draw(drawn_by), "big"), name, self._count, kept)
         if len(self._heap) < self.most:
             heapq.heappush(self._heap, entry)
         elif entry[:2] > self._heap[0][:2]:
             heapq.heapreplace(self._heap, entry)
 
+    def kept(self) -> list[Of]:
+        """Those that were kept, in no order."""
+        return [entry[3] for entry in self._heap]
+
+
+class Sampled:
+    """The rows that `leakage_of` would look at, kept as negatives come, so that no more need be."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._pairs: Smallest[tuple[Row, Row]] = Smallest(most)
+
+    def add(self, negative: Row, parent: Row) -> None:
+        """One negative, and the row it was made of."""
+        self._pairs.add(negative.id, negative.id, (negative, parent))
+
     def measure(self) -> Leakage:
         """`leakage_of` all negatives so far."""
-        return leakage_of([entry[3] for entry in self._heap], [entry[4] for entry in self._heap])
+        pairs = self._pairs.kept()
+        return leakage_of([negative for negative, _ in pairs], [parent for _, parent in pairs])
 
 
 def _draw(row_id: str) -> bytes:

@@ -394,9 +394,9 @@ def test_the_negatives_looked_at_are_those_of_the_completions_looked_at() -> Non
     leaks = Leaks(most=60)
     for place, row in enumerate([*parents, *negatives]):
         leaks.add(Look(row, place, 0, 0))
-    looked_at = {row.id for row in leaks._desirable.rows()}
+    looked_at = {row.id for row in leaks._desirable.kept()}
     assert len(looked_at) == 60
-    assert {row.parent_id for row in leaks._negatives["base"].rows()} == looked_at
+    assert {row.parent_id for row in leaks._negatives["base"].kept()} == looked_at
 
 
 def test_every_check_is_in_the_docs() -> None:

@@ -7,9 +7,6 @@ their number matters; of negatives these are the ones made of the completions th
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-import itertools
 import math
 import re
 from collections import Counter, defaultdict
@@ -18,7 +15,7 @@ from typing import Any
 
 from ktodata.check.finding import Finding, Verdict
 from ktodata.check.look import Look
-from ktodata.leakage import FEWEST, GIVEN_AWAY, WARN, Leakage, told_apart
+from ktodata.leakage import FEWEST, GIVEN_AWAY, WARN, Leakage, Smallest, told_apart
 from ktodata.schema import Row, plain
 
 MOST = 1000  # rows of a class that are looked at, which gives the AUC to about .02
@@ -32,42 +29,27 @@ class Leaks:
 
     def __init__(self, most: int = MOST) -> None:
         self.most = most
-        self._desirable = _Smallest(most)
-        self._negatives: dict[str, _Smallest] = {}
+        self._desirable: Smallest[Row] = Smallest(most)
+        self._negatives: dict[str, Smallest[Row]] = {}
 
     def add(self, look: Look) -> None:
         """See one row."""
         row = look.row
         if row.label:
-            self._desirable.add(row.id, row)
+            self._desirable.add(row.id, row.id, row)
         else:
-            kept = self._negatives.setdefault(row.strategy, _Smallest(self.most))
-            kept.add(row.parent_id or row.id, row)
+            kept = self._negatives.setdefault(row.strategy, Smallest(self.most))
+            kept.add(row.parent_id or row.id, row.id, row)
 
     def findings(self) -> list[Finding]:
         """One for each strategy, and one for rows that are not synthetic."""
-        desirable = self._desirable.rows()
-        found = [_finding(name or REAL, desirable, kept.rows()) for name, kept in sorted(self._negatives.items())]
+        desirable = _by_id(self._desirable)
+        found = [_finding(name or REAL, desirable, _by_id(kept)) for name, kept in sorted(self._negatives.items())]
         return found or [Finding("leakage", "skipped", "no undesirable rows")]
 
 
-class _Smallest:
-    """The rows with the smallest hashes."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._heap: list[tuple[int, str, int, Row]] = []  # the largest of them first
-        self._count = itertools.count()  # twice the same row is told apart by it: rows have no order
-
-    def add(self, drawn_by: str, row: Row) -> None:
-        draw = -int.from_bytes(hashlib.blake2b(drawn_by.encode(), digest_size=8).digest(), "big")
-        if len(self._heap) < self.most:
-            heapq.heappush(self._heap, (draw, row.id, next(self._count), row))
-        elif (draw, row.id) > self._heap[0][:2]:
-            heapq.heapreplace(self._heap, (draw, row.id, next(self._count), row))
-
-    def rows(self) -> list[Row]:
-        return sorted((row for *_, row in self._heap), key=lambda row: row.id)
+def _by_id(rows: Smallest[Row]) -> list[Row]:
+    return sorted(rows.kept(), key=lambda row: row.id)
 
 
 def _finding(name: str, desirable: Sequence[Row], undesirable: Sequence[Row]) -> Finding:
