@@ -48,9 +48,20 @@ def make(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def first_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of the steps that are run."""
+    """The rows of the steps that are run, in file order: the file's first.
+
+    Where ktotrain orders them itself they are all rows of the first prompts, as it would meet them in a whole run.
+    """
     lines = (options.work / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines[: options.steps * options.batch]]
+    rows = [json.loads(line) for line in lines]
+    count = options.steps * options.batch
+    if options.own_order:
+        places: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(row["prompt"], []).append(place)
+        together = [place for of_prompt in places.values() for place in of_prompt]
+        rows = [rows[place] for place in sorted(together[:count])]
+    return rows[:count]
 
 
 def run_trl(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,10 +9,10 @@ quickstart's chats.
 Each side runs in a process of its own, whose peak memory is read at its end (on a GPU: what torch had allocated at
 most). A step's time is the wall time since the end of the step before; the median over the steps after the first two
 counts (of one or two steps, all: enough for memory). Rows are fed in file order to both, so that losses can be
-compared; `--own-order` lets ktotrain plan its steps as it does by default, which keeps rows of a prompt together (TRL
-has no shuffling). With `--precomputed` the reference's log-probabilities are computed before training on both sides,
-and that time counts in neither. A side that runs out of memory is reported so, and the other one goes on. Weights are
-float32 in both; with `--lora` and bf16, the frozen ones are bfloat16 in both.
+compared; `--own-order` takes all rows of the first prompts and lets ktotrain plan its steps as it does by default,
+which keeps rows of a prompt together (TRL has no shuffling). With `--precomputed` the reference's log-probabilities are
+computed before training on both sides, and that time counts in neither. A side that runs out of memory is reported so,
+and the other one goes on. Weights are float32 in both; with `--lora` and bf16, the frozen ones are bfloat16 in both.
 """
 
 from __future__ import annotations
