@@ -72,33 +72,44 @@ def plan_run(
         fixed_pairs: every epoch's rows keep the partners of the first, wherever those are now.
     """
     steps: list[Step] = []
-    first: list[Step] = []
+    partners: _Partners | None = None
     for epoch in count() if max_steps else range(epochs):
         planned = plan_epoch(prompts, labels, batch_size=batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
         shared = [dataclasses.replace(step, pairs=_share(step.pairs, pair_share)) for step in planned]
-        if fixed_pairs and first:
-            shared = _with_partners_of(first, planned, pair_share)
+        if partners:
+            shared = partners.given_to(planned, pair_share)
         elif fixed_pairs:
-            first = planned
+            partners = _Partners.of(planned, shared)
         steps += shared
         if max_steps and len(steps) >= max_steps:
             return steps[:max_steps]
     return steps
 
 
-def _with_partners_of(first: Sequence[Step], planned: Sequence[Step], share: float) -> list[Step]:
-    """The steps of an epoch, whose rows are paired as in the first one: the same rows, with the same partners.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Partners:
+    """With whom each row was paired in the first epoch, and the rows whose pairs were kept."""
 
-    A step that has none of the rows whose pairs were kept takes what `share` leaves it of all its rows' pairs.
-    """
-    every = {step.rows[place]: lender for step in first for place, lender in step.pairs}
-    kept = {step.rows[place] for step in first for place, _ in _share(step.pairs, share)}
-    steps = []
-    for step in planned:
-        pairs = tuple((place, every[row]) for place, row in enumerate(step.rows) if row in every)
-        some = tuple(pair for pair in pairs if step.rows[pair[0]] in kept)
-        steps.append(dataclasses.replace(step, pairs=some or _share(pairs, share)))
-    return steps
+    every: dict[int, int]
+    kept: frozenset[int]
+
+    @classmethod
+    def of(cls, planned: Sequence[Step], shared: Sequence[Step]) -> _Partners:
+        """The pairs of an epoch's steps, as planned and as far as they were kept."""
+        every = {step.rows[place]: lender for step in planned for place, lender in step.pairs}
+        return cls(every, frozenset(step.rows[place] for step in shared for place, _ in step.pairs))
+
+    def given_to(self, planned: Sequence[Step], share: float) -> list[Step]:
+        """The steps of another epoch with the same rows paired, with the same partners.
+
+        A step that has none of the rows whose pairs were kept takes what `share` leaves it of all its rows' pairs.
+        """
+        steps = []
+        for step in planned:
+            pairs = tuple((place, self.every[row]) for place, row in enumerate(step.rows) if row in self.every)
+            some = tuple(pair for pair in pairs if step.rows[pair[0]] in self.kept)
+            steps.append(dataclasses.replace(step, pairs=some or _share(pairs, share)))
+        return steps
 
 
 def _pairs(rows: Sequence[int], prompts: Sequence[int]) -> tuple[tuple[int, int], ...]:
