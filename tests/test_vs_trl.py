@@ -44,8 +44,30 @@ def test_the_first_two_steps_do_not_count() -> None:
     assert found["efficiency"] == pytest.approx(work / 0.5 / 1e9)
     assert found["trl_efficiency"] == pytest.approx(work / 2.0 / 1e9)
     assert found["packing"] == pytest.approx(0.01)
-    assert "4.00 x rows/s, 3.00 x less memory" in report(both(), options())
+    assert "4.00 x rows/s (4.00 x by all steps together), 3.00 x less memory" in report(both(), options())
     assert figures(both(), options("--lora"))["efficiency"] < found["efficiency"], "frozen weights have no gradient"
+
+
+def test_a_few_long_steps_count_in_the_ratio_of_all_steps_together() -> None:
+    results = both()
+    results["trl"]["seconds"] = [2.0, 2.0, 8.0]
+    results["ktotrain"]["seconds"] = [0.5, 0.5, 0.5]
+    found = figures(results, options())
+    assert (found["ratio"], found["total_ratio"]) == (4, 8)
+
+
+def rows_of(prompts: str, folder: Path) -> list[str]:
+    """What is measured in a step of four, of rows with these prompts."""
+    lines = [json.dumps({"prompt": prompt, "completion": str(place)}) for place, prompt in enumerate(prompts)]
+    (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    chosen = options("--steps", "1", "--own-order")
+    chosen.work = folder
+    return [row["prompt"] + row["completion"] for row in sides.first_rows(chosen)]
+
+
+def test_own_order_is_measured_on_all_rows_of_the_first_prompts(tmp_path: Path) -> None:
+    assert rows_of("abcdeabcde", tmp_path) == ["a0", "b1", "a5", "b6"]
+    assert rows_of("abbb" * 9, tmp_path) == ["a0", "a4", "a8", "a12"]
 
 
 def test_what_the_last_layer_spares_is_no_work() -> None:
