@@ -145,7 +145,8 @@ def in_layout(model: Any, branches: list[Branch], layout: Layout, scorer: Scorer
 def gradient(model: Any, scores: Tensor) -> Tensor:
     """All gradients of a weighted sum of the scores, as one vector."""
     model.zero_grad()
-    (scores * torch.linspace(-1, 1, len(scores), device=scores.device)).sum().backward()
+    weighted = scores * torch.linspace(-1, 1, len(scores), device=scores.device)
+    weighted.sum().backward()  # type: ignore[no-untyped-call]
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 

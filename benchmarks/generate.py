@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ktodata.generate.contract import Reply, Request, Sampling
+from ktodata.generate.contract import Outcome, Reply, Request, Sampling
 from ktodata.generate.transformers import Transformers
 from ktodata.io import read_rows
 
@@ -34,7 +34,7 @@ def main() -> None:
     rows = read_rows(str(QUICKSTART / "chats.jsonl"))[: options.rows]
     requests = [Request(row.id, row.prompt, seed) for seed, row in enumerate(rows)]
     sampling = Sampling(temperature=1.3, top_p=0.95, max_tokens=options.max_tokens)
-    first: dict[str, object] = {}
+    first: dict[str, Outcome] = {}
     base = 0.0
     for name, settings in WAYS.items():
         back_end = Transformers(options.model, sampling=sampling, device=options.device, **settings)

@@ -45,14 +45,15 @@ def grown(kind: str, tokens: int, hidden: int, vocabulary: int) -> float:
     hidden_NH = torch.randn(tokens, hidden).requires_grad_()
     weight_VH = torch.randn(vocabulary, hidden).mul_(0.02).requires_grad_(kind != "frozen")
     target_N = torch.randint(0, vocabulary, (tokens,))
-    (torch.randn(64, 64, requires_grad=True) @ torch.randn(64, 64)).sum().backward()  # what the first use loads
+    # What the first use loads.
+    (torch.randn(64, 64, requires_grad=True) @ torch.randn(64, 64)).sum().backward()  # type: ignore[no-untyped-call]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if kind == "plain":
         logits = hidden_NH @ weight_VH.T
         logps_N = logits.log_softmax(-1).gather(1, target_N[:, None])[:, 0]
     else:
         logps_N = token_logps(hidden_NH, target_N, Head(weight_VH))
-    logps_N.sum().backward()
+    logps_N.sum().backward()  # type: ignore[no-untyped-call]
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024.0
 
 

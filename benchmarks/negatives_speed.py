@@ -43,7 +43,7 @@ def casual_rows(count: int) -> list[Row]:
     rows: dict[str, Row] = {}
     for found in exchanges(SEED):
         row = make_row(
-            found.prompt,  # type: ignore[arg-type]  # plain dicts
+            found.prompt,
             [{"role": "assistant", "content": found.casual}],
             True,
             source="grammar",

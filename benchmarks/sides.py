@@ -141,7 +141,7 @@ class _Clock:
 
         clock = self
 
-        class Callback(transformers.TrainerCallback):
+        class Callback(transformers.TrainerCallback):  # type: ignore[misc]
             def on_train_begin(self, *_: Any, **__: Any) -> None:
                 clock.last = time.perf_counter()
 
