@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ktodata import hub
 from ktodata.errors import NothingLeftError, SourceError, UsageError, misspelt, nearest
 from ktodata.io import Part, Raw, chain_parts, find_parts, is_there
 from ktodata.sources import SOURCES, Record, Source, detect, get_source, of_hub_id, stamped
-from ktodata.transform import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _with_layout(raws: Iterator[Raw], choose: Callable[..., Source], *, strict: 
     Where unreadable records are set aside, those before it are some of them.
     """
     seen: list[Raw] = []
-    refused: list[dict[str, object]] = []
+    refused: list[dict[str, Any]] = []
     problem: SourceError | None = None
     for raw in raws:
         seen.append(raw)
@@ -107,17 +107,12 @@ def _with_layout(raws: Iterator[Raw], choose: Callable[..., Source], *, strict: 
             problem = problem or error
             if strict:
                 break
-            refused.append({"reason": UNREADABLE, "where": raw.where, "record": raw.shown(), "detail": error.what})
+            refused.append(raw.refused(error.what))
         else:
             return layout, itertools.chain(seen, raws)
     if problem is None:
         raise SourceError("no records")
-    if len(seen) > 1:
-        what = f"none of its {len(seen)} records can be read; the first: {problem.what}"
-        raise NothingLeftError(what, where=problem.where, do=problem.do, refused=refused)
-    if refused:
-        raise NothingLeftError(problem.what, where=problem.where, do=problem.do, refused=refused)
-    raise problem
+    raise NothingLeftError.unreadable(problem, refused) if refused else problem
 
 
 def _fitting(layout: Source, record: Record, *, where: str) -> Source:

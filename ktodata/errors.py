@@ -52,6 +52,15 @@ class NothingLeftError(SourceError):
         super().__init__(what, where=where, do=do)
         self.refused = list(refused)
 
+    @classmethod
+    def unreadable(cls, problem: SourceError, refused: Iterable[Mapping[str, Any]]) -> NothingLeftError:
+        """The error where all records are unreadable, or of no layout; `problem` is that of the first."""
+        records = list(refused)
+        what = problem.what
+        if len(records) > 1:
+            what = f"none of its {len(records)} records can be read; the first: {what}"
+        return cls(what, where=problem.where, do=problem.do, refused=records)
+
     def kept(self, file: str) -> NothingLeftError:
         """The same error, which says that all records are in this file."""
         return NothingLeftError(

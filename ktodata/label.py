@@ -88,16 +88,17 @@ def label(
         SourceError: the source cannot be read; RowError (one of its kind) if it is a record.
         UsageError: a column that is not there.
     """
-    layout, raws = outcome_records(source, judge, texts=texts, split=split, limit=limit)
+    strict = rest.get("quarantine") is None
+    layout, raws = outcome_records(source, judge, texts=texts, split=split, limit=limit, strict=strict)
     return unpair_records(layout, raws, **rest)
 
 
 def outcome_records(
-    source: str, judge: Judge, *, texts: Texts, split: str = "", limit: int | None = None
+    source: str, judge: Judge, *, texts: Texts, split: str = "", limit: int | None = None, strict: bool = True
 ) -> tuple[Source, Iterator[Raw]]:
-    """How to read the records of logged outcomes, and these; see `label`."""
+    """How to read the records of logged outcomes, and these; see `label`, and `ktodata.peek` on `strict`."""
     parts = find_parts(source, split=split or "train", limit=limit)
-    columns, raws = peek(itertools.islice(chain_parts(parts), limit))
+    columns, raws = peek(itertools.islice(chain_parts(parts), limit), strict=strict)
     needed = {"--thumbs": judge.column} if isinstance(judge, Thumbs) else {}
     if isinstance(judge, Edits):
         needed = {"--original": judge.original, "--edited": judge.edited}

@@ -20,7 +20,7 @@ from typing import Any
 from ktodata.arrange import draws
 from ktodata.clean import OnConflict
 from ktodata.discover import discover
-from ktodata.errors import KtodataError, UsageError
+from ktodata.errors import NothingLeftError, UsageError
 from ktodata.io import Quarantine, Spill, Table
 from ktodata.near import Array
 from ktodata.schema import Kind
@@ -97,7 +97,8 @@ def mix(
 
     Raises:
         UsageError: no or double parts, or more rows than there can be at these weights.
-        SourceError: a part cannot be read; RowError (one of its kind) for rows of another kind than the first part's.
+        SourceError: a part cannot be read; RowError (one of its kind) for rows of another kind than the first part's,
+            and NothingLeftError (another) if none is left, or none of a file with a weight.
     """
     if len({part.source for part in parts}) < len(parts):
         twice = next(source for source, count in Counter(part.source for part in parts).items() if count > 1)
@@ -121,14 +122,38 @@ def mix(
             kept.add(table, part_of(table))
             drawn.add(table)
         kept.finish()
+        for share, both in zip(shares, drawn.counts(), strict=True):
+            share.rows = sum(both)
+        _refuse_empty(shares, whole)
         quotas = share_out(drawn.counts(), [part.weight for part in parts], rows, [part.source for part in parts])
         last = drawn.last(quotas)
         for place, share in enumerate(shares):
-            share.rows, share.taken = sum(drawn.counts()[place]), sum(quotas[place])
+            share.taken = sum(quotas[place])
         total = sum(share.taken for share in shares)
         tables = (following(drawn.chosen(table, last), renamed) for table in _all(kept))
         ordered = in_training_order(tables, total=total, seed=seed, folder=folder)
         yield Mixed(counted(ordered, whole), kind or "text", shares, whole)
+
+
+def _refuse_empty(shares: Sequence[Share], whole: Account) -> None:
+    """Refuse a mix of no rows, or one that a file with a weight has none for.
+
+    Raises:
+        NothingLeftError: it is one.
+    """
+    empty = [share for share in shares if not share.rows]
+    weighted = any(share.part.weight is not None for share in shares)
+    if not empty or (len(empty) < len(shares) and not weighted):
+        return
+    account, source = empty[0].account, empty[0].part.source
+    if account.completions == account.skipped.total():
+        raise account.nothing_left(source)
+    told = ", ".join(f"{count} {reason}" for reason, count in whole.skipped.most_common())
+    raise NothingLeftError(
+        f"no rows of it are left: they are in another file too, or contradict one ({told} in all files)",
+        where=source,
+        do="Leave it out",
+    )
 
 
 def _all(kept: Spill) -> Iterator[Table]:
@@ -192,23 +217,17 @@ def share_out(
     """How many rows of each file and class to take.
 
     Args:
-        counts: the desirable and undesirable rows that each file has.
+        counts: the desirable and undesirable rows that each file has; no file with a weight has none, nor have all.
         weights: see `mix`.
         rows: how many in all; None: as many as there can be.
         names: of the files, for errors.
 
     Raises:
-        KtodataError: a file with a weight has no rows left.
         UsageError: there are not so many rows.
     """
     sizes = [sum(both) for both in counts]
     weighted = any(weight is not None for weight in weights)
     shares = [1.0 if weight is None else weight for weight in weights] if weighted else [float(size) for size in sizes]
-    empty = [name for name, size in zip(names, sizes, strict=True) if not size]
-    if empty and (weighted or len(empty) == len(sizes)):
-        raise KtodataError(
-            "no rows of it are left: they are in another file too, or contradict one", where=empty[0], do="Leave it out"
-        )
     total = sum(shares)
     # A little more than nothing, as 0.1 + 0.2 is more than 0.3.
     most = min(math.floor(size * total / share + 1e-6) for size, share in zip(sizes, shares, strict=True) if share)

@@ -99,7 +99,8 @@ def split(
         UsageError: a share or number of rows that no side can have.
     """
     layout, raws = discover(source, preset, split, limit, strict=quarantine is None)
-    with split_records(layout.configured(options or {}), raws, quarantine=quarantine, **rest) as found:
+    layout = layout.configured(options or {})
+    with split_records(layout, raws, quarantine=quarantine, source=source, **rest) as found:
         yield found
 
 
@@ -108,6 +109,7 @@ def split_records(
     layout: Source,
     raws: Iterable[Raw],
     *,
+    source: str = "",
     share: float = SHARE,
     rows: int | None = None,
     near_threshold: float = THRESHOLD,
@@ -119,6 +121,7 @@ def split_records(
     """`split` for records that are there already.
 
     Args:
+        source: what an error calls them.
         share: of the rows, for the evaluation side; as nearly as whole groups of prompts allow, and not more, unless
             it takes more to have both classes there.
         rows: how many rows instead.
@@ -140,6 +143,8 @@ def split_records(
             prompts.add(*_distinct(table))
             kept.add(table, part_of(table))
         kept.finish()
+        if not kept.rows:
+            raise found.account.nothing_left(source)
         groups = prompts.groups(near_threshold)
         counts = labels.by_group(groups)
         total = int(counts.sizes.sum())
@@ -208,8 +213,6 @@ class _Counts:
     def by_group(self, groups: Groups) -> Counted:
         import numpy as np
 
-        if not self._parts:
-            raise SourceError("no rows to split")
         prompts, desirable, undesirable = (np.concatenate(arrays) for arrays in zip(*self._parts, strict=True))
         numbers, of = np.unique(groups.of(prompts), return_inverse=True)
         sums = [np.zeros(len(numbers), dtype=np.int64) for _ in range(3)]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ktodata.errors import RowError
-from ktodata.io import Raw
+from ktodata.io import UNREADABLE, Raw
 from ktodata.io.table import Table, arrow_schema
 from ktodata.order import completion_numbers, numbers_of
 from ktodata.schema import ORIGINS, Kind, Origin, RowIds, Text, hash_prompts, kind_of
@@ -23,7 +23,6 @@ from ktodata.sources.transcript import comes_back, convert
 
 CHUNK = 500  # records that are transformed together
 CHUNK_BYTES = 8 * 2**20  # or fewer, where they are long
-UNREADABLE = "unreadable"
 _PROVENANCE = frozenset({"source", "origin", "strategy", "parent_id"})
 
 

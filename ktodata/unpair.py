@@ -17,18 +17,19 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ktodata.clean import OnConflict, OnNear
 from ktodata.discover import discover
 from ktodata.engine import Engine, each
-from ktodata.errors import RowError
-from ktodata.io import Quarantine, Raw, Spill, Table, records_of, rows_of
+from ktodata.errors import NothingLeftError, RowError
+from ktodata.io import UNREADABLE, Quarantine, Raw, Spill, Table, records_of, rows_of
 from ktodata.near import THRESHOLD, check_threshold
 from ktodata.schema import COLUMNS, Kind, Row
 from ktodata.sort_out import PARTS, Cleaning, in_training_order, near_prompts, part_of, regrouped
 from ktodata.sources import Source, named_source
-from ktodata.transform import UNREADABLE, Chunk, PieceOf, Rejected, Rules, chunks_of, join, transform
+from ktodata.transform import Chunk, PieceOf, Rejected, Rules, chunks_of, join, transform
 
 JOINED = 2000  # pieces that a worker joins at a time, or somewhat more: those of a key stay together
 
@@ -57,6 +58,14 @@ class Account:
         self.made_chat = self.altered = 0  # see `ktodata.transform.Chunk`; of what was read
         self.skipped: Counter[str] = Counter()
         self.problem = ""
+
+    def nothing_left(self, source: str = "", also: Mapping[str, int] = MappingProxyType({})) -> NothingLeftError:
+        """The error where no row is left to be written; `also` was skipped after these were read."""
+        told = ", ".join(f"{count} {reason}" for reason, count in (self.skipped + Counter(also)).most_common())
+        unreadable = f"; the first unreadable: {self.problem}" if self.problem else ""
+        return NothingLeftError(
+            f"nothing to write: {self.completions} completions read, {told or 'none skipped'}{unreadable}", where=source
+        )
 
     def reject(self, refused: Rejected) -> None:
         """Completions that are no rows."""

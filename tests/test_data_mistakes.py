@@ -347,63 +347,6 @@ def test_a_named_pipe_is_read_as_a_file_is(
 
 
 @pytest.mark.parametrize(
-    ("verb", "name", "text", "count", "told"),
-    [
-        (["unpair"], "a.csv", "who,what\na,b\nc,d\n", 2, "none of its 2 records can be read"),
-        (["unpair"], "a.jsonl", "{oops\n", 1, "not JSON"),
-        (["unpair", "--preset", "pairs"], "a.jsonl", '{"oops": 1}\n{"oops": 2}\n{"oops\n', 3, "none of its 3"),
-        (["unpair"], "a.jsonl", '{"prompt": "p", "completion": "", "label": true}\n', 1, "1 empty completion"),
-        (["convert", "--to", "trl"], "a.csv", "who,what\na,b\nc,d\n", 2, "none of its 2 records can be read"),
-        (
-            ["convert", "--to", "trl"],
-            "a.jsonl",
-            '{"prompt": "p", "completion": "", "label": true}\n',
-            1,
-            "nothing to write: 1 completions read, 1 empty completion",
-        ),
-    ],
-)
-def test_what_is_refused_is_kept_where_nothing_is_left(
-    verb: list[str], name: str, text: str, count: int, told: str, tmp_path: Path
-) -> None:
-    source, bad = tmp_path / name, tmp_path / "bad.jsonl"
-    source.write_text(text, encoding="utf-8")
-    output = tmp_path / "o.jsonl"
-    result = CliRunner().invoke(main, [verb[0], str(source), "-o", str(output), *verb[1:], "--quarantine", str(bad)])
-    assert result.exit_code == 1
-    assert not output.exists()
-    assert told in result.stderr
-    assert f"All of them are in {bad}" in result.stderr
-    lines = [json.loads(line) for line in bad.read_text(encoding="utf-8").splitlines()]
-    assert len(lines) == count
-    assert all(line["record"] and line["reason"] and line["where"] for line in lines)
-    bad.unlink()
-    assert CliRunner().invoke(main, [verb[0], str(source), "-o", str(output), *verb[1:]]).exit_code == 1
-    assert not bad.exists()
-
-
-def test_a_message_that_is_its_own_parent_is_counted(tmp_path: Path) -> None:
-    one = {"message_id": "a", "parent_id": "a", "message_tree_id": "a", "text": "q", "role": "prompter", "rank": None}
-    bad = tmp_path / "bad.jsonl"
-    source = save(tmp_path / "a.jsonl", [one])
-    arguments = ["unpair", str(source), "-o", str(tmp_path / "o.jsonl"), "--quarantine", str(bad)]
-    result = CliRunner().invoke(main, arguments)
-    assert "nothing to write: 1 completions read, 1 messages in a circle. All of them are in" in result.stderr
-    assert json.loads(bad.read_text(encoding="utf-8"))["record"] == one
-    save(tmp_path / "a.jsonl", [one | {"parent_id": None}])
-    result = CliRunner().invoke(main, arguments)
-    assert result.stderr.rstrip().endswith("nothing to write: 0 completions read, none skipped")
-
-
-def test_an_empty_quarantine_file_is_not_spoken_of(tmp_path: Path) -> None:
-    source, bad = save(tmp_path / "a.jsonl", PAIRS), tmp_path / "bad.jsonl"
-    arguments = ["unpair", str(source), "-o", str(tmp_path / "o.jsonl"), "--quarantine", str(bad)]
-    assert "skipped ones are in" not in CliRunner().invoke(main, arguments).stderr
-    save(tmp_path / "a.jsonl", [*PAIRS, {"oops": 1}])
-    assert f"skipped ones are in {bad}" in CliRunner().invoke(main, arguments).stderr
-
-
-@pytest.mark.parametrize(
     "line",
     [
         '{"prompt": "p", "completion": "c", "label": true, "label": false}',

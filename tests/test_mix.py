@@ -93,7 +93,11 @@ def test_each_class_is_taken_in_its_files_ratio() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.floats(0.01, 100)), min_size=1, max_size=5),
+    st.lists(
+        st.tuples(st.integers(0, 40), st.integers(0, 40), st.floats(0.01, 100)).filter(lambda part: part[0] + part[1]),
+        min_size=1,
+        max_size=5,
+    ),
     st.none() | st.integers(1, 60),
 )
 def test_quotas_add_up_and_are_as_near_as_can_be(parts: list[tuple[int, int, float]], rows: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ktodata.chats import tables, telegram, voice, whatsapp
 from ktodata.chats.tables import Fields
 from ktodata.chats.voice import Voice
-from ktodata.errors import RowError, SourceError, UsageError
+from ktodata.errors import NothingLeftError, RowError, SourceError, UsageError
 from ktodata.io import Raw, chain_parts, find_parts, is_there, local_path
 from ktodata.peek import peek
 from ktodata.sources import Piece, Skip, Source
@@ -57,7 +57,7 @@ def chat_records(
     source: str, speaking: Voice, *, fields: Fields, limit: int | None = None, strict: bool = True
 ) -> tuple[Source, Iterator[Raw]]:
     """How to read the messages of a chat, and these; see `label_chat`."""
-    name, read, raws = _open_chat(source, fields)
+    name, read, raws = _open_chat(source, fields, strict=strict)
     messages = list(itertools.islice(raws, limit))
     authors: Counter[str] = Counter()
     known = False
@@ -85,11 +85,12 @@ def chat_records(
                 known = known or speaking.speaks(one.value)
     if not known and unreadable and not authors:
         first = unreadable[0]
-        raise SourceError(
+        raise NothingLeftError(
             f"{len(unreadable)} of {len(messages)} messages cannot be read, and nobody says anything in the others; "
             f"the first: {first.what}",
             where=first.where,
             do=first.do,
+            refused=_refused(messages, read),
         )
     if not known:
         told = ", ".join(f"{author} ({count})" for author, count in authors.most_common(SHOWN))
@@ -105,7 +106,19 @@ def chat_records(
     return layout, iter(messages)
 
 
-def _open_chat(source: str, fields: Fields) -> tuple[str, Callable[..., Iterable[Piece | Skip]], Iterator[Raw]]:
+def _refused(messages: Iterable[Raw], read: Callable[..., Iterable[Piece | Skip]]) -> Iterator[dict[str, Any]]:
+    """What the quarantine file says of messages that are all unreadable, or say nothing."""
+    for raw in messages:
+        try:
+            for one in read(raw.values(), raw.where):
+                yield raw.refused("", reason=one.reason if isinstance(one, Skip) else one.value.reason)
+        except RowError as error:
+            yield raw.refused(error.what)
+
+
+def _open_chat(
+    source: str, fields: Fields, *, strict: bool
+) -> tuple[str, Callable[..., Iterable[Piece | Skip]], Iterator[Raw]]:
     path = local_path(source)
     if is_there(source):
         if advice := OTHER_EXPORTS.get(path.suffix.lower()):
@@ -121,7 +134,7 @@ def _open_chat(source: str, fields: Fields) -> tuple[str, Callable[..., Iterable
                 partial(tables.read, Fields("author", "time", "text"), nobody="service message"),
                 messages,
             )
-    columns, raws = peek(chain_parts(find_parts(source)))
+    columns, raws = peek(chain_parts(find_parts(source)), strict=strict)
     return "chat", partial(tables.read, tables.choose(fields, columns)), raws
 
 

@@ -9,7 +9,7 @@ import click
 from ktodata import cli_common as common
 from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
 from ktodata.convert import FORMATS, Converting, Format, get_format
-from ktodata.errors import NothingLeftError, UsageError
+from ktodata.errors import UsageError
 from ktodata.io import STDOUT, room_beside
 from ktodata.io.foreign import write_records
 from ktodata.schema import Kind
@@ -81,12 +81,12 @@ def convert(
         ) as found,
     ):
         if form is None:
-            write_stream(found, output)
+            write_stream(found, source, output)
         else:
             done = Converting(form, found.kind, bare=bare, quarantine=refused)
-            _write(done, found, output)
+            _write(done, found, source, output)
     if done is None:
-        summarise(found.account, source, output, quarantine)
+        summarise(found.account, output, quarantine)
     else:
         _summarise(done, found, output)
 
@@ -127,7 +127,7 @@ def _way_back(account: Account) -> str:
     return told
 
 
-def _write(done: Converting, found: Stream, output: str) -> None:
+def _write(done: Converting, found: Stream, source: str, output: str) -> None:
     """Write the records, unless there are none.
 
     Raises:
@@ -136,7 +136,5 @@ def _write(done: Converting, found: Stream, output: str) -> None:
     records = done.records(found.tables)
     first = next(records, None)
     if first is None:
-        reasons = found.account.skipped + done.skipped
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise NothingLeftError(f"nothing to write: {found.account.completions} completions read, {told or 'none'}")
+        raise found.account.nothing_left(source, done.skipped)
     write_records(itertools.chain([first], records), done.schema(), output)

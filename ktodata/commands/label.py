@@ -12,7 +12,7 @@ from ktodata.chats import voice
 from ktodata.chats.export import chat_records, is_chat
 from ktodata.chats.tables import Fields
 from ktodata.clean import ON_CONFLICT
-from ktodata.commands.written import advice_on_rows, check_quarantine, set_aside, summarise, write_stream
+from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
 from ktodata.errors import UsageError
 from ktodata.expressions import FUNCTIONS, Expression
 from ktodata.io import room_beside
@@ -131,26 +131,20 @@ def label(
     _refuse_idle(judge)
     output = common.resolve_output(output, source)
     check_quarantine(quarantine, source, output)
-    with advice_on_rows(strict=not quarantine):
+    with set_aside(quarantine) as refused:
         if judge is None:
-            layout, raws = chat_records(source, speaking, fields=fields, limit=limit, strict=not quarantine)
+            layout, raws = chat_records(source, speaking, fields=fields, limit=limit, strict=refused is None)
         else:
             texts = Texts(prompt, completion, messages)
-            layout, raws = outcome_records(source, judge, texts=texts, split=split, limit=limit)
-    with (
-        set_aside(quarantine) as refused,
-        common.progress("labelling", limit) as advance,
-        stream_records(
-            layout,
-            raws,
-            quarantine=refused,
-            folder=room_beside(output),
-            advance=advance,
-            **rest,
-        ) as found,
-    ):
-        write_stream(found, output)
-    summarise(found.account, source, output, quarantine, advice="; `ktodata negatives` makes some")
+            layout, raws = outcome_records(source, judge, texts=texts, split=split, limit=limit, strict=refused is None)
+        with (
+            common.progress("labelling", limit) as advance,
+            stream_records(
+                layout, raws, quarantine=refused, folder=room_beside(output), advance=advance, **rest
+            ) as found,
+        ):
+            write_stream(found, source, output)
+    summarise(found.account, output, quarantine, advice="; `ktodata negatives` makes some")
 
 
 def _refuse_idle(judge: Judge | None) -> None:

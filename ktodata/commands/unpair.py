@@ -131,5 +131,5 @@ def unpair(
             advance=advance,
         ) as found,
     ):
-        write_stream(found, output)
-    summarise(found.account, source, output, quarantine)
+        write_stream(found, source, output)
+    summarise(found.account, output, quarantine)

@@ -13,7 +13,7 @@ write     atomic writers, the quarantine file
 
 from ktodata.io.files import SUFFIXES, suffix_of
 from ktodata.io.paths import is_input, is_there, local_path
-from ktodata.io.records import Raw
+from ktodata.io.records import UNREADABLE, Raw
 from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
 from ktodata.io.rows import iter_rows, read_rows
 from ktodata.io.spill import Spill
@@ -33,6 +33,7 @@ from ktodata.io.write import (
 __all__ = [
     "STDOUT",
     "SUFFIXES",
+    "UNREADABLE",
     "WRITERS",
     "Part",
     "Quarantine",

@@ -27,6 +27,9 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")
 _BLANK = re.compile(r"\s*")
 
 
+UNREADABLE = "unreadable"
+
+
 class Raw(NamedTuple):
     """One record as it came: an unparsed line of JSON, or the values of a columnar file or array.
 
@@ -60,6 +63,10 @@ class Raw(NamedTuple):
             return _parse_slowly(self.data, self.where)
         except RowError:
             return self.data.decode("utf-8", errors="backslashreplace")  # no byte of it is lost
+
+    def refused(self, detail: str, *, reason: str = UNREADABLE) -> dict[str, Any]:
+        """What the quarantine file says of it, as arguments of `ktodata.io.Quarantine.add`."""
+        return {"reason": reason, "where": self.where, "detail": detail, "record": self.shown()}
 
 
 def _parse_line(line: bytes, where: str) -> object:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ktodata.errors import UsageError, WriteError
+from ktodata.errors import NothingLeftError, UsageError, WriteError
 from ktodata.io.ahead import OneAhead
 from ktodata.io.leftover import claimed, clear
 from ktodata.io.paths import local_path
@@ -247,12 +247,13 @@ WRITERS: dict[str, Callable[[Iterator[Table], Kind, IO[bytes]], int]] = {
 class Quarantine:
     """Where rows go that were read but not written: one JSON line each, with the reason, the place and the record.
 
-    A context manager. The file is made even if it stays empty, and atomically, so after an error there is none.
-    With `path` None nothing is kept.
+    A context manager. The file is made even if it stays empty, and atomically, so after an error there is none: but
+    for `NothingLeftError`, since all records are in it then; the error names it. With `path` None nothing is kept.
     """
 
     def __init__(self, path: str | Path | None) -> None:
         """Raises UsageError or WriteError if no file can be made there."""
+        self._given = path
         self.path = local_path(path) if path else None
         if self.path:
             check_writable(self.path)
@@ -268,7 +269,14 @@ class Quarantine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        if not isinstance(error, NothingLeftError) or self.path is None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            for one in error.refused:
+                self.add(**one)
+        if self.count:
+            raise error.kept(str(self._given)) from error
 
     def add(self, reason: str, *, where: str, record: object, **more: object) -> None:
         """One record, with whatever more the caller wants to say about it."""

@@ -15,7 +15,7 @@ import click
 from ktodata import cli_common as common
 from ktodata.cli_common import say
 from ktodata.engine import Engine
-from ktodata.errors import SourceError, UsageError
+from ktodata.errors import NothingLeftError, UsageError
 from ktodata.io import (
     STDOUT,
     Quarantine,
@@ -179,21 +179,18 @@ class _Refused(Quarantine):
         return min(self._reasons, key=lambda reason: (-self._reasons[reason], reason), default="")
 
 
-def _rows(source: str, split: str, limit: int | None, quarantine: Quarantine | None) -> Iterator[Row]:
+def _rows(source: str, split: str, limit: int | None, quarantine: _Refused | None) -> Iterator[Row]:
     """The rows of SOURCE.
 
     Raises:
-        SourceError: not one of the records can be read.
+        NothingLeftError: not one of the records can be read.
     """
     rows = iter_rows(source, split=split, limit=limit, quarantine=quarantine)
     first = next(rows, None)
     if first is None:
         assert quarantine is not None, "without one, the first unreadable record is an error"
-        raise SourceError(
-            f"nothing to work on: {quarantine.count} records read, all unreadable",
-            where=source,
-            do=f"They are in {quarantine.path}, with the reasons",
-        )
+        told = f"{quarantine.count} records read, all unreadable (most often: {quarantine.commonest()})"
+        raise NothingLeftError(f"nothing to work on: {told}", where=source)
     return itertools.chain([first], rows)
 
 
