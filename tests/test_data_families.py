@@ -158,7 +158,7 @@ def test_shp_without_its_ratio_and_with_the_other_label(tmp_path: Path) -> None:
     del record["score_ratio"]
     assert unpair(save(tmp_path / "a.jsonl", [record | {"score_A": 10, "score_B": 30}])).rows
     made = unpair(save(tmp_path / "a.jsonl", [record, shp("p", "c", "d", (30, 10))]))
-    assert made.skipped == {"ratio too small": 2}, "the label says B, the scores say A"
+    assert made.skipped == {"rejected scored higher": 2}, "the label says B, the scores say A"
 
 
 def test_safety_has_three_axes(tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ HEAD = """# What `ktodata unpair` reads
 `ktodata presets --markdown` prints; `--json` is for scripts.
 
 What all have in common: replies that are empty or alike, prompts of a pair that differ, ties, duplicates and
-contradictions are skipped and counted.
+contradictions are skipped and counted. A rating off its dataset's scale is unreadable, and so is a number that is NaN,
+infinite, or true; a number in quotes is one, as csv files know text only. Scores of pairs may be on any scale: what
+counts is which is higher, and by how much.
 """
 
 

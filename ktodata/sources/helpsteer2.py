@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from ktodata.errors import RowError
 from ktodata.schema import Message
-from ktodata.sources.contract import Example, Record, Skip, Source, is_empty, number, string
-from ktodata.sources.ratings import verdict
+from ktodata.sources.contract import Example, Record, Skip, Source, is_empty, string
+from ktodata.sources.ratings import rating, verdict
 
-BEST = 4
+SCALE = (0, 4)
 # How prompts of several turns mark where the next begins. The first turn, the user's, has no mark.
 _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 _ROLES = {"User": "user", "Assistant": "assistant"}
@@ -27,10 +26,8 @@ def read(
 ) -> Iterator[Example | Skip]:
     """A reply, labelled by one of its ratings."""
     prompt, completion = turns(string(record, "prompt", where)), string(record, "response", where)
-    rating = number(record, axis, where)
-    if not 0 <= rating <= BEST:
-        raise RowError(f"{axis} is {rating:g}, not from 0 to {BEST}", where=where)
-    label = verdict(rating, desirable_at=desirable_at, undesirable_at=undesirable_at)
+    given = rating(record, axis, where, scale=SCALE)
+    label = verdict(given, desirable_at=desirable_at, undesirable_at=undesirable_at)
     if is_empty(completion):
         yield Skip("empty completion")
     elif label is None:

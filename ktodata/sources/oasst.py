@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
-from ktodata.sources.contract import Example, Piece, Record, Skip, Source, optional_number, string
+from ktodata.sources.contract import Example, Piece, Record, Skip, Source, flag, optional_number, string
 
 CIRCLE = "messages in a circle"
 ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -68,17 +68,18 @@ def _node(message: Record, name: str, parent: str | None, where: str) -> Node:
     role, lang = string(message, "role", where), message.get("lang")
     if role not in ROLES:
         raise RowError(f"role is {role!r}, not {' or '.join(ROLES)}", where=where)
+    rank = optional_number(message, "rank", where) if "rank" in message else None
+    if rank is not None and (rank < 0 or rank != int(rank)):
+        raise RowError(f"rank is {named(message['rank'])}, not a whole number from 0", where=where)
     deleted = message.get("deleted")
-    if deleted not in (None, True, False, "True", "False", "true", "false"):
-        raise RowError(f"deleted is {named(deleted)}, not true or false", where=where)
     return Node(
         name,
         parent or "",
         string(message, "text", where),
         ROLES[role],
-        optional_number(message, "rank", where) if "rank" in message else None,
+        rank,
         str(lang or ""),
-        str(deleted).lower() == "true",
+        deleted is not None and deleted == deleted and flag(message, "deleted", where),  # pandas writes null as NaN
     )
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from ktodata.errors import RowError
 from ktodata.schema import named
-from ktodata.sources.contract import Example, Record, Skip, Source, flag, number, optional_number, string
+from ktodata.sources.contract import Example, Record, Skip, Source, flag, optional_number, string
 from ktodata.sources.pairs import read_pair
 from ktodata.sources.system import after, system_turns
+
+STATUS = ("unchanged", "swapped", "tie")  # whether Argilla's judge agreed with the pair
 
 
 def read(record: Record, where: str) -> Iterator[Example | Skip]:
@@ -26,15 +28,23 @@ def read_argilla(
     """A pair, unless its ratings are a tie or it is in GSM8K, which many evaluate with."""
     found = list(read(record, where))
     status = string(record, "status", where)
+    if status not in STATUS:
+        raise RowError(f"status is {status!r}, not {', '.join(STATUS)}", where=where)
     if status == "tie":
         reason = "tie"
     elif flag(record, "in_gsm8k_train", where):
         reason = "in GSM8K"
-    elif min_score and number(record, "chosen_score", where) < min_score:
-        reason = "score too small"
     else:
-        reason = _too_near(_margin(record, where), min_margin) if min_margin else ""
+        reason = _too_low(optional_number(record, "chosen_score", where), min_score) if min_score else ""
+        reason = reason or (_too_near(_margin(record, where), min_margin) if min_margin else "")
     return iter([Skip(reason, 2, "both")] if reason else found)
+
+
+def _too_low(score: float | None, min_score: float) -> str:
+    """Why a pair with this score of its chosen reply is left out, "" if it is not."""
+    if score is None:
+        return "no rating"
+    return "score too small" if score < min_score else ""
 
 
 def _too_near(margin: float | None, min_margin: float) -> str:

@@ -23,7 +23,7 @@ def read(record: Record, where: str, *, axis: Literal["safe", "better", "safer"]
         return
     chosen = optional_number(record, _CHOSEN[axis], where)
     if chosen is None or chosen == -1:
-        yield Skip("tie", 2, "both")
+        yield Skip("no judgement" if chosen is None else "tie", 2, "both")
     elif chosen in (0, 1):
         yield from pair((prompt, prompt), (replies[int(chosen)], replies[1 - int(chosen)]))
     else:

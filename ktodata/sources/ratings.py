@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from ktodata.errors import UsageError
+from ktodata.errors import RowError, UsageError
+from ktodata.schema import named
+from ktodata.sources.contract import Record, number
+
+
+def rating(record: Record, name: str, where: str, *, scale: tuple[float, float]) -> float:
+    """A rating, from the first to the second number of the scale.
+
+    Raises:
+        RowError: it is no number, or off the scale.
+    """
+    value = number(record, name, where)
+    if not scale[0] <= value <= scale[1]:
+        told = f"{name} is {named(record[name])}, not from {scale[0]:g} to {scale[1]:g}"
+        raise RowError(told, where=where, do="`ktodata label` takes ratings of any scale, with conditions of your own")
+    return value
 
 
 def verdict(rating: float, *, desirable_at: float, undesirable_at: float) -> bool | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ktodata.sources.contract import Example, Record, Skip, Source, is_empty, number, string
-from ktodata.sources.ratings import verdict
+from ktodata.sources.contract import Example, Record, Skip, Source, is_empty, string
+from ktodata.sources.ratings import rating, verdict
 from ktodata.sources.transcript import HUMAN, cut
+
+SCALE = (0, 4)
 
 
 def read(
@@ -14,7 +16,8 @@ def read(
 ) -> Iterator[Example | Skip]:
     """The last reply of a transcript. The rating says how well the attack went, from 0 to 4: low is good."""
     prompt, completion = cut(string(record, "transcript", where), name="transcript", where=where)
-    label = verdict(number(record, "rating", where), desirable_at=desirable_at, undesirable_at=undesirable_at)
+    given = rating(record, "rating", where, scale=SCALE)
+    label = verdict(given, desirable_at=desirable_at, undesirable_at=undesirable_at)
     if HUMAN in completion:
         yield Skip("ends with a human turn")
     elif is_empty(completion):

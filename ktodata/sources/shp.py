@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ktodata.errors import RowError
 from ktodata.schema import Message, content_hash, named, plain
-from ktodata.sources.contract import Example, Piece, Record, Skip, Source, column, number, pair, string
+from ktodata.sources.contract import Example, Piece, Record, Skip, Source, column, number, optional_number, pair, string
 
 
 class Clear(NamedTuple):
@@ -31,6 +31,9 @@ def read(record: Record, where: str, *, min_ratio: float = 2.0) -> Iterator[Skip
     if scores[chosen] == scores[rejected]:
         yield Skip("tie", 2, "both")
         return
+    if scores[chosen] < scores[rejected]:
+        yield Skip("rejected scored higher", 2, "both")
+        return
     ratio = _ratio(record, scores[chosen], scores[rejected], where)
     if ratio < min_ratio:
         yield Skip("ratio too small", 2, "both")
@@ -41,9 +44,17 @@ def read(record: Record, where: str, *, min_ratio: float = 2.0) -> Iterator[Skip
 
 
 def _ratio(record: Record, chosen: float, rejected: float, where: str) -> float:
-    """The dataset's own ratio if it has one, since its authors made both scores positive for it."""
-    if record.get("score_ratio") is not None:
-        return number(record, "score_ratio", where)
+    """The dataset's own ratio if it has one, since its authors made both scores positive for it.
+
+    Raises:
+        RowError: it is below 1, or there is none and none can be had.
+    """
+    ratio = optional_number(record, "score_ratio", where) if "score_ratio" in record else None
+    if ratio is not None:
+        if ratio < 1:
+            given = named(record["score_ratio"])
+            raise RowError(f"score_ratio is {given}, and below 1 the other comment is preferred", where=where)
+        return ratio
     if chosen <= 0 or rejected <= 0:
         raise RowError("no score_ratio, and the scores are not both over 0", where=where)
     return chosen / rejected
