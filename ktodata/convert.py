@@ -75,6 +75,8 @@ class Converting:
         self.reader: Source = get_source(form.reader(kind))
         self.written = self.desirable = 0
         self.skipped: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()  # of what is written
+        self.synthetic = 0
 
     def records(self, tables: Iterator[Table]) -> Iterator[dict[str, Any]]:
         """The records of all rows that the format holds, in their order."""
@@ -89,6 +91,8 @@ class Converting:
                 continue
             self.written += 1
             self.desirable += row.label
+            self.sources[row.source] += 1
+            self.synthetic += row.origin == "synthetic"
             yield made if self.bare else made | {name: getattr(row, name) for name in PROVENANCE}
 
     def schema(self) -> Mapping[str, str]:

@@ -313,3 +313,32 @@ def test_what_becomes_of_text_in_a_format_of_chats_is_said(tmp_path: Path, form:
     assert "9 will not be the text that they were" in mixed.stderr
     assert run(out, "-o", back, "--to", "ktokit").exit_code == 0
     assert [user(row["prompt"]) for row in TEXT[:1]] in [row.prompt for row in read_rows(back)]
+
+
+def test_without_provenance_it_is_said_what_is_lost(tmp_path: Path) -> None:
+    made = [
+        {"prompt": f"p{n}", "completion": f"c{n}", "label": n > 1, "source": source, "origin": origin}
+        for n, (source, origin) in enumerate(
+            (("a.jsonl", "pair"), ("a.jsonl", "synthetic"), ("pku-saferlhf:d/x", "pair"), ("b", "pair"), ("c", "pair"))
+        )
+    ]
+    source, out = str(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    texts = [json.dumps({**row, "strategy": "", "parent_id": ""}) for row in made]
+    Path(source).write_text("\n".join(texts), encoding="utf-8")
+    told = run(source, "-o", str(out), "--to", "trl", "--bare").stderr
+    (note,) = [line for line in told.splitlines() if "--bare" in line]
+    assert note.startswith("note: --bare left out source, origin, strategy and parent_id: ")
+    assert "(2 of a.jsonl, 1 of " in note
+    assert " and 1 other sources, 1 of them synthetic), so that `ktodata push` could not name their licences" in note
+    assert "warning: the licence of PKU-Alignment/PKU-SafeRLHF (pku-saferlhf:d/x) is CC-BY-NC-4.0" in told
+    assert list(json.loads(out.read_text(encoding="utf-8").splitlines()[0])) == ["prompt", "completion", "label"]
+    told = run(source, "-o", str(out), "--to", "trl").stderr
+    assert "note: provenance is in columns of its own" in told
+    assert "--bare" not in told
+    assert "no longer" not in told
+
+
+def test_nothing_is_bare_in_our_own_format(tmp_path: Path) -> None:
+    result = run(save(tmp_path / "in.jsonl", TEXT), "-o", str(tmp_path / "out.jsonl"), "--to", "ktokit", "--bare")
+    assert result.exit_code == 2
+    assert "--bare has no effect with --to ktokit" in result.stderr

@@ -8,14 +8,16 @@ import click
 
 from ktodata import cli_common as common
 from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
-from ktodata.convert import FORMATS, Converting, Format, get_format
+from ktodata.convert import FORMATS, PROVENANCE, Converting, Format, get_format
 from ktodata.errors import UsageError
 from ktodata.io import STDOUT, room_beside
 from ktodata.io.foreign import write_records
+from ktodata.report.facts import origin_of
 from ktodata.schema import Kind
 from ktodata.unpair import Account, Stream, stream
 
 OWN = "ktokit"
+SHOWN = 3  # sources that are named
 
 
 @click.command(
@@ -32,7 +34,11 @@ OWN = "ktokit"
 @click.option("--from", "preset", default="", metavar="NAME", help="How to read SOURCE; left out, its columns tell.")
 @common.split_option
 @common.kind_option
-@click.option("--bare", is_flag=True, help="Only the format's own columns: no provenance.")
+@click.option(
+    "--bare",
+    is_flag=True,
+    help="Only the format's own columns: no provenance, and so no sources, no licences, nothing of what is synthetic.",
+)
 @common.limit_option
 @common.seed_option
 @common.workers_option
@@ -60,6 +66,8 @@ def convert(
     """
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
+    if to == OWN:
+        common.refuse_given(["bare"], f"with --to {OWN}, whose columns are all its own")
     check_quarantine(quarantine, source, output)
     form = None if to == OWN else _checked(get_format(to), output, kind)
     done: Converting | None = None
@@ -110,9 +118,29 @@ def _summarise(done: Converting, found: Stream, output: str) -> None:
         common.say("note: --to axolotl-chat holds several turns")
     if form.kind == "chat" and account.made_chat:
         common.say(f"note: {account.made_chat} texts became chat{_way_back(account)}")
-    where = "not in the file" if done.bare else "in columns of its own, which the trainer passes over"
-    common.say(f"note: provenance is {where}")
+    if done.bare:
+        _say_lost(done)
+    else:
+        common.say("note: provenance is in columns of its own, which the trainer passes over")
+        if account.layout.terms:
+            common.say(f"note: {account.layout.terms}")
     common.say(f"\nFor {form.about}:\n\n{form.snippet('data.jsonl' if output == STDOUT else output, found.kind)}")
+
+
+def _say_lost(done: Converting) -> None:
+    """What nobody can tell from a file without provenance, and what its rows may not be used for."""
+    named = [f"{count} of {source}" for source, count in done.sources.most_common(SHOWN)]
+    more = f" and {len(done.sources) - SHOWN} other sources" if len(done.sources) > SHOWN else ""
+    synthetic = f", {done.synthetic} of them synthetic" if done.synthetic else ""
+    *most, last = PROVENANCE
+    common.say(
+        f"note: --bare left out {', '.join(most)} and {last}: the file no longer says where its rows are from "
+        f"({', '.join(named)}{more}{synthetic}), so that `ktodata push` could not name their licences"
+    )
+    for source in sorted(done.sources):
+        found = origin_of(source)
+        if not found.commercial:
+            common.say(f"warning: {found.terms}; the file no longer says so")
 
 
 def _way_back(account: Account) -> str:
