@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import hashlib
-import heapq
-import itertools
 import random
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
-from ktodata.evenly import LOOKAHEAD, evenly
+from ktodata.evenly import evenly
+from ktodata.keys import MAX_RUN, Keys, Numbers, Table
+from ktodata.waiting import in_turn
 
-MAX_RUN = 8  # rows of one label in a row, at a class ratio within 3:1
-LARGE = 64  # groups (rows of one prompt, or with one completion) that are watched, the largest
 FEW = 1000  # rows for which several arrangements are tried while clashes remain: chance decides much there
 ATTEMPTS = 20
 REPAIRS = 100  # places tried for one row that found none, and rows without a place before giving up
-
-Numbers: TypeAlias = Any
-"""A one-dimensional `numpy.ndarray` of uint64."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Keys:
-    """All that the order of some rows depends on, an array element each: rows of one prompt have one number there,
-    and rows of one completion (after normalising) another. `ids` are numbers of their ids, `labels` are bool.
-    """
-
-    ids: Numbers
-    prompts: Numbers
-    completions: Numbers
-    labels: Any
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, order: Any) -> Keys:
-        """These of the rows, in this order."""
-        return Keys(self.ids[order], self.prompts[order], self.completions[order], self.labels[order])
 
 
 def arrange(
@@ -63,7 +36,7 @@ def arrange(
         table = Table(keys.take(shuffled), before)
         order = _spread(table) if len(keys) > FEW else None
         if order is None or table.faults(order) > (table.unavoidable, 0):
-            order = _arrange(table, random.Random(f"{seed} {attempt} spread"))
+            order = in_turn(table, random.Random(f"{seed} {attempt} spread"))
             _repair(order, table, random.Random(f"{seed} {attempt} repair"))
         faults = table.faults(order)
         if faults < least:
@@ -143,183 +116,8 @@ def mixed(one: Numbers, other: Numbers) -> Numbers:
         return x ^ (x >> np.uint64(31))
 
 
-def longest_run(labels: Any) -> int:
-    """The most rows of one label in a row."""
-    import numpy as np
-
-    array = np.asarray(labels, dtype=bool)
-    borders = np.flatnonzero(array[1:] != array[:-1]) + 1
-    return int(np.diff([0, *borders, len(array)]).max()) if len(array) else 0
-
-
-_Key: TypeAlias = tuple[int | None, int | None, bool]
-
-
-class Table:
-    """What the arrangement needs of each row: its label, and numbers for its prompt and its completion.
-
-    The first `fixed` rows are those of `before`, which have their places already.
-    """
-
-    def __init__(self, keys: Keys, before: Keys | None = None) -> None:
-        import numpy as np
-
-        self.fixed = len(before) if before is not None else 0
-        both = [before, keys] if before is not None else [keys]
-        prompts = np.concatenate([one.prompts for one in both])
-        completions = np.concatenate([one.completions for one in both])
-        self.arrays = np.unique(prompts, return_inverse=True)[1], np.unique(completions, return_inverse=True)[1]
-        self.label_array = np.concatenate([one.labels for one in both])
-        own = self.label_array[self.fixed :]
-        classes = int(own.sum()), int(len(own) - own.sum())
-        self.run_limit = max(MAX_RUN, int(2 * max(classes) / max(1, min(classes))) + 2)
-        counted = [np.bincount(numbers[self.fixed :]) for numbers in self.arrays if len(own)]
-        sizes = [(int(counts.max()), (kind, int(counts.argmax()))) for kind, counts in enumerate(counted)]
-        largest, place = max(sizes, default=(0, (0, 0)))
-        # The largest group (the array it is in and its number there), and how many rows it has.
-        self.heaviest = place, largest
-        # One with more than half of the rows leaves so many of them side by side, whatever the order.
-        self.unavoidable = max(0, 2 * largest - len(own) - 1)
-
-    # Lists, which a walk over rows is faster on, are made for those who walk.
-
-    @functools.cached_property
-    def labels(self) -> list[bool]:
-        """Whether each row is desirable."""
-        found: list[bool] = self.label_array.tolist()
-        return found
-
-    @functools.cached_property
-    def prompts(self) -> list[int]:
-        """A number for each row's prompt, 0 or more."""
-        found: list[int] = self.arrays[0].tolist()
-        return found
-
-    @functools.cached_property
-    def completions(self) -> list[int]:
-        """A number for each row's completion, below 0, so that prompts and completions share one table of groups."""
-        found: list[int] = (~self.arrays[1]).tolist()
-        return found
-
-    @functools.cached_property
-    def large(self) -> dict[int, int]:
-        """The largest groups of more than one row, and their sizes."""
-        counts = Counter(self.prompts[self.fixed :])
-        counts.update(self.completions[self.fixed :])
-        found = [(count, group) for group, count in counts.items() if count > 1]
-        return {group: count for count, group in heapq.nlargest(LARGE, found)}
-
-    def clash(self, one: int, other: int) -> bool:
-        """Whether two rows may not be neighbours."""
-        return self.prompts[one] == self.prompts[other] or self.completions[one] == self.completions[other]
-
-    def key(self, index: int) -> _Key:
-        """The large groups that a row belongs to, and its label. Groups that are not large are None."""
-        prompt, completion = self.prompts[index], self.completions[index]
-        return (
-            prompt if prompt in self.large else None,
-            completion if completion in self.large else None,
-            self.labels[index],
-        )
-
-    def count(self, order: Sequence[int]) -> int:
-        """How many neighbours clash."""
-        import numpy as np
-
-        prompts, completions = (numbers[np.array(order, dtype=np.int64)] for numbers in self.arrays)
-        return int(((prompts[1:] == prompts[:-1]) | (completions[1:] == completions[:-1])).sum())
-
-    def faults(self, order: Sequence[int]) -> tuple[int, int]:
-        """How many neighbours clash, and by how much the longest run of one label is too long."""
-        return self.count(order), max(0, longest_run(self.label_array[list(order)]) - self.run_limit)
-
-
-class _Waiting:
-    """Rows that wait for their place, oldest first, in lines: one for each large prompt, completion and label.
-
-    So a large group that may not go next is passed over at once, however many of its rows wait.
-    """
-
-    def __init__(self, table: Table, indices: Iterable[int], used: set[int]) -> None:
-        self.table, self.used = table, used
-        self.lines: dict[_Key, deque[int]] = {}
-        for index in indices:
-            self.lines.setdefault(table.key(index), deque()).append(index)
-        self.heads = sorted((line[0], key) for key, line in self.lines.items())  # sorted, and so a heap
-
-    def find(self, last: int | None, wanted: bool | None = None) -> int | None:
-        """The first row found that may follow `last`, of the wanted label if one is wanted; older lines first."""
-        seen: list[_Key] = []
-        found = None
-        while self.heads and found is None:
-            seen.append(heapq.heappop(self.heads)[1])
-            found = self._in_line(seen[-1], last, wanted)
-        for key in seen:
-            self._queue(key)
-        return found
-
-    def _queue(self, key: _Key) -> None:
-        """Put a line back by the oldest of its rows that still waits."""
-        line = self.lines[key]
-        while line and line[0] in self.used:
-            line.popleft()
-        if line:
-            heapq.heappush(self.heads, (line[0], key))
-
-    def _in_line(self, key: _Key, last: int | None, wanted: bool | None) -> int | None:
-        if wanted is not None and key[2] != wanted:
-            return None
-        if last is not None and (key[0] == self.table.prompts[last] or key[1] == self.table.completions[last]):
-            return None
-        for index in itertools.islice(self.lines[key], LOOKAHEAD):
-            if index not in self.used and (last is None or not self.table.clash(last, index)):
-                return index
-        return None
-
-    def first(self) -> int | None:
-        """The oldest row, whatever it follows."""
-        while self.heads and self.heads[0][0] in self.used:
-            self._queue(heapq.heappop(self.heads)[1])
-        return self.heads[0][0] if self.heads else None
-
-
-class _Heavy:
-    """The largest groups and how many of their rows are left: one with more than half of all must go next."""
-
-    def __init__(self, table: Table, used: set[int]) -> None:
-        self.left = dict(table.large)
-        members: dict[int, list[int]] = {group: [] for group in self.left}
-        for index in range(table.fixed, len(table.labels)):
-            for group in (table.prompts[index], table.completions[index]):
-                if group in members:
-                    members[group].append(index)
-        self.members = {group: _Waiting(table, indices, used) for group, indices in members.items()}
-        self.bound = max(self.left.values(), default=0)
-
-    def must_go(self, remaining: int, last: int | None, wanted: bool) -> int | None:
-        """A row of a group that would be left with neighbours if another went first; None is the usual answer."""
-        if 2 * self.bound <= remaining:
-            return None
-        self.bound = max(self.left.values())  # it only falls, so the table is searched for it a few times in all
-        groups = sorted(
-            (group for group in self.left if 2 * self.left[group] > remaining), key=lambda one: -self.left[one]
-        )
-        for group in groups:
-            for label in (wanted, None):
-                index = self.members[group].find(last, label)
-                if index is not None:
-                    return index
-        return None
-
-    def take(self, *groups: int) -> None:
-        """One row of these groups has gone."""
-        for group in groups:
-            if group in self.left:
-                self.left[group] -= 1
-
-
 def _spread(table: Table) -> list[int] | None:
-    """What `_arrange` does where hardly any neighbours clash, which is usual, and many times as fast; else None."""
+    """What `in_turn` does where hardly any neighbours clash, which is usual, and many times as fast; else None."""
     import numpy as np
 
     own = np.arange(table.fixed, len(table.label_array))
@@ -338,40 +136,6 @@ def _spread(table: Table) -> list[int] | None:
     if clashing.any():
         _repair(found, table, random.Random(f"{len(own)} repair"))
     return found
-
-
-def _arrange(table: Table, rng: random.Random) -> list[int]:
-    """Indices into the table, in order."""
-    order = list(range(table.fixed))
-    last = order[-1] if order else None
-    used: set[int] = set(order)
-    indices = {
-        label: [i for i, one in enumerate(table.labels) if one == label and i not in used] for label in (True, False)
-    }
-    left = {label: len(some) for label, some in indices.items()}
-    waiting = {label: _Waiting(table, some, used) for label, some in indices.items()}
-    heavy = _Heavy(table, used)
-    due = {label: rng.random() / left[label] if left[label] else 2.0 for label in left}
-    for remaining in range(len(table.labels) - table.fixed, 0, -1):
-        wanted = due[True] <= due[False]
-        index = heavy.must_go(remaining, last, wanted)
-        for label in (wanted, not wanted):
-            if index is None:
-                index = waiting[label].find(last)
-        for label in (wanted, not wanted):
-            if index is None:  # nothing fits: a clash that `_repair` may mend
-                index = waiting[label].first()
-        assert index is not None
-        label = table.labels[index]
-        last = index
-        order.append(index)
-        used.add(index)
-        left[label] -= 1
-        heavy.take(table.prompts[index], table.completions[index])
-        # The n-th row of a class is due at (n + jitter) / count.
-        placed = len(indices[label]) - left[label]
-        due[label] = (placed + rng.random()) / len(indices[label]) if left[label] else 2.0
-    return order
 
 
 def _repair(order: list[int], table: Table, rng: random.Random) -> None:

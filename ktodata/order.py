@@ -17,7 +17,8 @@ from typing import Any
 
 import xxhash
 
-from ktodata.arrange import MAX_RUN, Keys, Numbers, Table, arrange, draws, longest_run
+from ktodata.arrange import arrange, draws
+from ktodata.keys import MAX_RUN, Keys, Numbers, Table, longest_run
 from ktodata.schema import Row, Text, normalise, normalise_all, plain
 
 __all__ = ["MAX_RUN", "Keys", "arrange", "clashes", "keys_of", "longest_run", "training_order"]

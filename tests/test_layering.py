@@ -14,7 +14,7 @@ LAYERS = {
         ["engine"],
         ["cli_common"],
         ["expressions", "peek", "sources"],
-        ["evenly", "arrange", "order", "near", "clean", "sort_out", "discover", "transform", "unpair"],
+        ["evenly", "keys", "waiting", "arrange", "order", "near", "clean", "sort_out", "discover", "transform", "unpair"],
         ["split", "mix", "convert", "label", "chats", "leakage", "personal", "negatives", "generate"],
         ["balance", "check", "report", "review"],
         ["commands", "balance_command"],

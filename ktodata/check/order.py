@@ -5,11 +5,11 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from ktodata.arrange import MAX_RUN, longest_run
 from ktodata.balance import balance_weights, spell
 from ktodata.check.finding import Finding, Verdict, graded
 from ktodata.check.look import Look
 from ktodata.errors import KtodataError
+from ktodata.keys import MAX_RUN, longest_run
 
 BATCHES = (4, 8, 16, 32, 64)
 USUAL = 8  # TRL's default batch size on one device
