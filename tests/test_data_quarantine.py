@@ -184,3 +184,14 @@ def test_an_empty_quarantine_file_is_not_spoken_of() -> None:
     assert "skipped ones are in" not in CliRunner().invoke(main, arguments).stderr
     save(Path("a.jsonl"), [*PAIRS, {"oops": 1}])
     assert f"skipped ones are in {bad}" in CliRunner().invoke(main, arguments).stderr
+
+
+def test_negatives_speaks_of_its_quarantine_file_only_if_something_is_in_it() -> None:
+    save(Path("a.jsonl"), [{**row, "completion": "all the words of a reply", "label": True} for row in ROWS])
+    given = ["negatives", "a.jsonl", "-o", "o.jsonl", "--strategy", "corrupt", "--quarantine", "bad.jsonl"]
+    result = CliRunner().invoke(main, given)
+    assert result.exit_code == 0, result.stderr
+    assert "skipped 0" in result.stderr
+    assert "skipped ones are in" not in result.stderr
+    save(Path("a.jsonl"), [*ROWS, {"oops": 1}])
+    assert "skipped ones are in bad.jsonl" in CliRunner().invoke(main, given).stderr

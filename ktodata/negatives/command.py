@@ -225,7 +225,7 @@ def _report(made: Made, quarantine: str | None, why: str) -> None:
             f"warning: {found.empty} of the desirable rows are empty and stay in the output; `ktodata check` finds "
             "them, `ktodata unpair` leaves them out"
         )
-    if quarantine:
+    if quarantine and sum(skipped.values()):
         say(f"skipped ones are in {quarantine}")
     if not found.work.made.total():
         say("warning: no negatives were made; the reasons are above")
