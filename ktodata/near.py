@@ -9,7 +9,7 @@ Near texts are grouped: whoever is near to one of a group belongs to it, so two 
 themselves. The numbers depend on the text alone and every near pair is found (see `groups_of`), so groups depend on the
 set of texts alone: not on their order, on workers, or on whether rows went to disk.
 
-Completions of one prompt are only looked at where their lengths allow it: see `comparable`.
+Completions of one prompt are only looked at where their lengths and pieces allow it: see `comparable` and `alike`.
 
 Memory: 264 bytes for each prompt, and nothing of its text.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from ktodata.arrange import mixed
@@ -33,7 +33,11 @@ HASHES = 128
 THRESHOLD = 0.9
 LEAST = 0.6  # below that, texts are no longer alike, and too many pairs are looked at
 SPREAD = 0.15  # five standard deviations of the share of numbers, at an index of .87
-BATCH = 12_000  # characters whose pieces are hashed together: so many stay in a cache, and in the heap
+BATCH = 50_000  # bytes of text whose pieces are hashed together: so many stay in a cache
+BUCKETS = 2048  # for the pieces of one text: most texts have fewer
+FEW = 8  # completions of a prompt that are compared with one another by their buckets
+COMPACT = 100_000  # prompts, from which on those that came several times are looked for
+_PAD = b"\0" * PIECE  # between texts: no piece reaches from one into the next
 
 
 def check_threshold(threshold: float, *, flag: str = "--near-threshold") -> float:
@@ -49,43 +53,106 @@ def check_threshold(threshold: float, *, flag: str = "--near-threshold") -> floa
 
 def signatures(texts: Sequence[Text]) -> Array:
     """The MinHash of each text: an array of uint16, [texts, 128]."""
+    return signatures_of(folded(texts))
+
+
+def folded(texts: Sequence[Text]) -> list[bytes]:
+    """The words of each text, normalised, as UTF-8."""
+    return [one for batch in _batches([plain(text) for text in texts]) for one in normalise_all(batch)]
+
+
+def signatures_of(texts: Sequence[bytes]) -> Array:
+    """The MinHash of texts that are `folded` already: an array of uint16, [texts, 128]."""
     import numpy as np
 
     found = np.empty((len(texts), HASHES), dtype=np.uint16)
-    batch: list[str] = []
-    size = start = 0
-    for place, text in enumerate(texts):
-        batch.append(plain(text))
-        size += len(batch[-1])
-        if size >= BATCH or place == len(texts) - 1:
-            found[start : place + 1] = _signatures(
-                [one.decode("utf-8", "surrogatepass") for one in normalise_all(batch)]
-            )
-            batch, size, start = [], 0, place + 1
+    start = 0
+    for batch in _batches(texts):
+        found[start : start + len(batch)] = _signatures(batch)
+        start += len(batch)
     return found
 
 
-def _signatures(texts: Sequence[str]) -> Array:
+def _batches(texts: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The texts in portions of about `BATCH` characters or bytes."""
+    start = size = 0
+    for place, text in enumerate(texts):
+        size += len(text)
+        if size >= BATCH or place == len(texts) - 1:
+            yield texts[start : place + 1]
+            start, size = place + 1, 0
+
+
+def _signatures(texts: Sequence[bytes]) -> Array:
     import numpy as np
     import rensa
 
-    padded = [text.ljust(PIECE, "\0") for text in texts]
-    codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    lengths = np.array([len(text) for text in padded], dtype=np.int64)
-    ends = np.cumsum(lengths)
-    # A character takes 21 bits: three fit into one number, the other two into a second.
-    one = codes[:-4] | (codes[1:-3] << np.uint64(21)) | (codes[2:-2] << np.uint64(42))
-    pieces = mixed(one, codes[3:-1] | (codes[4:] << np.uint64(21)))
-    inside = np.ones(len(pieces), dtype=bool)
-    for back in range(1, PIECE):  # pieces that would reach into the next text
-        inside[ends[:-1] - back] = False
-    offsets = np.concatenate([[0], np.cumsum(lengths - PIECE + 1)]).astype(np.uint64)
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(pieces[inside], offsets, HASHES, 0)
+    pieces, offsets = _pieces(texts)
+    _scatter(pieces)
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(pieces, offsets.astype(np.uint64), HASHES, 0)
     numbers = array("I")
     for row in matrix.to_rows():
         numbers.fromlist(row)
     # The low half of each number: others agree there by chance once in 65,536 times.
     return np.frombuffer(numbers, dtype=np.uint32).astype(np.uint16).reshape(len(texts), HASHES)
+
+
+def _pieces(texts: Sequence[bytes]) -> tuple[Array, Array]:
+    """The pieces of some texts as numbers of 64 bits, and where those of each text begin, and where all of them end.
+
+    A text has `PIECE` more of them than characters: where none begins, its first one is repeated, which changes nothing
+    of the set. Of a text that is too short for a piece it is the whole text.
+    """
+    import numpy as np
+
+    joined = _PAD.join([*texts, b""])
+    if joined.isascii():
+        lengths, pieces = [len(text) for text in texts], _windows(joined)
+    else:
+        lengths, pieces = [len(text.decode("utf-8", "surrogatepass")) for text in texts], _wide_windows(joined)
+    offsets = np.concatenate([[0], np.cumsum(np.array(lengths, dtype=np.int64) + PIECE)])
+    starts, ends = offsets[:-1, None], offsets[1:, None]
+    pieces[np.maximum(ends - np.arange(1, 2 * PIECE), starts)] = pieces[starts]
+    return pieces, offsets
+
+
+def _wide_windows(joined: bytes) -> Array:
+    """`_windows` of characters, of which some take more than a byte."""
+    import numpy as np
+
+    spelled = joined.decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass")
+    codes = np.frombuffer(spelled, dtype="<u4")
+    pieces = _windows(codes.astype(np.uint8).tobytes())
+    wide = codes > 127
+    for ahead in range(1, PIECE):
+        wide[:-ahead] |= codes[ahead:] > 127
+    places = np.flatnonzero(wide)  # before the last text's end, so a piece is whole
+    first, second, third, fourth, fifth = (codes[places + ahead].astype(np.uint64) for ahead in range(PIECE))
+    # A character takes 21 bits: three fit into one number, the other two into a second.
+    pieces[places] = mixed(
+        first | (second << np.uint64(21)) | (third << np.uint64(42)), fourth | (fifth << np.uint64(21))
+    )
+    return pieces
+
+
+def _windows(text: bytes) -> Array:
+    """The `PIECE` bytes from each byte on, as a number."""
+    import numpy as np
+
+    padded = text + b"\0" * 8
+    whole: Array = np.ndarray(len(text), dtype="<u8", buffer=padded, strides=(1,))
+    return whole & np.uint64(256**PIECE - 1)
+
+
+def _scatter(numbers: Array) -> None:
+    """Mix the bits of each number, in place; different ones stay different."""
+    import numpy as np
+
+    shifted = np.empty_like(numbers)
+    for factor, shift in ((0x9E3779B97F4A7C15, 32), (0xBF58476D1CE4E5B9, 29)):
+        np.multiply(numbers, np.uint64(factor), out=numbers)
+        np.right_shift(numbers, np.uint64(shift), out=shifted)
+        np.bitwise_xor(numbers, shifted, out=numbers)
 
 
 def groups_of(found: Array, threshold: float, within: Array | None = None) -> Array:
@@ -99,27 +166,48 @@ def groups_of(found: Array, threshold: float, within: Array | None = None) -> Ar
     import numpy as np
 
     count = len(found)
-    if not count:
-        return np.zeros(0, dtype=np.int64)
     scope = np.zeros(count, dtype=np.uint64) if within is None else within.astype(np.uint64)
     # Equal ones need no comparing, however many there are.
-    _, first, back = np.unique(_mixed_with(scope, found), True, True)
-    distinct, scope = found[first], scope[first]
-    roots = _Roots(len(first))
+    group = _first_equal(_mixed_with(scope, found))
+    distinct = np.flatnonzero(group == np.arange(count))
+    scope = scope[distinct]
+    roots = _Roots()
     need = math.ceil(threshold * HASHES - 1e-9)
     bands = _bands(HASHES - need)
     width = HASHES // bands
     for band in range(bands):
-        keys = _mixed_with(scope, distinct[:, band * width : (band + 1) * width])
-        order = np.argsort(keys)
-        borders = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]], append=~keys[order[-1:]]))
-        several = np.diff(borders) > 1
-        for start, end in zip(borders[:-1][several].tolist(), borders[1:][several].tolist(), strict=True):
-            _connect(order[start:end], distinct, scope, need, roots)
-    root = np.array([roots.of(place) for place in range(len(first))], dtype=np.int64)[back.ravel()]
-    least = np.full(len(first), count, dtype=np.int64)
-    np.minimum.at(least, root, np.arange(count))
-    return least[root]
+        columns = found[:, band * width : (band + 1) * width]
+        keys = _mixed_with(scope, columns if len(distinct) == count else columns[distinct])
+        for places in _sharing(keys):
+            _connect(distinct[places], found, within, need, roots)
+    for place in roots.parents:
+        group[place] = roots.of(place)
+    return group[group]
+
+
+def _first_equal(keys: Array) -> Array:
+    """For each place the first one with the same key."""
+    import numpy as np
+
+    order = np.argsort(keys, kind="stable")
+    begins = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
+    first = np.empty(len(keys), dtype=np.int64)
+    first[order] = np.repeat(order[begins], np.diff(begins, append=len(keys)))
+    return first
+
+
+def _sharing(keys: Array) -> Iterator[Array]:
+    """The places of each key that several share; of keys that agree but for their lowest bits, too."""
+    import numpy as np
+
+    # Places take the lowest bits of their keys, to be sorted with them: several times as fast as sorting places.
+    bits = np.uint64(max(1, (len(keys) - 1).bit_length()))
+    both = np.sort(keys >> bits << bits | np.arange(len(keys), dtype=np.uint64))
+    same = np.zeros(len(keys) + 1, dtype=bool)
+    same[1:-1] = both[1:] >> bits == both[:-1] >> bits
+    borders = np.flatnonzero(same[1:] != same[:-1])
+    for start, end in borders.reshape(-1, 2).tolist():
+        yield (both[start : end + 1] & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
 
 
 def _mixed_with(numbers: Array, columns: Array) -> Array:
@@ -142,14 +230,14 @@ def _bands(differing: int) -> int:
 
 
 class _Roots:
-    """Union-find: the connected components of what is united."""
+    """Union-find: the connected components of what is united. `parents` has the places that are in one with others."""
 
-    def __init__(self, count: int) -> None:
-        self.parents = list(range(count))
+    def __init__(self) -> None:
+        self.parents: dict[int, int] = {}
 
     def of(self, place: int) -> int:
-        while self.parents[place] != place:
-            self.parents[place] = self.parents[self.parents[place]]
+        while (parent := self.parents.get(place, place)) != place:
+            self.parents[place] = self.parents.get(parent, parent)
             place = self.parents[place]
         return place
 
@@ -158,14 +246,16 @@ class _Roots:
         self.parents[second] = first
 
 
-def _connect(places: Array, found: Array, scope: Array, need: int, roots: _Roots) -> None:
+def _connect(places: Array, found: Array, scope: Array | None, need: int, roots: _Roots) -> None:
     """Unite those of some texts that are near, by walking from each to whatever is not reached yet."""
     left = places
     while len(left) > 1:
         waiting, left = [int(left[0])], left[1:]
         while waiting and len(left):
             here = waiting.pop()
-            near = ((found[left] == found[here]).sum(axis=1) >= need) & (scope[left] == scope[here])
+            near = (found[left] == found[here]).sum(axis=1) >= need
+            if scope is not None:
+                near &= scope[left] == scope[here]
             for other in left[near].tolist():
                 roots.unite(here, other)
                 waiting.append(other)
@@ -187,11 +277,63 @@ def comparable(lengths: Array, within: Array, threshold: float) -> Array:
 
     order = np.lexsort((lengths, within))
     shorter, longer = lengths[order][:-1], lengths[order][1:]
-    alike = (within[order][1:] == within[order][:-1]) & (shorter >= (threshold - SPREAD) * longer)
+    close = (within[order][1:] == within[order][:-1]) & (shorter >= (threshold - SPREAD) * longer)
     found = np.zeros(len(lengths), dtype=bool)
-    found[order[1:][alike]] = True
-    found[order[:-1][alike]] = True
+    found[order[1:][close]] = True
+    found[order[:-1][close]] = True
     return found
+
+
+def alike(texts: Sequence[bytes], within: Array, threshold: float) -> Array:
+    """Which texts have one to be compared with whose pieces may be nearly the same: a bool for each.
+
+    Pieces fall into buckets. A bucket that one text uses and the other does not holds a piece that they do not share,
+    so buckets say how large Jaccard's index can be at most: where that is below `threshold` - .15, five standard
+    deviations lie between the two and being near. It takes a fraction of what MinHash does.
+
+    Args:
+        texts: `folded`.
+        within: a number for each text; texts with different numbers are not compared. Where more than a few have one
+            number, these all stay.
+    """
+    import numpy as np
+
+    order = np.argsort(within, kind="stable")
+    group = within[order]
+    used, sizes = _buckets([texts[place] for place in order.tolist()])
+    found = np.zeros(len(texts), dtype=bool)
+    for ahead in range(1, FEW):
+        together = np.flatnonzero(group[ahead:] == group[:-ahead])
+        one, other = together, together + ahead
+        apart = np.bitwise_count(used[one] ^ used[other]).sum(axis=1, dtype=np.int64)
+        both = sizes[one] + sizes[other]
+        close = both - apart >= (threshold - SPREAD) * (both + apart)
+        found[order[one[close]]] = True
+        found[order[other[close]]] = True
+    many = np.flatnonzero(group[FEW:] == group[:-FEW])
+    for ahead in range(FEW + 1) if len(many) else ():
+        found[order[many + ahead]] = True
+    return found
+
+
+def _buckets(texts: Sequence[bytes]) -> tuple[Array, Array]:
+    """Which buckets the pieces of each text are in, a bit for each, and how many pieces it has, at most."""
+    import numpy as np
+
+    used = np.zeros((len(texts), BUCKETS // 64), dtype=np.uint64)
+    sizes = np.zeros(len(texts), dtype=np.int64)
+    start = 0
+    for batch in _batches(texts):
+        pieces, offsets = _pieces(batch)
+        buckets = (pieces * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.int64)
+        buckets += np.repeat(np.arange(len(batch)) * BUCKETS, np.diff(offsets))
+        bits = np.zeros(len(batch) * BUCKETS, dtype=bool)
+        bits[buckets] = True
+        stop = start + len(batch)
+        used[start:stop] = np.packbits(bits).view(np.uint64).reshape(len(batch), -1)
+        sizes[start:stop] = np.maximum(np.diff(offsets) - 2 * PIECE + 1, 1)
+        start = stop
+    return used, sizes
 
 
 class Prompts:
@@ -200,25 +342,59 @@ class Prompts:
     def __init__(self) -> None:
         self._numbers: list[Array] = []
         self._found: list[Array] = []
+        self._count, self._enough = 0, COMPACT
 
     def add(self, numbers: Array, texts: Sequence[Text]) -> None:
         """Prompts, each of which should come once; more often does no harm."""
+        self.add_signed(numbers, signatures(texts))
+
+    def add_signed(self, numbers: Array, found: Array) -> None:
+        """Prompts whose `signatures` are there already."""
         self._numbers.append(numbers)
-        self._found.append(signatures(texts))
+        self._found.append(found)
+        self._count += len(numbers)
+        if self._count > self._enough:
+            self._gather()
+            self._enough = 2 * self._count
+
+    def _gather(self) -> None:
+        """All that came, one of each prompt."""
+        import numpy as np
+
+        numbers = np.concatenate(self._numbers)
+        _, places = np.unique(numbers, return_index=True)
+        found = np.empty((len(places), HASHES), dtype=np.uint16)
+        order = np.sort(places)
+        ends = np.cumsum([len(some) for some in self._numbers])
+        done = 0
+        for end, some in zip(ends.tolist(), self._taken(), strict=True):
+            stop = int(np.searchsorted(order, end))
+            found[done:stop] = some[order[done:stop] - (end - len(some))]
+            done = stop
+        self._numbers, self._found, self._count = [numbers[order]], [found], len(order)
+
+    def _taken(self) -> Iterator[Array]:
+        """Signatures as they came; each is forgotten, so that there is room for what is made of it."""
+        self._found.reverse()
+        while self._found:
+            yield self._found.pop()
 
     def groups(self, threshold: float) -> Groups:
-        """Which of them are near."""
+        """Which of them are near. All that came is forgotten."""
         import numpy as np
 
         if not self._numbers:
             return Groups(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint64))
-        numbers, found = np.concatenate(self._numbers), np.concatenate(self._found)
-        self._numbers, self._found = [], []
-        order = np.argsort(numbers, kind="stable")  # so that a group goes by its least number
-        numbers, found = numbers[order], found[order]
-        roots = numbers[groups_of(found, threshold)]
-        shared = roots != numbers
-        return Groups(numbers[shared], roots[shared])
+        self._gather()
+        (numbers,), (found,) = self._numbers, self._found
+        self._numbers, self._found, self._count = [], [], 0
+        group = groups_of(found, threshold)
+        least = numbers.copy()  # a group goes by its least number
+        np.minimum.at(least, group, numbers)
+        roots = least[group]
+        order = np.argsort(numbers)
+        order = order[roots[order] != numbers[order]]
+        return Groups(numbers[order], roots[order])
 
 
 class Groups:

@@ -23,7 +23,7 @@ from ktodata.clean import (
     resolve_near,
 )
 from ktodata.io import Spill, Table, rows_of, table_of
-from ktodata.near import Groups, Prompts, comparable, groups_of, signatures
+from ktodata.near import Groups, alike, comparable, folded, groups_of, signatures_of
 from ktodata.order import Keys, arrange, keys_of, stretch_count, stretches, tail
 from ktodata.schema import COLUMNS, Kind, Row, plain
 
@@ -50,20 +50,6 @@ def part_of(table: Table, groups: Groups | None = None) -> Any:
 
     prompts = table.column("_prompt").to_numpy()
     return ((groups.of(prompts) if groups else prompts) % np.uint64(PARTS)).astype(np.int64)
-
-
-def near_prompts(rows: Spill, threshold: float) -> Groups:
-    """The groups of near prompts among the rows of a `Spill` by `part_of`."""
-    import numpy as np
-    import pyarrow
-
-    prompts = Prompts()
-    for part in range(PARTS):
-        table = rows.read(part, ("prompt", "_prompt"))
-        if table is not None:
-            numbers, places = np.unique(table.column("_prompt").to_numpy(), return_index=True)
-            prompts.add(numbers, table.column("prompt").take(pyarrow.array(places)).to_pylist())
-    return prompts.groups(threshold)
 
 
 @contextlib.contextmanager
@@ -172,15 +158,18 @@ class Cleaning:
         places, group = places[sizes[group] > 1], group[sizes[group] > 1]
         texts = table.column("completion").take(pyarrow.array(places))
         looked_at = comparable(_lengths(texts), group, self.threshold)
-        places, group, texts = places[looked_at], group[looked_at], texts.filter(pyarrow.array(looked_at)).to_pylist()
-        alike, sizes = _numbered(groups_of(signatures(texts), self.threshold, group))
-        places, alike = places[sizes[alike] > 1], alike[sizes[alike] > 1]
+        places, group = places[looked_at], group[looked_at]
+        words = folded(texts.filter(pyarrow.array(looked_at)).to_pylist())
+        left = np.flatnonzero(alike(words, group, self.threshold))
+        signed = signatures_of([words[place] for place in left.tolist()])
+        near, sizes = _numbered(groups_of(signed, self.threshold, group[left]))
+        places, near = places[left][sizes[near] > 1], near[sizes[near] > 1]
         if self.single:
             known = {item.place: item for item in items}
             several = [known[place] for place in places.tolist()]
         else:
             several = _items_of(table, places)
-        both, same = resolve_near(several, alike.tolist(), self.on_conflict)
+        both, same = resolve_near(several, near.tolist(), self.on_conflict)
         return both.dropped, same.dropped
 
     def _items(self, part: int) -> list[Item]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ktodata.errors import RowError
 from ktodata.io import UNREADABLE, Raw
 from ktodata.io.table import Table, arrow_schema
+from ktodata.near import Array, folded, signatures_of
 from ktodata.order import completion_numbers, numbers_of
 from ktodata.schema import ORIGINS, Kind, Origin, RowIds, Text, hash_prompts, kind_of
 from ktodata.sources import Example, Skip
@@ -39,7 +40,8 @@ class Rejected(NamedTuple):
 class Rules(NamedTuple):
     """How records become rows: what a worker has to know of the layout and of the options, all of it to be pickled.
 
-    `strict` stops at an unreadable record; `keep_records` is set where what is skipped will be shown.
+    `strict` stops at an unreadable record; `keep_records` is set where what is skipped will be shown, `sign` where
+    near prompts will be looked for.
     """
 
     read: Callable[..., Iterable[Example | Skip | Piece]]
@@ -49,6 +51,7 @@ class Rules(NamedTuple):
     as_kind: Kind | None
     strict: bool
     keep_records: bool
+    sign: bool = False
 
 
 class PieceOf(NamedTuple):
@@ -67,6 +70,7 @@ class Chunk:
 
     `first` is the kind of the first row. `renamed` has the ids of rows whose conversion gave them new ones. `pieces`
     are pickled, by their keys. `made_chat` texts became chats, and `altered` of them are another text when turned back.
+    `signed` has the numbers and the signatures (`ktodata.near`) of the prompts of the rows of a kind, if asked for.
     """
 
     records: int
@@ -77,6 +81,7 @@ class Chunk:
     pieces: list[tuple[str, bytes]]
     made_chat: int = 0
     altered: int = 0
+    signed: dict[Kind, tuple[Array, Array]] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -104,7 +109,7 @@ def transform(rules: Rules, raws: list[Raw]) -> Chunk:
     Raises:
         RowError: a record is unreadable, and the rules are strict.
     """
-    made = _Columns(rules.origin)
+    made = _Columns(rules.origin, rules.sign)
     chunk = Chunk(len(raws), {}, None, [], {}, [])
     for raw in raws:
         try:
@@ -143,7 +148,7 @@ def join(rules: Rules, groups: list[list[PieceOf]]) -> Chunk:
         RowError: a conversion is impossible, and the rules are strict.
     """
     assert rules.join is not None, "pieces are made where they can be joined"
-    made = _Columns(rules.origin)
+    made = _Columns(rules.origin, rules.sign)
     chunk = Chunk(0, {}, None, [], {}, [])
     for pieces in groups:
         for place, found in rules.join([piece.value for piece in pieces]):
@@ -166,8 +171,8 @@ def join(rules: Rules, groups: list[list[PieceOf]]) -> Chunk:
 class _Columns:
     """The rows of some records by kind, and then as columns: what `make_row` makes of each, and those beside it."""
 
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
+    def __init__(self, origin: Origin, sign: bool) -> None:
+        self.origin, self.sign = origin, sign
         self.rows: dict[Kind, list[tuple[Example, str, str]]] = {}
 
     def add(self, one: Example, where: str, source: str) -> None:
@@ -178,9 +183,9 @@ class _Columns:
         """Put the rows into the chunk."""
         for kind, rows in self.rows.items():
             chunk.first = chunk.first or kind
-            chunk.tables[kind] = self._table(kind, rows, chunk.renamed)
+            chunk.tables[kind] = self._table(kind, rows, chunk)
 
-    def _table(self, kind: Kind, rows: list[tuple[Example, str, str]], renamed: dict[str, str]) -> Table:
+    def _table(self, kind: Kind, rows: list[tuple[Example, str, str]], chunk: Chunk) -> Table:
         import numpy as np
         import pyarrow
 
@@ -193,8 +198,13 @@ class _Columns:
                 begun = RowIds(one.prompt)
             place_of.append(len(prompts) - 1)
             ids.append(begun.of(one.completion, one.label))
-        prompt_ids = hash_prompts(prompts)
-        renamed |= {one.id: name for one, name in zip(examples, ids, strict=True) if one.id and one.id != name}
+        words = folded(prompts) if self.sign or kind == "text" else None
+        prompt_ids = hash_prompts(prompts, words if kind == "text" else None)
+        prompt_numbers = numbers_of(prompt_ids)
+        if self.sign and words is not None:
+            numbers, first = np.unique(prompt_numbers, return_index=True)
+            chunk.signed[kind] = numbers, signatures_of([words[place] for place in first.tolist()])
+        chunk.renamed |= {one.id: name for one, name in zip(examples, ids, strict=True) if one.id and one.id != name}
         columns = (
             [one.prompt for one in examples],
             [one.completion for one in examples],
@@ -207,7 +217,7 @@ class _Columns:
             [one.parent_id for one in examples],
             [where for _, where, _ in rows],
             numbers_of(ids),
-            numbers_of(prompt_ids)[np.array(place_of)],
+            prompt_numbers[np.array(place_of)],
             completion_numbers([one.completion for one in examples]),
         )
         schema = spill_schema(kind)

@@ -25,9 +25,9 @@ from ktodata.discover import discover
 from ktodata.engine import Engine, each
 from ktodata.errors import NothingLeftError, RowError
 from ktodata.io import UNREADABLE, Quarantine, Raw, Spill, Table, records_of, rows_of
-from ktodata.near import THRESHOLD, check_threshold
+from ktodata.near import THRESHOLD, Prompts, check_threshold
 from ktodata.schema import COLUMNS, Kind, Row
-from ktodata.sort_out import PARTS, Cleaning, in_training_order, near_prompts, part_of, regrouped
+from ktodata.sort_out import PARTS, Cleaning, in_training_order, part_of, regrouped
 from ktodata.sources import Source, named_source
 from ktodata.transform import Chunk, PieceOf, Rejected, Rules, chunks_of, join, transform
 
@@ -230,10 +230,11 @@ def cleaned_records(
     check_threshold(near_threshold)
     account = Account(layout, quarantine)
     with Spill(PARTS, folder) as rows:
-        collecting = Collecting(rows, account)
+        prompts = Prompts() if near_duplicates == "drop" else None
+        collecting = Collecting(rows, account, prompts=prompts)
         collecting.collect(raws, as_kind=as_kind, workers=workers, engine=engine, folder=folder, advance=advance)
         rows.finish()
-        groups = near_prompts(rows, near_threshold) if near_duplicates == "drop" else None
+        groups = prompts.groups(near_threshold) if prompts is not None else None
         with regrouped(rows, groups, folder) if groups else contextlib.nullcontext(rows) as parts:
             cleaning = Cleaning(
                 parts,
@@ -256,10 +257,19 @@ class Collecting:
         account: of what is read; what it says of the layout is how to read it.
         kind: the kind that rows have to be of; None: that of the first.
         mark: a number for these rows, in a column `_file` of its own.
+        prompts: gets the prompts of these rows, if near ones will be looked for.
     """
 
-    def __init__(self, rows: Spill, account: Account, *, kind: Kind | None = None, mark: int | None = None) -> None:
-        self.rows, self.account, self.kind, self.mark = rows, account, kind, mark
+    def __init__(
+        self,
+        rows: Spill,
+        account: Account,
+        *,
+        kind: Kind | None = None,
+        mark: int | None = None,
+        prompts: Prompts | None = None,
+    ) -> None:
+        self.rows, self.account, self.kind, self.mark, self.prompts = rows, account, kind, mark, prompts
         self.renamed: dict[str, str] = {}
 
     def collect(
@@ -278,7 +288,8 @@ class Collecting:
             RowError: an unreadable one, or rows of another kind than the first, and no quarantine for them.
         """
         layout, strict = self.account.layout, self.account.quarantine is None
-        rules = Rules(layout.read, layout.join, layout.completions, layout.origin, as_kind, strict, not strict)
+        sign = self.prompts is not None
+        rules = Rules(layout.read, layout.join, layout.completions, layout.origin, as_kind, strict, not strict, sign)
         with Spill(PARTS, folder) as pieces:
             for chunk in each(transform, chunks_of(raws), shared=rules, workers=workers, engine=engine):
                 self._add(chunk, pieces)
@@ -306,6 +317,8 @@ class Collecting:
         for kind, table in chunk.tables.items():
             if kind == self.kind:
                 self.rows.add(self._marked(table), part_of(table))
+                if self.prompts is not None:
+                    self.prompts.add_signed(*chunk.signed[kind])
             else:
                 self._refuse(kind, table)
         if chunk.pieces:
