@@ -22,8 +22,8 @@ from ktodata.clean import OnConflict
 from ktodata.discover import discover
 from ktodata.errors import NothingLeftError, UsageError
 from ktodata.io import Quarantine, Spill, Table
-from ktodata.near import Array
 from ktodata.schema import Kind
+from ktodata.sketch import Array
 from ktodata.sort_out import PARTS, Cleaning, in_training_order, part_of
 from ktodata.unpair import Account, Collecting, counted, following
 

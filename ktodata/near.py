@@ -9,35 +9,27 @@ Near texts are grouped: whoever is near to one of a group belongs to it, so two 
 themselves. The numbers depend on the text alone and every near pair is found (see `groups_of`), so groups depend on the
 set of texts alone: not on their order, on workers, or on whether rows went to disk.
 
-Completions of one prompt are only looked at where their lengths and pieces allow it: see `comparable` and `alike`.
+Completions of one prompt are only looked at where their lengths and pieces allow it: see `ktodata.sketch`.
 
 Memory: 264 bytes for each prompt, and nothing of its text.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from ktodata.arrange import mixed
 from ktodata.errors import UsageError
-from ktodata.schema import Text, normalise_all, plain
+from ktodata.io.ahead import OneAhead
+from ktodata.schema import Text
+from ktodata.sketch import HASHES, Array, batches, digested, drawn, folded, scattered
 
-Array: TypeAlias = Any
-"""A `numpy.ndarray`."""
-
-PIECE = 5  # characters
-HASHES = 128
 THRESHOLD = 0.9
 LEAST = 0.6  # below that, texts are no longer alike, and too many pairs are looked at
-SPREAD = 0.15  # five standard deviations of the share of numbers, at an index of .87
-BATCH = 50_000  # bytes of text whose pieces are hashed together: so many stay in a cache
-BUCKETS = 2048  # for the pieces of one text: most texts have fewer
-FEW = 8  # completions of a prompt that are compared with one another by their buckets
-COMPACT = 100_000  # prompts, from which on those that came several times are looked for
-_PAD = b"\0" * PIECE  # between texts: no piece reaches from one into the next
+COMPACT = 250_000  # prompts, from which on those that came several times are looked for
 
 
 def check_threshold(threshold: float, *, flag: str = "--near-threshold") -> float:
@@ -51,110 +43,6 @@ def check_threshold(threshold: float, *, flag: str = "--near-threshold") -> floa
     return threshold
 
 
-def signatures(texts: Sequence[Text]) -> Array:
-    """The MinHash of each text: an array of uint16, [texts, 128]."""
-    return signatures_of(folded(texts))
-
-
-def folded(texts: Sequence[Text]) -> list[bytes]:
-    """The words of each text, normalised, as UTF-8."""
-    return [one for batch in _batches([plain(text) for text in texts]) for one in normalise_all(batch)]
-
-
-def signatures_of(texts: Sequence[bytes]) -> Array:
-    """The MinHash of texts that are `folded` already: an array of uint16, [texts, 128]."""
-    import numpy as np
-
-    found = np.empty((len(texts), HASHES), dtype=np.uint16)
-    start = 0
-    for batch in _batches(texts):
-        found[start : start + len(batch)] = _signatures(batch)
-        start += len(batch)
-    return found
-
-
-def _batches(texts: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """The texts in portions of about `BATCH` characters or bytes."""
-    start = size = 0
-    for place, text in enumerate(texts):
-        size += len(text)
-        if size >= BATCH or place == len(texts) - 1:
-            yield texts[start : place + 1]
-            start, size = place + 1, 0
-
-
-def _signatures(texts: Sequence[bytes]) -> Array:
-    import numpy as np
-    import rensa
-
-    pieces, offsets = _pieces(texts)
-    _scatter(pieces)
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(pieces, offsets.astype(np.uint64), HASHES, 0)
-    numbers = array("I")
-    for row in matrix.to_rows():
-        numbers.fromlist(row)
-    # The low half of each number: others agree there by chance once in 65,536 times.
-    return np.frombuffer(numbers, dtype=np.uint32).astype(np.uint16).reshape(len(texts), HASHES)
-
-
-def _pieces(texts: Sequence[bytes]) -> tuple[Array, Array]:
-    """The pieces of some texts as numbers of 64 bits, and where those of each text begin, and where all of them end.
-
-    A text has `PIECE` more of them than characters: where none begins, its first one is repeated, which changes nothing
-    of the set. Of a text that is too short for a piece it is the whole text.
-    """
-    import numpy as np
-
-    joined = _PAD.join([*texts, b""])
-    if joined.isascii():
-        lengths, pieces = [len(text) for text in texts], _windows(joined)
-    else:
-        lengths, pieces = [len(text.decode("utf-8", "surrogatepass")) for text in texts], _wide_windows(joined)
-    offsets = np.concatenate([[0], np.cumsum(np.array(lengths, dtype=np.int64) + PIECE)])
-    starts, ends = offsets[:-1, None], offsets[1:, None]
-    pieces[np.maximum(ends - np.arange(1, 2 * PIECE), starts)] = pieces[starts]
-    return pieces, offsets
-
-
-def _wide_windows(joined: bytes) -> Array:
-    """`_windows` of characters, of which some take more than a byte."""
-    import numpy as np
-
-    spelled = joined.decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass")
-    codes = np.frombuffer(spelled, dtype="<u4")
-    pieces = _windows(codes.astype(np.uint8).tobytes())
-    wide = codes > 127
-    for ahead in range(1, PIECE):
-        wide[:-ahead] |= codes[ahead:] > 127
-    places = np.flatnonzero(wide)  # before the last text's end, so a piece is whole
-    first, second, third, fourth, fifth = (codes[places + ahead].astype(np.uint64) for ahead in range(PIECE))
-    # A character takes 21 bits: three fit into one number, the other two into a second.
-    pieces[places] = mixed(
-        first | (second << np.uint64(21)) | (third << np.uint64(42)), fourth | (fifth << np.uint64(21))
-    )
-    return pieces
-
-
-def _windows(text: bytes) -> Array:
-    """The `PIECE` bytes from each byte on, as a number."""
-    import numpy as np
-
-    padded = text + b"\0" * 8
-    whole: Array = np.ndarray(len(text), dtype="<u8", buffer=padded, strides=(1,))
-    return whole & np.uint64(256**PIECE - 1)
-
-
-def _scatter(numbers: Array) -> None:
-    """Mix the bits of each number, in place; different ones stay different."""
-    import numpy as np
-
-    shifted = np.empty_like(numbers)
-    for factor, shift in ((0x9E3779B97F4A7C15, 32), (0xBF58476D1CE4E5B9, 29)):
-        np.multiply(numbers, np.uint64(factor), out=numbers)
-        np.right_shift(numbers, np.uint64(shift), out=shifted)
-        np.bitwise_xor(numbers, shifted, out=numbers)
-
-
 def groups_of(found: Array, threshold: float, within: Array | None = None) -> Array:
     """The group of each text, as the place of the group's first member: an integer array.
 
@@ -166,9 +54,11 @@ def groups_of(found: Array, threshold: float, within: Array | None = None) -> Ar
     import numpy as np
 
     count = len(found)
+    if count < 2:
+        return np.zeros(count, dtype=np.int64)
     scope = np.zeros(count, dtype=np.uint64) if within is None else within.astype(np.uint64)
     # Equal ones need no comparing, however many there are.
-    group = _first_equal(_mixed_with(scope, found))
+    group = _first_equal(_keys(scope, found))
     distinct = np.flatnonzero(group == np.arange(count))
     scope = scope[distinct]
     roots = _Roots()
@@ -177,7 +67,7 @@ def groups_of(found: Array, threshold: float, within: Array | None = None) -> Ar
     width = HASHES // bands
     for band in range(bands):
         columns = found[:, band * width : (band + 1) * width]
-        keys = _mixed_with(scope, columns if len(distinct) == count else columns[distinct])
+        keys = _keys(scope, columns if len(distinct) == count else columns[distinct])
         for places in _sharing(keys):
             _connect(distinct[places], found, within, need, roots)
     for place in roots.parents:
@@ -201,7 +91,7 @@ def _sharing(keys: Array) -> Iterator[Array]:
     import numpy as np
 
     # Places take the lowest bits of their keys, to be sorted with them: several times as fast as sorting places.
-    bits = np.uint64(max(1, (len(keys) - 1).bit_length()))
+    bits = np.uint64(len(keys).bit_length())
     both = np.sort(keys >> bits << bits | np.arange(len(keys), dtype=np.uint64))
     same = np.zeros(len(keys) + 1, dtype=bool)
     same[1:-1] = both[1:] >> bits == both[:-1] >> bits
@@ -210,15 +100,15 @@ def _sharing(keys: Array) -> Iterator[Array]:
         yield (both[start : end + 1] & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
 
 
-def _mixed_with(numbers: Array, columns: Array) -> Array:
-    """A number of 64 bits for each row of `columns` and its own number: different ones agree once in 2**64 times."""
+def _keys(numbers: Array, columns: Array) -> Array:
+    """A number of 64 bits for each number and its row of `columns`; different ones agree once in about 2**64 times."""
     import numpy as np
 
     width = columns.shape[1] * columns.itemsize
-    columns = np.ascontiguousarray(columns).view(np.uint64 if width % 8 == 0 else f"u{width}")
-    for column in columns.T:  # four values at a time, where there are as many
-        numbers = mixed(numbers, column.astype(np.uint64))
-    return numbers
+    words = np.ascontiguousarray(columns).view(np.uint64 if width % 8 == 0 else f"u{width}")  # several values in each
+    factors = mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64), np.uint64(width)) | np.uint64(1)
+    with np.errstate(over="ignore"):
+        return numbers * np.uint64(0x9E3779B97F4A7C15) + words.astype(np.uint64, copy=False) @ factors
 
 
 def _bands(differing: int) -> int:
@@ -262,80 +152,6 @@ def _connect(places: Array, found: Array, scope: Array | None, need: int, roots:
             left = left[~near]
 
 
-def comparable(lengths: Array, within: Array, threshold: float) -> Array:
-    """Which texts have one of about their length to be compared with: a bool for each.
-
-    Sets that share so much cannot differ much in size, and lengths tell the size of the sets (but for texts that
-    repeat themselves): where the shorter one has less than `threshold` - .15 of the longer one's characters, five
-    standard deviations lie between them and being near.
-
-    Args:
-        lengths: in characters.
-        within: a number for each text; texts with different numbers are not compared.
-    """
-    import numpy as np
-
-    order = np.lexsort((lengths, within))
-    shorter, longer = lengths[order][:-1], lengths[order][1:]
-    close = (within[order][1:] == within[order][:-1]) & (shorter >= (threshold - SPREAD) * longer)
-    found = np.zeros(len(lengths), dtype=bool)
-    found[order[1:][close]] = True
-    found[order[:-1][close]] = True
-    return found
-
-
-def alike(texts: Sequence[bytes], within: Array, threshold: float) -> Array:
-    """Which texts have one to be compared with whose pieces may be nearly the same: a bool for each.
-
-    Pieces fall into buckets. A bucket that one text uses and the other does not holds a piece that they do not share,
-    so buckets say how large Jaccard's index can be at most: where that is below `threshold` - .15, five standard
-    deviations lie between the two and being near. It takes a fraction of what MinHash does.
-
-    Args:
-        texts: `folded`.
-        within: a number for each text; texts with different numbers are not compared. Where more than a few have one
-            number, these all stay.
-    """
-    import numpy as np
-
-    order = np.argsort(within, kind="stable")
-    group = within[order]
-    used, sizes = _buckets([texts[place] for place in order.tolist()])
-    found = np.zeros(len(texts), dtype=bool)
-    for ahead in range(1, FEW):
-        together = np.flatnonzero(group[ahead:] == group[:-ahead])
-        one, other = together, together + ahead
-        apart = np.bitwise_count(used[one] ^ used[other]).sum(axis=1, dtype=np.int64)
-        both = sizes[one] + sizes[other]
-        close = both - apart >= (threshold - SPREAD) * (both + apart)
-        found[order[one[close]]] = True
-        found[order[other[close]]] = True
-    many = np.flatnonzero(group[FEW:] == group[:-FEW])
-    for ahead in range(FEW + 1) if len(many) else ():
-        found[order[many + ahead]] = True
-    return found
-
-
-def _buckets(texts: Sequence[bytes]) -> tuple[Array, Array]:
-    """Which buckets the pieces of each text are in, a bit for each, and how many pieces it has, at most."""
-    import numpy as np
-
-    used = np.zeros((len(texts), BUCKETS // 64), dtype=np.uint64)
-    sizes = np.zeros(len(texts), dtype=np.int64)
-    start = 0
-    for batch in _batches(texts):
-        pieces, offsets = _pieces(batch)
-        buckets = (pieces * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.int64)
-        buckets += np.repeat(np.arange(len(batch)) * BUCKETS, np.diff(offsets))
-        bits = np.zeros(len(batch) * BUCKETS, dtype=bool)
-        bits[buckets] = True
-        stop = start + len(batch)
-        used[start:stop] = np.packbits(bits).view(np.uint64).reshape(len(batch), -1)
-        sizes[start:stop] = np.maximum(np.diff(offsets) - 2 * PIECE + 1, 1)
-        start = stop
-    return used, sizes
-
-
 class Prompts:
     """The prompts of many rows, as they come, each known by its number (`ktodata.order.number_of` its `prompt_id`)."""
 
@@ -343,15 +159,39 @@ class Prompts:
         self._numbers: list[Array] = []
         self._found: list[Array] = []
         self._count, self._enough = 0, COMPACT
+        self._ahead = OneAhead()
+        self._matrix: Any = None  # made in the background, its numbers not taken yet
 
     def add(self, numbers: Array, texts: Sequence[Text]) -> None:
         """Prompts, each of which should come once; more often does no harm."""
-        self.add_signed(numbers, signatures(texts))
+        self.add_folded(numbers, folded(texts))
+
+    def add_folded(self, numbers: Array, texts: Sequence[bytes]) -> None:
+        """Prompts that are `folded` already. rensa works on the last of them while the caller gets on."""
+        for batch in batches(texts):
+            pieces = scattered(batch)
+            self._take()
+            self._ahead.do(functools.partial(self._digest, *pieces))
+        self._came(numbers)
 
     def add_signed(self, numbers: Array, found: Array) -> None:
         """Prompts whose `signatures` are there already."""
-        self._numbers.append(numbers)
+        self._take()
         self._found.append(found)
+        self._came(numbers)
+
+    def _digest(self, pieces: Array, offsets: Array) -> None:
+        self._matrix = digested(pieces, offsets)
+
+    def _take(self) -> None:
+        """Take what was made in the background."""
+        self._ahead.wait()
+        if self._matrix is not None:
+            self._found.append(drawn(self._matrix))
+            self._matrix = None
+
+    def _came(self, numbers: Array) -> None:
+        self._numbers.append(numbers)
         self._count += len(numbers)
         if self._count > self._enough:
             self._gather()
@@ -361,11 +201,12 @@ class Prompts:
         """All that came, one of each prompt."""
         import numpy as np
 
+        self._take()
         numbers = np.concatenate(self._numbers)
         _, places = np.unique(numbers, return_index=True)
         found = np.empty((len(places), HASHES), dtype=np.uint16)
         order = np.sort(places)
-        ends = np.cumsum([len(some) for some in self._numbers])
+        ends = np.cumsum([len(some) for some in self._found])
         done = 0
         for end, some in zip(ends.tolist(), self._taken(), strict=True):
             stop = int(np.searchsorted(order, end))

@@ -23,9 +23,10 @@ from ktodata.clean import (
     resolve_near,
 )
 from ktodata.io import Spill, Table, rows_of, table_of
-from ktodata.near import Groups, alike, comparable, folded, groups_of, signatures_of
+from ktodata.near import Groups, groups_of
 from ktodata.order import Keys, arrange, keys_of, stretch_count, stretches, tail
 from ktodata.schema import COLUMNS, Kind, Row, plain
+from ktodata.sketch import alike, comparable, folded, signatures_of
 
 PARTS = 128  # for cleaning: a part of a file of 100 GB is still held easily
 MOST_PARTS = 256  # for the order: as many files as are open at a time

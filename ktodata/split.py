@@ -19,8 +19,9 @@ from ktodata.clean import OnConflict
 from ktodata.discover import discover
 from ktodata.errors import SourceError, UsageError
 from ktodata.io import Quarantine, Raw, Spill, Table
-from ktodata.near import THRESHOLD, Array, Groups, Prompts, check_threshold
+from ktodata.near import THRESHOLD, Groups, Prompts, check_threshold
 from ktodata.schema import Kind
+from ktodata.sketch import Array
 from ktodata.sort_out import PARTS, in_training_order, part_of
 from ktodata.sources import Source
 from ktodata.unpair import Account, cleaned_records

@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ktodata.errors import RowError
 from ktodata.io import UNREADABLE, Raw
 from ktodata.io.table import Table, arrow_schema
-from ktodata.near import Array, folded, signatures_of
 from ktodata.order import completion_numbers, numbers_of
 from ktodata.schema import ORIGINS, Kind, Origin, RowIds, Text, hash_prompts, kind_of
+from ktodata.sketch import Array, folded, signatures_of
 from ktodata.sources import Example, Skip
 from ktodata.sources.contract import Piece
 from ktodata.sources.transcript import comes_back, convert
@@ -40,8 +40,8 @@ class Rejected(NamedTuple):
 class Rules(NamedTuple):
     """How records become rows: what a worker has to know of the layout and of the options, all of it to be pickled.
 
-    `strict` stops at an unreadable record; `keep_records` is set where what is skipped will be shown, `sign` where
-    near prompts will be looked for.
+    `strict` stops at an unreadable record; `keep_records` is set where what is skipped will be shown. `prompts` is what
+    will be needed of these to find near ones: nothing, their words, or their signatures.
     """
 
     read: Callable[..., Iterable[Example | Skip | Piece]]
@@ -51,7 +51,7 @@ class Rules(NamedTuple):
     as_kind: Kind | None
     strict: bool
     keep_records: bool
-    sign: bool = False
+    prompts: Literal["", "words", "signatures"] = ""
 
 
 class PieceOf(NamedTuple):
@@ -70,7 +70,7 @@ class Chunk:
 
     `first` is the kind of the first row. `renamed` has the ids of rows whose conversion gave them new ones. `pieces`
     are pickled, by their keys. `made_chat` texts became chats, and `altered` of them are another text when turned back.
-    `signed` has the numbers and the signatures (`ktodata.near`) of the prompts of the rows of a kind, if asked for.
+    `prompts` has, for the rows of a kind, the number of each prompt and what was asked for of it: see `ktodata.near`.
     """
 
     records: int
@@ -81,7 +81,7 @@ class Chunk:
     pieces: list[tuple[str, bytes]]
     made_chat: int = 0
     altered: int = 0
-    signed: dict[Kind, tuple[Array, Array]] = dataclasses.field(default_factory=dict)
+    prompts: dict[Kind, tuple[Array, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -109,7 +109,7 @@ def transform(rules: Rules, raws: list[Raw]) -> Chunk:
     Raises:
         RowError: a record is unreadable, and the rules are strict.
     """
-    made = _Columns(rules.origin, rules.sign)
+    made = _Columns(rules)
     chunk = Chunk(len(raws), {}, None, [], {}, [])
     for raw in raws:
         try:
@@ -148,7 +148,7 @@ def join(rules: Rules, groups: list[list[PieceOf]]) -> Chunk:
         RowError: a conversion is impossible, and the rules are strict.
     """
     assert rules.join is not None, "pieces are made where they can be joined"
-    made = _Columns(rules.origin, rules.sign)
+    made = _Columns(rules)
     chunk = Chunk(0, {}, None, [], {}, [])
     for pieces in groups:
         for place, found in rules.join([piece.value for piece in pieces]):
@@ -171,8 +171,8 @@ def join(rules: Rules, groups: list[list[PieceOf]]) -> Chunk:
 class _Columns:
     """The rows of some records by kind, and then as columns: what `make_row` makes of each, and those beside it."""
 
-    def __init__(self, origin: Origin, sign: bool) -> None:
-        self.origin, self.sign = origin, sign
+    def __init__(self, rules: Rules) -> None:
+        self.origin, self.asked = rules.origin, rules.prompts
         self.rows: dict[Kind, list[tuple[Example, str, str]]] = {}
 
     def add(self, one: Example, where: str, source: str) -> None:
@@ -198,12 +198,13 @@ class _Columns:
                 begun = RowIds(one.prompt)
             place_of.append(len(prompts) - 1)
             ids.append(begun.of(one.completion, one.label))
-        words = folded(prompts) if self.sign or kind == "text" else None
+        words = folded(prompts) if self.asked or kind == "text" else []
         prompt_ids = hash_prompts(prompts, words if kind == "text" else None)
         prompt_numbers = numbers_of(prompt_ids)
-        if self.sign and words is not None:
+        if self.asked:
             numbers, first = np.unique(prompt_numbers, return_index=True)
-            chunk.signed[kind] = numbers, signatures_of([words[place] for place in first.tolist()])
+            distinct = [words[place] for place in first.tolist()]
+            chunk.prompts[kind] = numbers, distinct if self.asked == "words" else signatures_of(distinct)
         chunk.renamed |= {one.id: name for one, name in zip(examples, ids, strict=True) if one.id and one.id != name}
         columns = (
             [one.prompt for one in examples],

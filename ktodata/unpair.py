@@ -288,8 +288,10 @@ class Collecting:
             RowError: an unreadable one, or rows of another kind than the first, and no quarantine for them.
         """
         layout, strict = self.account.layout, self.account.quarantine is None
-        sign = self.prompts is not None
-        rules = Rules(layout.read, layout.join, layout.completions, layout.origin, as_kind, strict, not strict, sign)
+        rules = Rules(layout.read, layout.join, layout.completions, layout.origin, as_kind, strict, not strict)
+        if self.prompts is not None:
+            here = workers == 1 and engine == "local"
+            rules = rules._replace(prompts="words" if here else "signatures")
         with Spill(PARTS, folder) as pieces:
             for chunk in each(transform, chunks_of(raws), shared=rules, workers=workers, engine=engine):
                 self._add(chunk, pieces)
@@ -318,7 +320,8 @@ class Collecting:
             if kind == self.kind:
                 self.rows.add(self._marked(table), part_of(table))
                 if self.prompts is not None:
-                    self.prompts.add_signed(*chunk.signed[kind])
+                    numbers, found = chunk.prompts[kind]
+                    (self.prompts.add_folded if isinstance(found, list) else self.prompts.add_signed)(numbers, found)
             else:
                 self._refuse(kind, table)
         if chunk.pieces:

@@ -12,13 +12,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ktodata.near
+import ktodata.sketch
 import ktodata.sort_out
 from ktodata.clean import Item, resolve_near
 from ktodata.cli import main
 from ktodata.errors import UsageError
 from ktodata.io import read_rows
-from ktodata.near import SPREAD, Prompts, check_threshold, comparable, groups_of, signatures
+from ktodata.near import Prompts, check_threshold, groups_of
+from ktodata.sketch import SPREAD, comparable, signatures
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in ("n", "rst", "ck", "p", "x")]
 
@@ -62,7 +63,7 @@ def test_a_text_has_its_numbers_whatever_stands_beside_it() -> None:
 def test_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [sentence(seed) for seed in range(9)]
     whole = signatures(texts)
-    monkeypatch.setattr(ktodata.near, "BATCH", 300)
+    monkeypatch.setattr(ktodata.sketch, "BATCH", 300)
     assert (signatures(texts) == whole).all()
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from ktodata.check.finding import Finding, named_rows
 from ktodata.check.look import Look
-from ktodata.near import groups_of, signatures
+from ktodata.near import groups_of
 from ktodata.order import number_of
 from ktodata.schema import Text, hash_prompt
+from ktodata.sketch import signatures
 
 SHOWN = 5
 BATCH = 2000

@@ -8,8 +8,9 @@ from typing import Any
 from ktodata.arrange import mixed
 from ktodata.check.finding import Finding, graded, named_rows
 from ktodata.check.look import Look
-from ktodata.near import Prompts, groups_of, signatures
+from ktodata.near import Prompts, groups_of
 from ktodata.schema import Text
+from ktodata.sketch import signatures
 
 MANY = 0.05  # share of rows from which duplicates are a failure
 SHOWN = 5
