@@ -17,9 +17,11 @@ import ktodata.sort_out
 from ktodata.clean import Item, resolve_near
 from ktodata.cli import main
 from ktodata.errors import UsageError
-from ktodata.io import read_rows
+from ktodata.io import Raw, read_rows
 from ktodata.near import Prompts, check_threshold, groups_of
-from ktodata.sketch import SPREAD, comparable, signatures
+from ktodata.sketch import FEW, SPREAD, alike, comparable, folded, signatures, signatures_of
+from ktodata.sources import get_source
+from ktodata.transform import Rules, transform
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in ("n", "rst", "ck", "p", "x")]
 
@@ -110,6 +112,40 @@ def test_prompts_go_by_the_least_number_of_their_group() -> None:
     groups = prompts.groups(0.9)
     assert groups.of(np.array([7, 5, 3, 9, 11], dtype=np.uint64)).tolist() == [5, 5, 3, 9, 11]
     assert not len(Prompts().groups(0.9))
+
+
+def test_prompts_that_come_again_are_one_whichever_way_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [sentence(seed) for seed in range(9)] + [f"{sentence(seed)}!" for seed in range(3)]
+    numbers = np.array([11, 30, 2, 53, 84, 75, 6, 97, 8, 19, 20, 21], dtype=np.uint64)
+    whole = Prompts()
+    whole.add(numbers, texts)
+    expected = whole.groups(0.9).of(numbers).tolist()
+    assert expected == [11, 20, 2, 53, 84, 75, 6, 97, 8, 11, 20, 2]
+    monkeypatch.setattr(ktodata.near, "COMPACT", 3)
+    again = Prompts()
+    for start in (0, 4, 2, 8, 0):
+        some = slice(start, start + 4)
+        if start % 4:
+            again.add_signed(numbers[some], signatures(texts[some]))
+        else:
+            again.add_folded(numbers[some], folded(texts[some]))
+    groups = again.groups(0.9)
+    assert groups.of(numbers).tolist() == expected
+    assert len(groups) == 3
+    assert not len(again.groups(0.9))  # forgotten
+
+
+def test_workers_sign_prompts_as_they_are_signed_here() -> None:
+    raws = [Raw(json.dumps(row).encode(), f"row {place}", "s") for place, row in enumerate(records())]
+    layout = get_source("rows")
+    made = []
+    for asked in ("words", "signatures"):
+        rules = Rules(layout.read, layout.join, layout.completions, layout.origin, None, True, False, asked)
+        made.append(transform(rules, raws).prompts["text"])
+    (numbers, words), (same, found) = made
+    assert len(numbers) == 21
+    assert (numbers == same).all()
+    assert (signatures_of(words) == found).all()
 
 
 @pytest.mark.parametrize(
@@ -227,3 +263,57 @@ def test_no_near_pair_is_lost_by_comparing_lengths_first() -> None:
         for text in (texts[i] for i in np.flatnonzero(share >= threshold)[1:]):
             lengths = np.array([len(whole), len(text)])
             assert comparable(lengths, np.zeros(2, dtype=int), threshold).all()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.text("aAé ", max_size=24)), max_size=12),
+    st.sampled_from([0.6, 0.9, 1.0]),
+)
+def test_texts_whose_pieces_are_nearly_the_same_are_compared(texts: list[tuple[int, str]], threshold: float) -> None:
+    within, words = np.array([t[0] for t in texts], dtype=int), folded([t[1] for t in texts])
+    left = alike(words, within, threshold)
+    sets = [pieces(word.decode().ljust(5, "\0")) for word in words]
+    for one in range(len(texts)):
+        for other in range(one):
+            shared, together = len(sets[one] & sets[other]), len(sets[one] | sets[other])
+            if within[one] == within[other] and shared >= (threshold - SPREAD) * together:
+                assert left[one]
+                assert left[other]
+
+
+def test_texts_that_share_few_pieces_are_not_compared_unless_they_are_many() -> None:
+    texts = [sentence(seed, words=30 + 20 * seed) for seed in range(6)]
+    texts += [texts[5].replace(texts[5][9], "q", 1), sentence(8, words=300)]
+    within = np.zeros(len(texts), dtype=int)
+    assert np.flatnonzero(alike(folded(texts), within, 0.9)).tolist() == [5, 6]
+    assert not alike(folded(texts), np.arange(len(texts)), 0.9).any()
+    many = [*texts, sentence(9)]
+    assert len(many) > FEW
+    assert alike(folded(many), np.zeros(len(many), dtype=int), 0.9).all()
+
+
+def test_chats_are_as_near_as_texts(tmp_path: Path) -> None:
+    source, out = save(tmp_path / "in.jsonl", records()), str(tmp_path / "out.jsonl")
+    result = run(source, "-o", out, "--near-duplicates", "drop", "--as", "chat")
+    assert "skipped 5: 2 near-contradiction, 2 near-duplicate, 1 duplicate" in result.stderr
+
+
+def test_prompts_of_rows_that_are_refused_bring_no_others_together(tmp_path: Path) -> None:
+    """Two prompts that a third one lies between, which stands in a chat among texts and so is in no row."""
+    between = sentence(1, words=24)
+    first, last = f"zaqzy jivwoxi {between}", f"{between} wyxovyvy quzaj"
+    shares = [agreement(first, between), agreement(between, last), agreement(first, last)]
+    assert min(shares[:2]) > 0.8 > shares[2]
+    rows = [{"prompt": prompt, "completion": sentence(7), "label": True} for prompt in (first, last)]
+    chat = {
+        "prompt": [{"role": "user", "content": between}],
+        "completion": [{"role": "assistant", "content": "yes"}],
+        "label": True,
+    }
+    source, out = save(tmp_path / "in.jsonl", [*rows, chat]), str(tmp_path / "out.jsonl")
+    options = ("--near-duplicates", "drop", "--near-threshold", "0.8", "--quarantine", str(tmp_path / "bad.jsonl"))
+    run(source, "-o", out, *options)
+    assert len(read_rows(out)) == 2
+    texts = save(tmp_path / "texts.jsonl", [*rows, {"prompt": between, "completion": "yes", "label": True}])
+    run(texts, "-o", out, *options)
+    assert len(read_rows(out)) == 2  # with it as a row, one of the two is a near-duplicate
