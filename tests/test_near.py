@@ -62,6 +62,17 @@ def test_a_text_has_its_numbers_whatever_stands_beside_it() -> None:
     assert len(np.unique(together, axis=0)) == len(texts)
 
 
+@pytest.mark.parametrize("text", ["", "a", "abcd", "abcde", "abcdef", "é", "abcdé", "aébcdefg日本語abcd", "ab" * 40])
+def test_a_text_is_the_set_of_its_pieces_of_five_characters(text: str) -> None:
+    beside = ["zyxwv", text, "qrs日tuvw"]
+    for texts in ([text], beside):
+        found, offsets = ktodata.sketch._pieces([one.encode() for one in texts])
+        place = texts.index(text)
+        own = set(found[offsets[place] : offsets[place + 1]].tolist())
+        assert len(own) == len(pieces(text.ljust(5, "\0")))
+    assert agreement("abcd\u0161", "abcd\u0061") < 1  # the same in their lowest bytes
+
+
 def test_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [sentence(seed) for seed in range(9)]
     whole = signatures(texts)
@@ -279,6 +290,17 @@ def test_texts_whose_pieces_are_nearly_the_same_are_compared(texts: list[tuple[i
             if within[one] == within[other] and shared >= (threshold - SPREAD) * together:
                 assert left[one]
                 assert left[other]
+
+
+def test_what_is_compared_goes_by_the_share_of_pieces() -> None:
+    whole = sentence(5, words=60)
+    for changed in range(0, len(whole), 7):
+        other = sentence(6, words=90)[:changed] + whole[changed:]
+        shared, together = len(pieces(whole) & pieces(other)), len(pieces(whole) | pieces(other))
+        for threshold in (0.6, 0.9):
+            left = alike(folded([whole, other]), np.zeros(2, dtype=int), threshold)
+            assert left.all() or shared < (threshold - SPREAD) * together
+            assert not left.any() or shared > (threshold - SPREAD - 0.2) * together  # some share a bucket by chance
 
 
 def test_texts_that_share_few_pieces_are_not_compared_unless_they_are_many() -> None:
