@@ -3,6 +3,8 @@
 import errno
 import itertools
 import json
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -262,3 +264,25 @@ def test_balance_holds_no_rows(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[2] < peaks[1] + 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [1, 60])
+def test_ten_times_the_rows_take_little_more_memory(words: int, tmp_path: Path) -> None:
+    """Of very short rows too, of which many fit into what is held before rows go to disk."""
+    peaks = []
+    for count in (20_000, 200_000) if words == 1 else (10_000, 100_000):
+        source = tmp_path / "pairs.jsonl"
+        with source.open("w", encoding="utf-8") as file:
+            for n in range(count):
+                good, bad = (" ".join(f"{sign}{n}" for _ in range(words)) for sign in "ab")
+                file.write(json.dumps({"prompt": f"q{n}", "chosen": good, "rejected": bad}) + "\n")
+        script = (
+            "import resource, sys; from ktodata.cli import main; main(sys.argv[1:], standalone_mode=False); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        arguments = ["unpair", str(source), "-o", str(tmp_path / "out.parquet")]
+        done = subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True)
+        assert f"written {2 * count} rows" in done.stderr
+        peaks.append(int(done.stdout))
+    assert peaks[1] <= 1.5 * peaks[0], peaks
