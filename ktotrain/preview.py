@@ -191,7 +191,7 @@ def memory_estimate(recipe: Recipe, seen: Preview, plan: LaunchPlan = ALONE) -> 
         gradient_checkpointing=settings.gradient_checkpointing,
         reference_bytes=base if copied else 0,
         scored_tokens=seen.largest_scored,
-        chunk_logits=chunk_elements_on("cuda" if on_gpu else "cpu"),
+        chunk_logits=chunk_elements_on("cuda" if on_gpu else "cpu", shape.vocabulary),
         kept_keys=0 if on_gpu else most_keys // 2,
     )
     return in_shards(whole, model, plan, recomputed=settings.gradient_checkpointing)

@@ -143,7 +143,8 @@ def test_a_second_backward_gives_the_same(keep: int) -> None:
 
 
 def test_chunks_suit_the_device() -> None:
-    """Qwen2.5's vocabulary: a GPU gets as many tokens as keep it busy, in whole tiles."""
-    assert chunk_tokens(chunk_elements_on("cpu"), 151_936) == 110
-    assert chunk_tokens(chunk_elements_on("cuda"), 151_936) == 3 * 128
+    """Qwen2.5's vocabulary and a small one: a GPU gets as many tokens as keep it busy, in whole tiles."""
+    assert chunk_tokens(chunk_elements_on("cpu", 151_936), 151_936) == 110
+    assert chunk_tokens(chunk_elements_on("cpu", 8192), 8192) == 512
+    assert chunk_tokens(chunk_elements_on("cuda", 151_936), 151_936) == 3 * 128
     assert chunk_tokens(10, 100) == 1
