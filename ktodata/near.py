@@ -92,8 +92,11 @@ def _sharing(keys: Array) -> Iterator[Array]:
 
     # Places take the lowest bits of their keys, to be sorted with them: several times as fast as sorting places.
     bits = np.uint64(len(keys).bit_length())
-    both = np.sort(keys >> bits << bits | np.arange(len(keys), dtype=np.uint64))
-    same = np.zeros(len(keys) + 1, dtype=bool)
+    # Most keys are the only ones with their highest bits: those need no sorting.
+    high = (keys >> (np.uint64(63) - bits)).astype(np.int64)
+    places = np.flatnonzero((np.bincount(high) > 1)[high])
+    both = np.sort(keys[places] >> bits << bits | places.astype(np.uint64))
+    same = np.zeros(len(both) + 1, dtype=bool)
     same[1:-1] = both[1:] >> bits == both[:-1] >> bits
     borders = np.flatnonzero(same[1:] != same[:-1])
     for start, end in borders.reshape(-1, 2).tolist():
@@ -203,9 +206,8 @@ class Prompts:
 
         self._take()
         numbers = np.concatenate(self._numbers)
-        _, places = np.unique(numbers, return_index=True)
-        found = np.empty((len(places), HASHES), dtype=np.uint16)
-        order = np.sort(places)
+        order = np.sort(np.unique(numbers, return_index=True)[1])
+        found = np.empty((len(order), HASHES), dtype=np.uint16)
         ends = np.cumsum([len(some) for some in self._found])
         done = 0
         for end, some in zip(ends.tolist(), self._taken(), strict=True):

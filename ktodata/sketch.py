@@ -20,9 +20,12 @@ Array: TypeAlias = Any
 PIECE = 5  # characters
 HASHES = 128
 SPREAD = 0.15  # five standard deviations of the share of numbers, at an index of .87
-BATCH = 100_000  # bytes of text whose pieces are hashed together
+BATCH = 50_000  # bytes of text whose pieces are hashed together
+BLOCK = 8192  # numbers that are mixed together
 BUCKETS = 2048  # for the pieces of one text: most texts have fewer
 FEW = 8  # completions of a prompt that are compared with one another by their buckets
+_MIXING = ((0x9E3779B97F4A7C15, 32), (0xBF58476D1CE4E5B9, 29))  # an odd factor, and how far to shift
+_WORD = b"\0" * 8
 _PAD = b"\0" * PIECE  # between texts: no piece reaches from one into the next
 
 
@@ -84,7 +87,7 @@ def _pieces(texts: Sequence[bytes]) -> tuple[Array, Array]:
     """
     import numpy as np
 
-    joined = _PAD.join([*texts, b""])
+    joined = _PAD.join([*texts, _WORD])
     if joined.isascii():
         lengths, pieces = [len(text) for text in texts], _windows(joined)
     else:
@@ -115,11 +118,10 @@ def _wide_windows(joined: bytes) -> Array:
 
 
 def _windows(text: bytes) -> Array:
-    """The `PIECE` bytes from each byte on, as a number."""
+    """The `PIECE` bytes from each byte on, but for the last `_WORD`, as a number."""
     import numpy as np
 
-    padded = text + b"\0" * 8
-    whole: Array = np.ndarray(len(text), dtype="<u8", buffer=padded, strides=(1,))
+    whole: Array = np.ndarray(len(text) - len(_WORD), dtype="<u8", buffer=text, strides=(1,))
     return whole & np.uint64(256**PIECE - 1)
 
 
@@ -128,11 +130,13 @@ def scattered(texts: Sequence[bytes]) -> tuple[Array, Array]:
     import numpy as np
 
     numbers, offsets = _pieces(texts)
-    shifted = np.empty_like(numbers)
-    for factor, shift in ((0x9E3779B97F4A7C15, 32), (0xBF58476D1CE4E5B9, 29)):
-        np.multiply(numbers, np.uint64(factor), out=numbers)
-        np.right_shift(numbers, np.uint64(shift), out=shifted)
-        np.bitwise_xor(numbers, shifted, out=numbers)
+    shifted = np.empty(BLOCK, dtype=np.uint64)
+    for start in range(0, len(numbers), BLOCK):  # what fits a cache at a time
+        block = numbers[start : start + BLOCK]
+        for factor, shift in _MIXING:
+            np.multiply(block, np.uint64(factor), out=block)
+            np.right_shift(block, np.uint64(shift), out=shifted[: len(block)])
+            np.bitwise_xor(block, shifted[: len(block)], out=block)
     return numbers, offsets.astype(np.uint64)
 
 

@@ -198,10 +198,10 @@ class _Columns:
                 begun = RowIds(one.prompt)
             place_of.append(len(prompts) - 1)
             ids.append(begun.of(one.completion, one.label))
-        words = folded(prompts) if self.asked or kind == "text" else []
+        words = folded(prompts) if self.asked else None
         prompt_ids = hash_prompts(prompts, words if kind == "text" else None)
         prompt_numbers = numbers_of(prompt_ids)
-        if self.asked:
+        if words is not None:
             numbers, first = np.unique(prompt_numbers, return_index=True)
             distinct = [words[place] for place in first.tolist()]
             chunk.prompts[kind] = numbers, distinct if self.asked == "words" else signatures_of(distinct)
