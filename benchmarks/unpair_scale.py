@@ -5,7 +5,7 @@
 Both read the same file of pairs, made by this script, and write parquet, one process each. ktodata does all of its
 checks (conflicts, duplicates, quarantine file) and puts the rows in training order; TRL does neither, and its cut is
 the longest common prefix. With `--near` ktodata also runs with `--near-duplicates drop`, which is off by default, and
-with `--tenfold` on ten times the rows, for its memory. Wall and CPU seconds are of the whole command, imports included;
+with `--tenfold` each way on ten times the rows, for its memory. Wall and CPU seconds are of the whole command, imports included;
 peak memory is the process's own.
 """
 
@@ -57,9 +57,11 @@ def main() -> None:
             for side in sides:
                 runs[side].append(child(side, work))
         results: dict[str, Any] = {side: merged(some) for side, some in runs.items()}
-        if options.tenfold:
+        if options.tenfold and options.only != "trl":
             make_pairs(work / "pairs.jsonl", 10 * options.pairs)
-            results["ktodata_tenfold"] = child("ktodata", work)
+            for side in sides:
+                if side != "trl":
+                    results[f"{side}_tenfold"] = child(side, work)
     report(results, options.pairs)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
@@ -150,17 +152,17 @@ def report(results: dict[str, Any], pairs: int) -> None:
     """A table, and the ratios."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("trl", "datasets", "pyarrow"))
     print(f"{pairs:,} pairs; Python {platform.python_version()}, {libraries}")
-    print(f"{'':18}{'wall s':>9}{'CPU s':>9}{'peak MiB':>10}")
+    print(f"{'':22}{'wall s':>9}{'CPU s':>9}{'peak MiB':>10}")
     for name, values in results.items():
-        print(f"{name:18}{values['seconds']:9.1f}{values['cpu']:9.1f}{values['peak_mib']:10.0f}")
+        print(f"{name:22}{values['seconds']:9.1f}{values['cpu']:9.1f}{values['peak_mib']:10.0f}")
     for side in ("ktodata", "ktodata_near"):
         if side in results and "trl" in results:
             ours, theirs = results[side], results["trl"]
             print(f"{side} takes {ours['seconds'] / theirs['seconds']:.2f} of TRL's wall time, ", end="")
             print(f"{ours['cpu'] / theirs['cpu']:.2f} of its CPU time")
-    if "ktodata_tenfold" in results:
-        share = results["ktodata_tenfold"]["peak_mib"] / results["ktodata"]["peak_mib"]
-        print(f"ten times the pairs take {share:.2f} of the memory")
+        if f"{side}_tenfold" in results:
+            share = results[f"{side}_tenfold"]["peak_mib"] / results[side]["peak_mib"]
+            print(f"ten times the pairs take {share:.2f} of the memory of {side}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 A text is normalised and seen as the set of its pieces of five characters. MinHash (rensa) draws 128 numbers from the
 set, of which two texts share, on average, as large a part as their sets do of their union (Jaccard's index). Two texts
 are *near* where at least `threshold` of the numbers agree: at .9, one letter that differs in a hundred is near, and at
-an index of .9 the share is .9 with a standard deviation of .027. Short texts that differ at all are rarely near.
+an index of .9 the share is .9 with a standard deviation of .027 at most. Short texts that differ at all are rarely near.
 
 Near texts are grouped: whoever is near to one of a group belongs to it, so two texts of a group need not be near
 themselves. The numbers depend on the text alone and every near pair is found (see `groups_of`), so groups depend on the
@@ -11,7 +11,7 @@ set of texts alone: not on their order, on workers, or on whether rows went to d
 
 Completions of one prompt are only looked at where their lengths and pieces allow it: see `ktodata.sketch`.
 
-Memory: 264 bytes for each prompt, and nothing of its text.
+Memory: 136 bytes for each prompt, and nothing of its text.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class Prompts:
         self._take()
         numbers = np.concatenate(self._numbers)
         order = np.sort(np.unique(numbers, return_index=True)[1])
-        found = np.empty((len(order), HASHES), dtype=np.uint16)
+        found = np.empty((len(order), HASHES), dtype=np.uint8)
         ends = np.cumsum([len(some) for some in self._found])
         done = 0
         for end, some in zip(ends.tolist(), self._taken(), strict=True):

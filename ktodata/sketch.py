@@ -2,7 +2,8 @@
 
 A text is normalised and seen as the set of its pieces of five characters. MinHash (rensa) draws 128 numbers from the
 set, of which two texts share, on average, as large a part as their sets do of their union (Jaccard's index): at an
-index of .9 the share is .9 with a standard deviation of .027.
+index of .9 the share is .9 with a standard deviation of .027 at most (measured: .026 for texts of 2,300 characters, .023
+for shorter ones, as rensa draws many of its numbers without replacement).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _PAD = b"\0" * PIECE  # between texts: no piece reaches from one into the next
 
 
 def signatures(texts: Sequence[Text]) -> Array:
-    """The MinHash of each text: an array of uint16, [texts, 128]."""
+    """The MinHash of each text: an array of uint8, [texts, 128]."""
     return signatures_of(folded(texts))
 
 
@@ -40,10 +41,10 @@ def folded(texts: Sequence[Text]) -> list[bytes]:
 
 
 def signatures_of(texts: Sequence[bytes]) -> Array:
-    """The MinHash of texts that are `folded` already: an array of uint16, [texts, 128]."""
+    """The MinHash of texts that are `folded` already: an array of uint8, [texts, 128]."""
     import numpy as np
 
-    found = np.empty((len(texts), HASHES), dtype=np.uint16)
+    found = np.empty((len(texts), HASHES), dtype=np.uint8)
     start = 0
     for batch in batches(texts):
         found[start : start + len(batch)] = drawn(digested(*scattered(batch)))
@@ -75,8 +76,8 @@ def drawn(matrix: Any) -> Array:
     numbers = array("I")
     for row in matrix.to_rows():
         numbers.fromlist(row)
-    # The low half of each number: others agree there by chance once in 65,536 times.
-    return np.frombuffer(numbers, dtype=np.uint32).astype(np.uint16).reshape(-1, HASHES)
+    # The low byte of each number: others agree there by chance once in 256 times, which adds .0004 to a share of .9.
+    return np.frombuffer(numbers, dtype=np.uint32).astype(np.uint8).reshape(-1, HASHES)
 
 
 def _pieces(texts: Sequence[bytes]) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ BATCH = 2000
 
 
 class Overlap:
-    """Which of the rows' prompts are in another set, exactly (after normalising) or nearly: 264 bytes a prompt."""
+    """Which of the rows' prompts are in another set, exactly (after normalising) or nearly: 136 bytes a prompt."""
 
     def __init__(self, name: str, prompts: Iterable[Text], threshold: float) -> None:
         import numpy as np

@@ -18,7 +18,7 @@ BATCH = 2000  # rows whose text is held
 
 
 class Repeats:
-    """What is said twice: 17 bytes a row, and 520 for what near-duplicates need."""
+    """What is said twice: 17 bytes a row, and 264 for what near-duplicates need."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
