@@ -5,8 +5,8 @@
 Both read the same file of pairs, made by this script, and write parquet, one process each. ktodata does all of its
 checks (conflicts, duplicates, quarantine file) and puts the rows in training order; TRL does neither, and its cut is
 the longest common prefix. With `--near` ktodata also runs with `--near-duplicates drop`, which is off by default, and
-with `--tenfold` each way on ten times the rows, for its memory. Wall and CPU seconds are of the whole command, imports included;
-peak memory is the process's own.
+with `--tenfold` each way on ten times the rows, for its memory. Wall and CPU seconds are of the whole command, imports
+included; peak memory is the process's own.
 """
 
 from __future__ import annotations

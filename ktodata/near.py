@@ -3,7 +3,7 @@
 A text is normalised and seen as the set of its pieces of five characters. MinHash (rensa) draws 128 numbers from the
 set, of which two texts share, on average, as large a part as their sets do of their union (Jaccard's index). Two texts
 are *near* where at least `threshold` of the numbers agree: at .9, one letter that differs in a hundred is near, and at
-an index of .9 the share is .9 with a standard deviation of .027 at most. Short texts that differ at all are rarely near.
+an index of .9 the share is .9 with a standard deviation of .027 or less. Short texts that differ are rarely near.
 
 Near texts are grouped: whoever is near to one of a group belongs to it, so two texts of a group need not be near
 themselves. The numbers depend on the text alone and every near pair is found (see `groups_of`), so groups depend on the

@@ -2,8 +2,8 @@
 
 A text is normalised and seen as the set of its pieces of five characters. MinHash (rensa) draws 128 numbers from the
 set, of which two texts share, on average, as large a part as their sets do of their union (Jaccard's index): at an
-index of .9 the share is .9 with a standard deviation of .027 at most (measured: .026 for texts of 2,300 characters, .023
-for shorter ones, as rensa draws many of its numbers without replacement).
+index of .9 the share is .9 with a standard deviation of .027 or less (measured: .026 for texts of 2,300 characters,
+.023 for those of 600, as rensa draws many of its numbers without replacement).
 """
 
 from __future__ import annotations
