@@ -80,25 +80,27 @@ class _Attention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             q, k, v, by_out = query[0].float(), key[0].float(), value[0].float(), grad[0].transpose(0, 1).float()
             # Laid out as the projections give and take them, [T, heads, D].
-            by_q, by_k, by_v = (torch.zeros_like(x.transpose(0, 1)).transpose(0, 1) for x in (q, k, v))
+            by_q, by_k, by_v = (torch.empty_like(x.transpose(0, 1)).transpose(0, 1) for x in (q, k, v))
             for segment, chunks in _chunks(ragged, ask.window):
                 keys, values = _seen(segment, k, v, prefixes)
-                by_keys, by_values = _room(segment, by_k, keys), _room(segment, by_v, values)
-                for chunk in chunks:
+                by_keys, by_values = _Sum(keys), _Sum(values)
+                # Backwards: without a window the last queries see all keys, and what the others add is added to that.
+                ours = [next(kept) for _ in chunks]
+                for chunk in reversed(chunks):
                     here, seen = chunk.here, chunk.seen
                     queries, by_attended = _grouped(q[:, here], ask), _grouped(by_out[:, here], ask)
-                    weights = next(kept)
+                    weights = ours.pop()
                     if weights is None:
                         weights = _weights(queries, keys[:, seen], chunk, ask)
-                    by_values[:, seen].baddbmm_(weights.transpose(1, 2), by_attended)
+                    by_values.add(seen, torch.bmm(weights.transpose(1, 2), by_attended))
                     by_weights = torch.bmm(by_attended, values[:, seen].transpose(1, 2))
                     by_scores = torch._softmax_backward_data(by_weights, weights, -1, torch.float32)
-                    by_queries = torch.bmm(by_scores, keys[:, seen])
-                    by_q[:, here] = by_queries.view(ask.heads, -1, ask.key_size).mul_(ask.scale)
-                    by_keys[:, seen].baddbmm_(by_scores.transpose(1, 2), queries, alpha=ask.scale)
-                if segment.prefix:
-                    _hand_back(segment, by_k, by_keys, within=prefixes is None)
-                    _hand_back(segment, by_v, by_values, within=prefixes is None)
+                    del weights, by_weights
+                    by_queries = torch.bmm(by_scores, keys[:, seen]).view(ask.heads, -1, ask.key_size)
+                    torch.mul(by_queries, ask.scale, out=by_q[:, here])
+                    by_keys.add(seen, torch.bmm(by_scores.transpose(1, 2), queries))
+                by_keys.hand_back(segment, by_k, ask.scale, within=prefixes is None)
+                by_values.hand_back(segment, by_v, 1.0, within=prefixes is None)
         grads = (by_q[None].to(query.dtype), by_k[None].to(key.dtype), by_v[None].to(value.dtype))
         return (*grads, None, None, None)
 
@@ -144,16 +146,34 @@ def _seen(segment: Segment, k: Tensor, v: Tensor, prefixes: tuple[Tensor, Tensor
     return torch.cat((first_k[:, before], k[:, own]), 1), torch.cat((first_v[:, before], v[:, own]), 1)
 
 
-def _room(segment: Segment, by_all: Tensor, seen: Tensor) -> Tensor:
-    """Where the gradient of what a segment sees is added up: in place, if it lies in one piece."""
-    return torch.zeros_like(seen) if segment.prefix else by_all[:, segment.start : segment.start + segment.length]
+class _Sum:
+    """The gradient by what a segment sees, added up over its chunks."""
 
+    def __init__(self, seen: Tensor) -> None:
+        self.seen = seen
+        self.total: Tensor | None = None
 
-def _hand_back(segment: Segment, by_all: Tensor, by_seen: Tensor, *, within: bool) -> None:
-    """Add the gradient of prefix and segment to that of the whole; `within` says that the prefix is part of it."""
-    by_all[:, segment.start : segment.start + segment.length] += by_seen[:, segment.prefix :]
-    if within:
-        by_all[:, segment.prefix_start : segment.prefix_start + segment.prefix] += by_seen[:, : segment.prefix]
+    def add(self, here: slice, part: Tensor) -> None:
+        """Add the gradient by a piece of it. One that is all of it is taken as it is: so is a short segment's only."""
+        if self.total is None and part.shape == self.seen.shape:
+            self.total = part
+            return
+        if self.total is None:
+            self.total = self.seen.new_zeros(self.seen.shape)
+        self.total[:, here] += part
+
+    def hand_back(self, segment: Segment, by_all: Tensor, scale: float, *, within: bool) -> None:
+        """Write `scale` times the segment's own part where it belongs and add its prefix's there, if `within` the pack.
+
+        Each token is part of one segment, and that comes before all of which it is a prefix: so nothing is overwritten.
+        """
+        if self.total is None:
+            return
+        own = by_all[:, segment.start : segment.start + segment.length]
+        torch.mul(self.total[:, segment.prefix :], scale, out=own)
+        if segment.prefix and within:
+            before = by_all[:, segment.prefix_start : segment.prefix_start + segment.prefix]
+            before.add_(self.total[:, : segment.prefix], alpha=scale)
 
 
 def _grouped(heads: Tensor, ask: Ask) -> Tensor:
