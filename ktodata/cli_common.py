@@ -197,7 +197,8 @@ def run(call: Callable[[], Any]) -> NoReturn:
     try:
         code = call()
     except KtodataError as error:
-        say(f"error: {error}")
+        told = str(error).replace("\n", "\\n")  # the name of a file may have a line feed
+        say(f"error: {told}")
         sys.exit(error.exit_code)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "ktodata"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ktodata import hub
-from ktodata.errors import NothingLeftError, SourceError, UsageError, misspelt, nearest
+from ktodata.errors import NothingLeftError, SourceError, UsageError, listed, misspelt, nearest
 from ktodata.io import Part, Raw, chain_parts, find_parts, is_there
 from ktodata.sources import SOURCES, Record, Source, detect, get_source, of_hub_id, stamped
 
@@ -121,7 +121,7 @@ def _fitting(layout: Source, record: Record, *, where: str) -> Source:
         return layout
     needed = "; ".join(" + ".join(columns) for columns in layout.columns)
     raise SourceError(
-        f"columns {', '.join(map(str, record)) or 'none'}: the preset {layout.name!r} needs {needed}",
+        f"columns {listed(record)}: the preset {layout.name!r} needs {needed}",
         where=where,
         do=next(filter(None, (misspelt(record, columns) for columns in layout.columns)), "")
         or "Leave --preset out to have the layout found from the columns",

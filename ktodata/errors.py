@@ -15,6 +15,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+MOST_NAMES = 40  # columns, options and the like that an error names
+LONGEST_NAME = 60  # characters of a name
+
 
 class KtodataError(Exception):
     """One clear error. `what` went wrong, `where` (file and line or row), what to `do` about it."""
@@ -88,6 +91,14 @@ def sentences(*parts: str) -> str:
     return " ".join([*(part if part.endswith((".", "?", "!", "…")) else f"{part}." for part in before), last])
 
 
+def listed(names: Iterable[object]) -> str:
+    """Names of columns as an error tells them: on one line, however they are called, and the first of very many."""
+    shown = [repr(str(name))[1:-1] for name in names]
+    cut = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in shown[:MOST_NAMES]]
+    more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
+    return f"{', '.join(cut)}{more}" or "none"
+
+
 def misspelt(seen: Iterable[object], needed: Iterable[str]) -> str:
     """Columns that are nearly called as needed: `Column 'lable': did you mean 'label'?`
 
@@ -111,11 +122,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest known name, else the list of all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}"
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {listed(names)}"
 
 
 def nearest_of(name: str, known: Iterable[str]) -> str:
     """`nearest`, and the list of all that are known in any case."""
     names = sorted(known)
-    close, listed = nearest(name, names), f"Known: {', '.join(names)}"
-    return close if close == listed else f"{close} {listed}"
+    close, known_ones = nearest(name, names), f"Known: {listed(names)}"
+    return close if close == known_ones else f"{close} {known_ones}"

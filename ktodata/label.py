@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from ktodata.errors import RowError, UsageError, nearest
+from ktodata.errors import RowError, UsageError, listed, nearest
 from ktodata.expressions import Expression
 from ktodata.io import Raw, chain_parts, find_parts
 from ktodata.peek import peek
@@ -134,7 +134,7 @@ def _choose(texts: Texts, columns: list[str], *, own_completion: bool) -> Texts:
     missing = "prompt" if not prompt else "completion" if not completion and not own_completion else ""
     if missing:
         raise UsageError(
-            f"no column that could be the {missing} (columns: {', '.join(columns)})",
+            f"no column that could be the {missing} (columns: {listed(columns)})",
             do=f"Name it with --{missing}, or a column of conversations with --messages",
         )
     return Texts(prompt, completion)

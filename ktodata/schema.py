@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
-from ktodata.errors import RowError, misspelt
+from ktodata.errors import RowError, listed, misspelt
 
 
 class Message(TypedDict):
@@ -207,9 +207,8 @@ def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:
     """
     missing = [name for name in ("prompt", "completion", "label") if name not in record]
     if missing:
-        seen = ", ".join(map(str, record)) or "none"
         raise RowError(
-            f"no column {missing[0]!r} (columns seen: {seen})",
+            f"no column {missing[0]!r} (columns seen: {listed(record)})",
             where=where,
             do=misspelt(record, ("prompt", "completion", "label"))
             or "A row has prompt, completion and label; `ktodata unpair` makes rows of pairs and other layouts",

@@ -363,3 +363,15 @@ def test_a_key_that_is_there_twice_does_not_turn_a_label_around(line: str, tmp_p
     assert json.loads(bad.read_text(encoding="utf-8"))["record"] == line
     (row,) = read_rows(tmp_path / "o.jsonl")
     assert (row.completion, row.label) == ("label", True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_error_is_one_line_and_short_however_files_and_columns_are_called(command: str, tmp_path: Path) -> None:
+    columns = ["prompt", "compl\netion", "x" * 500, *(f"column {n}" for n in range(500))]
+    header = ",".join(f'"{name}"' for name in columns)
+    for name in ("a.csv", "a\nb.csv"):
+        (tmp_path / name).write_text(f"{header}\n{'a,' * 502}b\n", encoding="utf-8")
+        result = run(command, str(tmp_path / name), *COMMANDS[command])
+        assert result.exit_code in (1, 2)
+        assert result.stderr.count("\n") == 1, result.stderr
+        assert len(result.stderr) < 2000

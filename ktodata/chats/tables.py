@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ktodata.chats.voice import Said
-from ktodata.errors import RowError, UsageError, nearest
+from ktodata.errors import RowError, UsageError, listed, nearest
 from ktodata.schema import named
 from ktodata.sources.contract import Piece, Record, Skip, column
 
@@ -47,7 +47,7 @@ def choose(fields: Fields, columns: Iterable[str]) -> Fields:
         found = given or next((name for name in NAMES[field] if name in there), "")
         if not found and field != "chat":
             raise UsageError(
-                f"no column that could be the {field} of a message (columns: {', '.join(there)})",
+                f"no column that could be the {field} of a message (columns: {listed(there)})",
                 do=f"Name it with --{field}",
             )
         chosen[field] = found

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
-from ktodata.errors import RowError, UsageError, nearest
+from ktodata.errors import RowError, UsageError, listed, nearest
 from ktodata.expressions.values import (
     ARITHMETIC,
     COMPARISONS,
@@ -44,7 +44,6 @@ from ktodata.schema import named
 
 _Evaluate: TypeAlias = Callable[[Mapping[str, Any]], Value]
 LONGEST = 5000  # characters of an expression
-NAMED = 12  # columns that an error names
 
 _CONSTANTS = {"true": True, "false": False, "null": None}
 _PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]*)`""")
@@ -88,8 +87,7 @@ class Expression:
         there = list(seen)
         for column in self.columns:
             if column not in there:
-                more = ", …" if len(there) > NAMED else ""
-                known = f"Columns: {', '.join(there[:NAMED])}{more}. Text goes in quotes: '{column}'"
+                known = f"Columns: {listed(there)}. Text goes in quotes: '{column}'"
                 close = nearest(column, there)
                 do = close if close.startswith("Did") else known
                 raise UsageError(f"{self.name} {_short(self.text)!r}: no column {column!r}", do=do)

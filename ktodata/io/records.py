@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
-from ktodata.errors import RowError, SourceError
+from ktodata.errors import RowError, SourceError, listed
 
 BOM = b"\xef\xbb\xbf"
 BLOCK = 2**20  # bytes per read of a file, characters per read of a JSON array
@@ -275,7 +275,7 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
                     what = f"the header is one column, {header[0]!r}, as its cells are separated by {mark!r}"
                     raise SourceError(what, where=where, do=COMMA_ADVICE)
                 if len(set(header)) < len(header):
-                    raise SourceError(f"a column is named twice ({', '.join(header)})", where=where, do="Rename one")
+                    raise SourceError(f"a column is named twice ({listed(header)})", where=where, do="Rename one")
             elif not_utf8 := _text_problem("", "".join(cells)):
                 yield Raw([cell.encode("utf-8", "surrogateescape") for cell in cells], where, source, not_utf8)
             elif len(cells) != len(header):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ktodata.errors import SourceError, UsageError, misspelt, nearest
+from ktodata.errors import SourceError, UsageError, listed, misspelt, nearest
 from ktodata.sources.axolotl import AXOLOTL_DPO, AXOLOTL_KTO
 from ktodata.sources.contract import Example, Piece, Record, Skip, Source
 from ktodata.sources.halos import HALOS_KTO, HALOS_PAIRS
@@ -145,7 +145,7 @@ def detect(record: Record, *, where: str) -> Source:
         if (advice := misspelt(record, columns))
     ]
     raise SourceError(
-        f"columns {', '.join(map(str, record)) or 'none'}: no layout that can be read",
+        f"columns {listed(record)}: no layout that can be read",
         where=where,
         do=max(close)[1] if close else f"These can: {layouts()}",
     )

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from ktodata.errors import RowError, UsageError
+from ktodata.errors import RowError, UsageError, listed
 from ktodata.schema import Kind, Origin, Text, named, parse_label, plain
 from ktodata.sources.options import Setting, check, settings_of
 
@@ -145,8 +145,7 @@ def column(record: Record, name: str, where: str) -> Any:
         RowError: it is not; the columns that are there are named.
     """
     if name not in record:
-        seen = ", ".join(map(str, record)) or "none"
-        raise RowError(f"no column {name!r} (columns seen: {seen})", where=where)
+        raise RowError(f"no column {name!r} (columns seen: {listed(record)})", where=where)
     return record[name]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ktodata.errors import RowError
+from ktodata.errors import RowError, listed
 from ktodata.schema import ASKING, Message, kind_of, named, reply_problem
 from ktodata.sources.contract import Example, Record, Skip, Source, column, pair
 from ktodata.sources.messages import as_messages
@@ -39,7 +39,7 @@ def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Ski
             raise RowError(
                 "the prompt is null, and nothing else says where it ends"
                 if "prompt" in record
-                else f"nothing says where the prompt ends (columns seen: {', '.join(map(str, record))})",
+                else f"nothing says where the prompt ends (columns seen: {listed(record)})",
                 where=where,
                 do=f"Plain text needs a prompt column, or turns that begin with {ASSISTANT!r}",
             )
