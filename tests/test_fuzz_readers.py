@@ -109,34 +109,24 @@ def checked(command: str, source: Path, *, stdin: bytes | None = None) -> Result
     return result
 
 
-def fuzz(command: str, suffix: str, folder: Path, data: st.DataObject) -> None:
-    source = folder / f"rows{suffix}"
-    source.write_bytes(data.draw(damage(suffix)))
-    checked(command, source)
-
-
 QUICK = settings(max_examples=3, suppress_health_check=list(HealthCheck), deadline=None)
-MANY = settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
-PAIRED = [(command, suffix) for command in COMMANDS for suffix in FORMATS]
+MANY = settings(QUICK, max_examples=60)
 
 
-@pytest.mark.parametrize(("command", "suffix"), PAIRED)
-@QUICK
-@given(data=st.data())
+@pytest.mark.parametrize("effort", [QUICK, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_damaged_file_is_read_or_refused_in_one_line(
-    command: str, suffix: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    command: str, suffix: str, effort: settings, tmp_path: Path
 ) -> None:
-    fuzz(command, suffix, tmp_path_factory.mktemp("fuzz"), data)
+    @effort
+    @given(content=damage(suffix))
+    def fuzz(content: bytes) -> None:
+        source = tmp_path / f"rows{suffix}"
+        source.write_bytes(content)
+        checked(command, source)
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("command", "suffix"), PAIRED)
-@MANY
-@given(data=st.data())
-def test_many_damaged_files(
-    command: str, suffix: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    fuzz(command, suffix, tmp_path_factory.mktemp("fuzz"), data)
+    fuzz()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
