@@ -85,12 +85,16 @@ def token_logps(
     trained head's are kept for the backward pass. Under autocast the head's GEMMs run in autocast's type, everything
     after them in float32.
     """
+    weight_VH, bias_V = head.weight_VH, head.bias_V
     if chunk_elements is None:
-        chunk_elements = chunk_elements_on(hidden_NH.device.type, len(head.weight_VH))
+        chunk_elements = chunk_elements_on(hidden_NH.device.type, len(weight_VH))
+    if not torch.is_grad_enabled():
+        # A function of autograd's is told of a parameter that it needs a gradient, even where none is computed.
+        weight_VH, bias_V = weight_VH.detach(), None if bias_V is None else bias_V.detach()
     return cast(
         Tensor,
         _TokenLogps.apply(  # type: ignore[no-untyped-call]
-            hidden_NH, head.weight_VH, head.bias_V, target_N, head.scale, head.softcap, chunk_elements, keep_elements
+            hidden_NH, weight_VH, bias_V, target_N, head.scale, head.softcap, chunk_elements, keep_elements
         ),
     )
 

@@ -1,11 +1,14 @@
 """The chunked head equals log_softmax over whole logits, in values and gradients, whichever case it takes."""
 
 import math
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from ktotrain.logps import Head, branch_logps, chunk_elements_on, chunk_tokens, token_logps
 
@@ -119,17 +122,48 @@ def test_the_weights_gradient_is_summed_in_float32_over_chunks() -> None:
     assert error.max() < 1e-2
 
 
-def test_memory_does_not_grow_with_the_tokens() -> None:
-    """The largest tensor that autograd keeps is a hidden state's size, however many tokens are scored."""
+class Peak(TorchDispatchMode):
+    """The most numbers that tensors held at once, of those made within; autograd's own kept ones included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in (one for one in tree_flatten(out)[0] if isinstance(one, Tensor)):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self.live:
+                self.live[storage._cdata] = storage.nbytes() // 4
+                weakref.finalize(storage, self.live.pop, storage._cdata, None)
+        self.most = max(self.most, sum(self.live.values()))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("trained", "graded", "keep", "grows"),
+    [(True, True, 0, False), (False, True, 2**30, False), (True, False, 2**30, False), (True, True, 2**30, True)],
+    ids=["computed again", "frozen head", "no gradient", "kept"],
+)
+def test_memory_grows_with_the_tokens_only_where_logits_are_kept(
+    trained: bool, graded: bool, keep: int, grows: bool
+) -> None:
+    """A chunk's logits and, per token, a few hidden states, however many tokens are scored."""
+    wide = 1000
+    weight = torch.randn(wide, H, requires_grad=trained)
+    peaks = []
     for count in (64, 512):
-        hidden = torch.randn(count, H).requires_grad_()
-        weight = torch.randn(V, H).requires_grad_()
-        sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
-            token_logps(
-                hidden, torch.zeros(count, dtype=torch.int64), Head(weight), chunk_elements=8 * V, keep_elements=0
-            ).sum().backward()
-        assert max(sizes) <= max(count * H, V * H)
+        hidden = torch.randn(count, H, requires_grad=graded)
+        target = torch.zeros(count, dtype=torch.int64)
+        with Peak() as peak, torch.set_grad_enabled(graded):
+            total = token_logps(hidden, target, Head(weight), chunk_elements=8 * wide, keep_elements=keep).sum()
+            if graded:
+                total.backward()
+        peaks.append(peak.most)
+    assert peaks[0] >= 8 * wide, "a chunk is seen"
+    assert (peaks[1] - peaks[0] >= (512 - 64) * wide) == grows
+    assert grows or peaks[1] - peaks[0] <= (512 - 64) * 8 * H
 
 
 @pytest.mark.parametrize("keep", [2**20, 0], ids=["kept", "computed again"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import weakref
 from typing import Any
 
@@ -10,14 +11,15 @@ import torch
 from support import StepNumbers, random_rows, run_steps, tiny_llama
 
 import ktotrain.step
-from ktotrain.batch import branch_of
+from ktotrain.batch import PackedBatch, branch_of
 from ktotrain.losses import LOSSES
 from ktotrain.model import add_lora, recompute_activations
 from ktotrain.packing import pack
+from ktotrain.plan import plan_epoch
 from ktotrain.probe import choose_layout, verified_head
 from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy
 from ktotrain.scorer import Scorer
-from ktotrain.step import Machinery, Objective, StepPacks, run_step
+from ktotrain.step import Machinery, Objective, Packing, StepPacks, build_packs, run_step
 
 # Contiguous and scattered prompt groups, and singles: three steps of 8 rows.
 GROUPS = [0, 0, 0, 1, 2, 3, 2, 4, 5, 6, 7, 7, 8, 9, 10, 11, 12, 13, 12, 13, 14, 15, 16, 17]
@@ -178,3 +180,54 @@ def test_the_reference_point_is_the_mean_over_the_pairs_there_are(monkeypatch: p
     machinery = Machinery(nothing, nothing, torch.device("cpu"), lambda values: values, contextlib.nullcontext)
     scores = run_step(packs, machinery, Objective(LOSSES["kto"], 0.1, 1.0, 1.0), learn=None)
     assert scores.raw == scores.z_ref == 2.0
+
+
+@dataclasses.dataclass
+class Fed:
+    """One call of the decoder: how many tokens, and whether autograd was noting it."""
+
+    tokens: int
+    graded: bool
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[Fed]:
+    """Each call of any scorer's decoder, in order."""
+    calls: list[Fed] = []
+    inputs = Scorer._inputs
+
+    def noted(scorer: Scorer, batch: PackedBatch, ragged: Any) -> dict[str, Any]:
+        calls.append(Fed(batch.positions, torch.is_grad_enabled()))
+        return inputs(scorer, batch, ragged)
+
+    monkeypatch.setattr(Scorer, "_inputs", noted)
+    return calls
+
+
+def test_a_prompt_is_encoded_once_a_pass_and_not_again_for_its_mismatched_pairs(fed: list[Fed]) -> None:
+    rows = random_rows(GROUPS[:8])
+    prompts = {row.group: len(row.prompt_ids) for row in rows}
+    run_steps(tiny_llama(), rows, steps=1)
+    reference, graded, mismatched = fed[-3:]  # those before are the probe's
+    assert [one.graded for one in fed[-3:]] == [False, True, False]
+    completions = sum(len(row.completion_ids) for row in rows)
+    # The last token of a completion predicts nothing, and its first is predicted by the prompt's last.
+    assert graded.tokens == sum(prompts.values()) + completions - len(rows)
+    assert mismatched.tokens == completions - len(rows)
+    assert reference.tokens == graded.tokens + mismatched.tokens
+
+
+def test_evaluation_notes_nothing_for_a_backward_pass(fed: list[Fed]) -> None:
+    rows, model = random_rows(GROUPS[:8]), tiny_llama()
+    choice = choose_layout(model, attention="auto")
+    packing = Packing(512, 100_000, choice.layout, follow=True)
+    groups, labels = [row.group for row in rows], [row.label for row in rows]
+    (step,) = plan_epoch(groups, labels, batch_size=8, seed=0, epoch=0, shuffle=False)
+    packs = build_packs(step, rows, packing, LOSSES["kto"])
+    assert packs.following is not None
+    scorer = Scorer(model, choice.head)
+    reference = FrozenCopy(Scorer(copy.deepcopy(model), choice.head))
+    machinery = Machinery(scorer, reference, torch.device("cpu"), lambda values: values, contextlib.nullcontext)
+    del fed[:]
+    run_step(packs, machinery, Objective(LOSSES["kto"], 0.1, 1.0, 1.0), learn=None)
+    assert [one.graded for one in fed] == [False] * 3
