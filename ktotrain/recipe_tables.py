@@ -163,7 +163,8 @@ class LossRecipe:
         default="step",
         metadata=key(
             "`step`: each step pairs its own rows, anew in each epoch. `fixed`: rows keep the partners of the first "
-            "epoch, so that a cache of the reference serves all epochs; the estimate then sees the same pairs again."
+            "epoch, so that a cache of the reference serves all epochs; the estimate then sees the same pairs again. "
+            "With a small `z_ref_share` a later step can be left without a kept pair; it takes one of its rows' others."
         ),
     )
 
