@@ -6,7 +6,6 @@ import argparse
 import functools
 import json
 import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -194,16 +193,8 @@ class Watched:
         """Put itself around the functions of ktotrain that it watches."""
         import torch
 
-        from ktotrain import attention_pack, last_layer, scorer, step, trainer
+        from ktotrain import attention_pack, last_layer, learn, scorer, step
 
-        # Where the loop has its functions from.
-        loop = next(
-            module
-            for name, module in sys.modules.items()
-            if name.startswith("ktotrain.") and name != "ktotrain.evaluate" and module is not step
-            if getattr(module, "run_step", None) is step.run_step
-        )
-        assert trainer
         call, following = scorer.Scorer.__call__, scorer.Scorer.following
 
         def counted_call(model: Any, batch: Any, *arguments: Any) -> Any:
@@ -236,8 +227,8 @@ class Watched:
         for owner, name, value in (
             (scorer.Scorer, "__call__", counted_call),
             (scorer.Scorer, "following", counted_following),
-            (loop, "run_step", counted_step),
-            (loop, "build_packs", timed_packs),
+            (learn, "run_step", counted_step),
+            (learn, "build_packs", timed_packs),
         ):
             setattr(owner, name, value)
 

@@ -27,21 +27,21 @@ from benchmarks.vs_trl import SIDES, SOURCES, figures, parser, report
 
 LONG = ["--max-length", "2048", "--longer", "5600", "--steps", "6"]
 GPU = {
-    "1.5b-lora": ["--shape", "1.5b", "--lora"],
-    "1.5b-full": ["--shape", "1.5b"],
-    "7b-lora-2048": ["--shape", "7b", "--lora", "--gradient-checkpointing", *LONG],
+    "1.5b-lora": ["--shape", "1.5b", "--lora", "--online"],
+    "1.5b-full": ["--shape", "1.5b", "--online"],
+    "7b-lora-2048": ["--shape", "7b", "--lora", "--gradient-checkpointing", "--online", *LONG],
     "1.5b-lora-precomputed": ["--shape", "1.5b", "--lora", "--precomputed"],
     "1.5b-full-precomputed": ["--shape", "1.5b", "--precomputed"],
-    "0.5b-full": ["--shape", "0.5b"],
-    "0.5b-lora": ["--shape", "0.5b", "--lora"],
+    "0.5b-full": ["--shape", "0.5b", "--online"],
+    "0.5b-lora": ["--shape", "0.5b", "--lora", "--online"],
 }
 ON_GPU = ["--precision", "bf16", "--steps", "12"]
 CPU = {
-    "7m-fp32": [],
+    "7m-fp32": ["--online"],
     "7m-fp32-precomputed": ["--precomputed"],
-    "7m-bf16": ["--precision", "bf16"],
+    "7m-bf16": ["--precision", "bf16", "--online"],
     "7m-bf16-precomputed": ["--precision", "bf16", "--precomputed"],
-    "7m-150k": ["--shape", "7m-150k", "--steps", "1"],
+    "7m-150k": ["--shape", "7m-150k", "--steps", "1", "--online"],
 }
 ON_CPU = ["--steps", "8"]
 TINY = ["--shape", "7m", "--steps", "3", "--batch", "4", "--longer", "1500"]

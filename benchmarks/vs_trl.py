@@ -1,7 +1,7 @@
 """ktotrain and TRL, one after the other on the same rows, model, precision and batch; prints both and the ratio.
 
     python -m benchmarks.vs_trl [SOURCE] [--shape 7m] [--steps 20] [--batch 16] [--precision no|bf16] [--lora]
-                                [--precomputed] [--own-order] [--device auto|cpu|cuda] [--json FILE]
+                                [--online|--precomputed] [--own-order] [--device auto|cpu|cuda] [--json FILE]
 
 SOURCE is anything that `ktodata unpair` reads; left out, the hh-rlhf rows beside the repository, or else the
 quickstart's chats.
@@ -10,9 +10,10 @@ Each side runs in a process of its own, whose peak memory is read at its end (on
 most). A step's time is the wall time since the end of the step before; the median over the steps after the first two
 counts (of one or two steps, all: enough for memory). Rows are fed in file order to both, so that losses can be
 compared; `--own-order` takes all rows of the first prompts and lets ktotrain plan its steps as it does by default,
-which keeps rows of a prompt together (TRL has no shuffling). With `--precomputed` the reference's log-probabilities are
-computed before training on both sides, and that time counts in neither. A side that runs out of memory is reported so,
-and the other one goes on. Weights are float32 in both; with `--lora` and bf16, the frozen ones are bfloat16 in both.
+which keeps rows of a prompt together (TRL has no shuffling). Both sides are measured with the reference online, and
+then with its log-probabilities computed before training, whose time counts in neither; `--online` and `--precomputed`
+leave out the other. A side that runs out of memory is reported so, and the other one goes on. Weights are float32 in
+both; with `--lora` and bf16, the frozen ones are bfloat16 in both.
 """
 
 from __future__ import annotations
@@ -49,12 +50,23 @@ def main() -> None:
         return
     if trouble := trouble_with(options):
         sys.exit(trouble)
-    results = measure(options, sys.argv[1:])
-    print(report(results, options))
+    found: dict[str, Any] = {}
+    for name, arguments in ways(options).items():
+        options.precomputed = name == "precomputed"
+        found[name] = measure(options, [*sys.argv[1:], *arguments])
+        print(report(found[name], options), flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"options": vars(options), **results}, indent=1, default=str))
-    if any("error" in results.get(side, {}) for side in SIDES):
+        whole = found if len(found) > 1 else next(iter(found.values()))
+        options.json.write_text(json.dumps({"options": vars(options), **whole}, indent=1, default=str))
+    if any("error" in results.get(side, {}) for results in found.values() for side in SIDES):
         sys.exit(1)
+
+
+def ways(options: argparse.Namespace) -> dict[str, list[str]]:
+    """How the reference is computed in what is asked for, and what the processes that measure it are told besides."""
+    if options.online or options.precomputed:
+        return {"precomputed" if options.precomputed else "online": []}
+    return {"online": ["--online"], "precomputed": ["--precomputed"]}
 
 
 def trouble_with(options: argparse.Namespace) -> str:
@@ -92,7 +104,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--max-length", type=positive, default=1024)
     found.add_argument("--precision", choices=["no", "bf16"], default="no")
     found.add_argument("--lora", action="store_true")
-    found.add_argument("--precomputed", action="store_true")
+    one = found.add_mutually_exclusive_group()
+    one.add_argument("--online", action="store_true", help="measure with the reference online alone")
+    one.add_argument("--precomputed", action="store_true", help="measure with precomputed log-probabilities alone")
     found.add_argument("--own-order", action="store_true")
     found.add_argument("--gradient-checkpointing", action="store_true")
     found.add_argument("--attention", default="auto", help="ktotrain's model.attention")

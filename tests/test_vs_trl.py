@@ -56,6 +56,24 @@ def test_a_few_long_steps_count_in_the_ratio_of_all_steps_together() -> None:
     assert (found["ratio"], found["total_ratio"]) == (4, 8)
 
 
+def test_both_ways_of_the_reference_are_measured_in_one_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    measured: list[tuple[bool, bool]] = []
+
+    def measure(settings: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
+        there = parser().parse_args(arguments)
+        measured.append((there.online, there.precomputed))
+        return both()
+
+    monkeypatch.setattr("benchmarks.vs_trl.measure", measure)
+    monkeypatch.setattr("benchmarks.vs_trl.trouble_with", lambda _: "")
+    found = tmp_path / "found.json"
+    for arguments in ([], ["--online"], ["--precomputed"]):
+        monkeypatch.setattr("sys.argv", ["vs_trl", "rows.jsonl", "--json", str(found), *arguments])
+        main()
+    assert measured == [(True, False), (False, True), (True, False), (False, True)]
+    assert "trl" in json.loads(found.read_text()), "one way is a file as it always was"
+
+
 def rows_of(prompts: str, folder: Path) -> list[str]:
     """What is measured in a step of four, of rows with these prompts."""
     lines = [json.dumps({"prompt": prompt, "completion": str(place)}) for place, prompt in enumerate(prompts)]
