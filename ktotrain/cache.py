@@ -1,8 +1,8 @@
 """Reference log-probabilities on disk: one number per token sequence as fed, for this run and every later one.
 
-A file belongs to one reference (its weights, adapter included, and the precision it computed in): its name and its
-header carry their fingerprint, so another model's numbers are never used, whatever beta, weights, learning rate or
-epochs a run has. Within a file a sequence is found by a hash of its token ids. A damaged file is recognised by its
+A file belongs to one reference (its weights, adapter included, its code, and the precision it computed in): its name
+and its header carry their fingerprint, so another model's numbers are never used, whatever beta, weights, learning
+rate or epochs a run has. Within a file a sequence is found by a hash of its token ids. A damaged file is recognised by its
 checksum and made anew.
 """
 
@@ -51,13 +51,14 @@ def sequence_key(branch: Branch) -> bytes:
     return digest.digest()
 
 
-def fingerprint(parameters: Iterable[tuple[str, Tensor]], *, precision: str, config: str) -> str:
+def fingerprint(parameters: Iterable[tuple[str, Tensor]], *, precision: str, config: str, code: str = "") -> str:
     """A name for a reference: 32 hexadecimal digits over every weight's name, type, shape and bytes.
 
     Args:
         parameters: all weights and buffers that the reference computes with, its adapter's too.
         precision: what matrices are multiplied in.
         config: whatever else decides what the weights compute, as text.
+        code: a name for the code that computes: see `ktotrain.model_code`.
     """
     hashes: list[tuple[str, bytes]] = []
     pending: deque[tuple[str, Future[bytes]]] = deque()
@@ -70,7 +71,7 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor]], *, precision: str, con
                 done, future = pending.popleft()
                 hashes.append((done, future.result()))
         hashes += [(name, future.result()) for name, future in pending]
-    whole = hashlib.sha256("\n".join([FORMAT, precision, config]).encode())
+    whole = hashlib.sha256("\n".join([FORMAT, precision, config, code]).encode())
     for _, one in sorted(hashes):
         whole.update(one)
     return whole.hexdigest()[:32]

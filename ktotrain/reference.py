@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ktotrain.batch import PackedBatch
 from ktotrain.logps import Head
+from ktotrain.model_code import code_of
 from ktotrain.scorer import Scorer, find_head, no_grad_scores
 from ktotrain.sharding import whole_tensors
 
@@ -39,6 +40,10 @@ class Reference(Protocol):
         """What else decides its scores, as text."""
         ...
 
+    def code(self) -> str:
+        """A name for the code that computes them: see `ktotrain.model_code`."""
+        ...
+
     def release(self) -> None:
         """Free what only the reference needs. It cannot be called any more."""
         ...
@@ -56,6 +61,10 @@ class _WithoutAdapter:
     def settings(self) -> str:
         """See `Reference`."""
         return _settings(self.scorer.model)
+
+    def code(self) -> str:
+        """See `Reference`: with its adapter switched off a model computes what it does without."""
+        return code_of(self.scorer.model, without={"peft"})
 
 
 # What an adapter's config holds that no score depends on: where it comes from, and how it was or will be trained.
@@ -120,6 +129,10 @@ class FrozenAdapter:
         config = self.adapted.peft_config[FROZEN].to_dict()
         adapter = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
         return f"{_settings(self.scorer.model)} {json.dumps(adapter, sort_keys=True, default=_in_order)}"
+
+    def code(self) -> str:
+        """See `Reference`."""
+        return code_of(self.scorer.model)
 
     def release(self) -> None:
         """See `Reference`."""

@@ -344,7 +344,9 @@ def _reference_scores(
     if recipe.model.reference_logps == "online":
         return None
     reference = policy.reference
-    name = fingerprint(reference.weights(), precision=recipe.train.precision, config=reference.settings())
+    name = fingerprint(
+        reference.weights(), precision=recipe.train.precision, config=reference.settings(), code=reference.code()
+    )
     cache = ScoreCache(cache_folder(), name)
     if cache.trouble:
         bar.say(f"note: {cache.trouble}")

@@ -49,11 +49,12 @@ LAYERS = {
             "attention",
             "attention_choice",
         ],
-        ["scorer", "probe", "sharding"],
+        ["scorer", "upcast", "trial", "probe", "sharding"],
         [
             "token_cache",
             "data",
             "model",
+            "model_code",
             "reference",
             "cache",
             "step",

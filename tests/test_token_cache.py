@@ -166,6 +166,14 @@ def test_a_fingerprint_is_the_tokenizer_wherever_it_lies(tmp_path: Path) -> None
     assert len({name, *map(fingerprint, changed)}) == 4
 
 
+@pytest.mark.parametrize("library", ["transformers", "tokenizers"])
+def test_another_version_of_a_library_is_another_tokenizer(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    tokenizer = byte_tokenizer()
+    name = fingerprint(tokenizer)
+    monkeypatch.setattr(f"{library}.__version__", "0.0.1")
+    assert fingerprint(tokenizer) != name
+
+
 def test_a_tokenizer_with_code_of_its_own_is_not_cached() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.__class__ = type("Own", (type(tokenizer),), {"__module__": "somewhere"})
