@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ktotrain import attention_flex, attention_loop, attention_varlen
-from ktotrain.attention_pack import Ask, Following, Memory, Ragged, no_mask
+from ktotrain.attention_pack import Ask, Following, Memory, NotServedError, Ragged, no_mask
 from ktotrain.last_layer import in_two_runs
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Kernel",
     "KernelName",
     "Memory",
+    "NotServedError",
     "Ragged",
     "refusal",
     "register",

@@ -83,7 +83,7 @@ def flex_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention over the segments of a pack; arguments and result as of `ktotrain.attention_loop.loop_attention`."""
-    ask = ragged.called(query, key, value, scaling, sliding_window, softcap, s_aux)
+    ask = ragged.called(query, key, value, attention_mask, scaling, sliding_window, softcap, s_aux)
     dtype = value.dtype  # queries and keys can be float32 under autocast, from rotary embeddings
     query, key = query.to(dtype), key.to(dtype)
     ragged.note(module, key, value)

@@ -38,7 +38,7 @@ def loop_attention(
     Args:
         module: the layer, by which remembered keys and values are found.
         query: [1, H, T, D]; `key` and `value` [1, K, T, D] with K dividing H.
-        attention_mask: not used; the segments say all.
+        attention_mask: None; the segments say all.
         ragged: the segments, whose lengths add up to T.
         scaling: factor on scores; D ** -0.5 if None.
         dropout: not used; models are loaded without.
@@ -48,8 +48,11 @@ def loop_attention(
 
     Returns:
         [1, T, H, D], and no attention weights.
+
+    Raises:
+        NotServedError: there is a mask.
     """
-    ask = ragged.called(query, key, value, scaling, sliding_window, softcap, s_aux)
+    ask = ragged.called(query, key, value, attention_mask, scaling, sliding_window, softcap, s_aux)
     dtype = value.dtype  # queries and keys can be float32 under autocast, from rotary embeddings
     # torch's CPU kernel takes up to twice as long in half precision (2.13, blocks of 64 to 400 tokens), and autocast
     # would go back to it.

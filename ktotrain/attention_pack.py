@@ -22,11 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from ktotrain.batch import Unit
+from ktotrain.errors import ModelError
 
 Block: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values that meet: the last query sees all keys, each one before it a key fewer."""
 
 Made = TypeVar("Made")
+
+
+class NotServedError(ModelError):
+    """A layer asks of attention what no kernel here computes: the start-up probe turns it into a layout's trouble."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,13 +124,20 @@ class Ragged:
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        attention_mask: Tensor | None,
         scaling: float | None,
         sliding_window: int | None,
         softcap: float | None,
         s_aux: Tensor | None,
     ) -> Ask:
-        """Count a call of the attention function, and put its arguments (in transformers' terms) as an `Ask`."""
+        """Count a call of the attention function, and put its arguments (in transformers' terms) as an `Ask`.
+
+        Raises:
+            NotServedError: there is a mask, which the segments know nothing of.
+        """
         self.calls += 1
+        if attention_mask is not None:
+            raise NotServedError("its layers make attention masks of their own")
         size = query.shape[-1]
         ask = Ask(
             heads=query.shape[1],

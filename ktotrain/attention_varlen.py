@@ -96,7 +96,7 @@ def varlen_attention(
     Raises:
         ValueError: soft-capped scores or sinks are asked for.
     """
-    ask = ragged.called(query, key, value, scaling, sliding_window, softcap, s_aux)
+    ask = ragged.called(query, key, value, attention_mask, scaling, sliding_window, softcap, s_aux)
     if trouble := ask_trouble(ask):
         raise ValueError(f"varlen attention: {trouble}")
     # Queries and keys can be float32 under autocast, from rotary embeddings; some models have float32 values too.

@@ -204,11 +204,11 @@ def spare_last_layer(model: Any, head: Head, batch: PackedBatch) -> str:
         Why the layer is left as it is, or "".
     """
     decoder = find_decoder(model)
-    whole, source_N = _hidden(Scorer(model, head), batch)
+    whole, source_N = last_hidden(Scorer(model, head), batch)
     if not install(decoder, model.config.get_text_config().num_hidden_layers):
         return "it is not the last of a list of layers"
     try:
-        spared, place_N = _hidden(Scorer(model, head), batch)
+        spared, place_N = last_hidden(Scorer(model, head), batch)
         # Hidden states, not scores: those of a random model hardly tell one token from another.
         expected = whole[source_N].float()
         worst = float((spared[place_N].float() - expected).abs().max() / expected.abs().max())
@@ -221,12 +221,16 @@ def spare_last_layer(model: Any, head: Head, batch: PackedBatch) -> str:
     return trouble
 
 
-def _hidden(scorer: Scorer, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+def last_hidden(scorer: Scorer, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """`Scorer.hidden` without gradient, in evaluation mode; of a model that has no decoder of its own, its logits."""
     training = scorer.model.training
     scorer.model.eval()
     try:
         with torch.no_grad():
-            hidden: tuple[Tensor, Tensor] = scorer.inside(scorer.hidden, batch, scorer._inputs(batch, None))
+            inputs = scorer._inputs(batch, None)
+            if scorer.decoder is scorer.model:
+                return scorer.model(**inputs).logits.flatten(0, 1), batch.source_N
+            hidden: tuple[Tensor, Tensor] = scorer.inside(scorer.hidden, batch, inputs)
             return hidden
     finally:
         scorer.model.train(training)

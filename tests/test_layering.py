@@ -60,6 +60,7 @@ LAYERS = {
             "step",
             "lockstep",
             "precompute",
+            "known",
             "checkpoint",
             "evaluate",
         ],

@@ -64,8 +64,9 @@ def hiding(query: Tensor, key: Tensor, value: Tensor, ragged: Ragged) -> Tensor:
     return torch.cat([leaking(q, k, v) for q, k, v in parts], 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("wrong", ["leaking", "hiding", "never called"])
-def test_a_wrong_attention_is_found_out(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_attention_is_found_out(wrong: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     def function(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, ragged: Ragged, **_: Any) -> Any:
         ragged.calls += wrong != "never called"
         if wrong == "hiding":
@@ -74,7 +75,7 @@ def test_a_wrong_attention_is_found_out(wrong: str, monkeypatch: pytest.MonkeyPa
 
     with monkeypatch.context() as patch:
         patch.setitem(KERNELS, "ragged", dataclasses.replace(KERNELS["ragged"], attend=function))
-        choice = choose_layout(tiny_llama(), attention="auto")
+        choice = choose_layout(tiny_llama().to(dtype), attention="auto")
     attention.register()
     expected = {
         "leaking": ("padded", "depends on another completion"),
@@ -147,7 +148,7 @@ def test_kernels_by_name_where_they_are_exact(kind: str, name: str) -> None:
 
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, names: list[Any]) -> None:
     """As if models lay on a GPU that gave these figures, while everything is computed here."""
-    monkeypatch.setattr("ktotrain.probe._Trial.on_gpu", property(lambda trial: True))
+    monkeypatch.setattr("ktotrain.trial.Trial.on_gpu", property(lambda trial: True))
     monkeypatch.setattr("ktotrain.probe.rank_kernels", lambda *_, **__: KernelChoice(names, "figures"))
 
 
