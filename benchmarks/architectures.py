@@ -91,6 +91,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "GPTJ": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 8},
     "StableLm": {},
     "Doge": {},
+    "Qwen2Moe": {**EXPERTS, "shared_expert_intermediate_size": 32, "use_sliding_window": True, **WINDOW},
+    "Phimoe": {"num_local_experts": 4, **WINDOW},
 }
 CONFIGS = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}
 MODELS = {"GPT2": "GPT2LMHeadModel"}

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ktotrain import attention_flex, attention_loop, attention_varlen
-from ktotrain.attention_pack import Ask, Following, Memory, NotServedError, Ragged, no_mask
+from ktotrain.attention_mask import stand_in
+from ktotrain.attention_pack import Ask, Following, Memory, NotServedError, Ragged
 from ktotrain.last_layer import in_two_runs
 
 __all__ = [
@@ -97,4 +98,4 @@ def register() -> None:
 
     for kernel in KERNELS.values():
         AttentionInterface.register(kernel.implementation, in_two_runs(kernel.attend))
-        AttentionMaskInterface.register(kernel.implementation, no_mask)
+        AttentionMaskInterface.register(kernel.implementation, stand_in)

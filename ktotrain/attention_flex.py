@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ktotrain.attention_mask import Window
 from ktotrain.attention_pack import Ask, Ragged
 
 BLOCK = 128
@@ -72,7 +73,7 @@ def flex_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Window | None,
     *,
     ragged: Ragged,
     scaling: float | None = None,

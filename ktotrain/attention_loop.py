@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ktotrain.attention_mask import Window
 from ktotrain.attention_pack import Ask, Ragged
 from ktotrain.attention_products import products_attention
 
@@ -23,7 +24,7 @@ def loop_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Window | None,
     *,
     ragged: Ragged,
     scaling: float | None = None,
@@ -38,7 +39,7 @@ def loop_attention(
     Args:
         module: the layer, by which remembered keys and values are found.
         query: [1, H, T, D]; `key` and `value` [1, K, T, D] with K dividing H.
-        attention_mask: None; the segments say all.
+        attention_mask: None, or the window that stands for the mask; all else the segments say.
         ragged: the segments, whose lengths add up to T.
         scaling: factor on scores; D ** -0.5 if None.
         dropout: not used; models are loaded without.
@@ -50,7 +51,7 @@ def loop_attention(
         [1, T, H, D], and no attention weights.
 
     Raises:
-        NotServedError: there is a mask.
+        NotServedError: there is a mask of another kind.
     """
     ask = ragged.called(query, key, value, attention_mask, scaling, sliding_window, softcap, s_aux)
     dtype = value.dtype  # queries and keys can be float32 under autocast, from rotary embeddings

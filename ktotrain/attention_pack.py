@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from ktotrain.attention_mask import Window
 from ktotrain.batch import Unit
 from ktotrain.errors import ModelError
 
@@ -91,8 +92,9 @@ class Ragged:
     """The segments of one pack, and how often attention was called for it.
 
     With a `memory`, each layer's keys and values are noted there. `asks` is None, or a list that each call of the
-    attention adds to. `source` is the memory in which the segments' prefixes lie, None if they lie in the pack.
-    `needed_M` says, in order, which tokens' last hidden states are read, None if all are: see `ktotrain.last_layer`.
+    attention adds to; `unmasked` says whether a layer asked for a window that its mask did not have. `source` is the
+    memory in which the segments' prefixes lie, None if they lie in the pack. `needed_M` says, in order, which tokens'
+    last hidden states are read, None if all are: see `ktotrain.last_layer`.
     """
 
     source: Memory | None = None
@@ -101,6 +103,7 @@ class Ragged:
     def __init__(self, units: tuple[Unit, ...], memory: Memory | None = None) -> None:
         self.units, self.memory = units, memory
         self.calls = 0
+        self.unmasked = False
         self.asks: list[Ask] | None = None
         self.segments = self._lay_out()
         self.sizes = [segment.length for segment in self.segments]
@@ -124,7 +127,7 @@ class Ragged:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | Window | None,
         scaling: float | None,
         sliding_window: int | None,
         softcap: float | None,
@@ -133,11 +136,19 @@ class Ragged:
         """Count a call of the attention function, and put its arguments (in transformers' terms) as an `Ask`.
 
         Raises:
-            NotServedError: there is a mask, which the segments know nothing of.
+            NotServedError: there is a mask that is more than a window, or a window that is not the layer's.
         """
         self.calls += 1
-        if attention_mask is not None:
+        if isinstance(attention_mask, Window):
+            if sliding_window and sliding_window != attention_mask.size:
+                raise NotServedError(
+                    f"its layers ask for a window of {sliding_window} and their masks for one of {attention_mask.size}"
+                )
+            sliding_window = attention_mask.size
+        elif attention_mask is not None:
             raise NotServedError("its layers make attention masks of their own")
+        elif sliding_window:
+            self.unmasked = True
         size = query.shape[-1]
         ask = Ask(
             heads=query.shape[1],
@@ -206,7 +217,3 @@ class Following(Ragged):
                 segments.append(Segment(start, length, prompt_start, prompt))
                 start += length
         return segments
-
-
-def no_mask(*_: Any, **__: Any) -> None:
-    """The segments say all: transformers is told not to build a mask."""

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ktotrain.attention_mask import Window
 from ktotrain.attention_pack import Ask, Ragged
 
 HALF = (torch.bfloat16, torch.float16)
@@ -81,7 +82,7 @@ def varlen_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Window | None,
     *,
     ragged: Ragged,
     scaling: float | None = None,

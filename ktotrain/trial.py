@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ktotrain.attention import KERNELS, Kernel, NotServedError, Ragged
+from ktotrain.attention_mask import noted_masks
 from ktotrain.batch import Branch, PackedBatch
 from ktotrain.packing import Layout, pack
 from ktotrain.scorer import Scorer, find_head, last_hidden, no_grad_scores
@@ -95,13 +96,18 @@ def numerical_trouble(trial: Trial, layout: Layout, kernel: Kernel) -> str:
     try:
         with trial.context(kernel):
             (batch,) = pack(branches, pack_tokens=10_000, layout=layout)
-            scores, calls = _counted(scorer, batch.to(device))
+            ragged = Ragged(batch.units)
+            scores = _by_row(batch, no_grad_scores(scorer, batch.to(device), ragged))
             layers = model.config.get_text_config().num_hidden_layers
-            if calls != layers:
-                return f"its {layers} layers called the attention {calls} times"
+            if ragged.calls != layers:
+                return f"its {layers} layers called the attention {ragged.calls} times"
+            if ragged.unmasked:
+                return "its layers ask for a window that their masks do not have"
+            if trouble := _mask_trouble(scorer, branches):
+                return trouble
             for changed in range(len(branches)):
                 (other,) = pack(_with_other_tokens(branches, changed), pack_tokens=10_000, layout=layout)
-                moved = (_counted(scorer, other.to(device))[0] - scores).abs() / scores.abs()
+                moved = (_scores(scorer, other.to(device)) - scores).abs() / scores.abs()
                 moved[changed] = 0
                 if bool((moved > isolation).any()):
                     return "a completion's score depends on another completion in the pack"
@@ -119,7 +125,7 @@ def _disparity(
     if trial.needs_autocast(kernel) or (kernel is not LOOP and not trial.exact):
         trial.use(LOOP)
         with trial.context(kernel):
-            expected = _counted(scorer, batch.to(trial.device))[0]
+            expected = _scores(scorer, batch.to(trial.device))
         trial.use(kernel)
         return _too_far(scores, expected, HALF_PARITY, "scores differ from the loop's")
 
@@ -132,18 +138,15 @@ def _disparity(
         finally:
             trial.use(kernel)
 
-    def score(rows: PackedBatch) -> Tensor:
-        return _by_row(rows, no_grad_scores(scorer, rows))
-
     if trial.exact:
-        return _too_far(scores, padded(score), PARITY, "scores differ from padded ones")
+        return _too_far(scores, padded(lambda rows: _scores(scorer, rows)), PARITY, "scores differ from padded ones")
     if not scorer.sharded:  # weights in shards are not ours to exchange
         with contextlib.suppress(*FAILURES), in_float32(trial.model):
             expected = padded(lambda rows: _hidden_by_row(scorer, rows))
             hidden = _hidden_by_row(scorer, batch.to(trial.device))
             return _too_far(hidden, expected, PARITY, "hidden states differ from padded ones'")
     # A model that casts what it is given: only what is far beyond rounding can be told from it.
-    return _too_far(scores, padded(score), HALF_PARITY, "scores differ from padded ones")
+    return _too_far(scores, padded(lambda rows: _scores(scorer, rows)), HALF_PARITY, "scores differ from padded ones")
 
 
 def _too_far(ours: Tensor, expected: Tensor, most: float, what: str) -> str:
@@ -156,11 +159,20 @@ def _too_far(ours: Tensor, expected: Tensor, most: float, what: str) -> str:
     return "" if worst <= most else f"{what} by {worst:.1e} relative"  # also where it is not a number
 
 
-def _counted(scorer: Scorer, batch: PackedBatch) -> tuple[Tensor, int]:
-    """Scores by row of the probe, and how often the attention function was called for them."""
-    ragged = Ragged(batch.units)
-    scores = no_grad_scores(scorer, batch, ragged)
-    return _by_row(batch, scores), ragged.calls
+def _mask_trouble(scorer: Scorer, branches: Sequence[Branch]) -> str:
+    """What a model asks of its mask that packs cannot give, or "": chunks, blocks, also beyond the length of the probe.
+
+    Found out on one row, whose positions do not restart: otherwise transformers puts that into the mask as well.
+    """
+    (row,) = pack(branches[:1], pack_tokens=10_000, layout="packed")
+    with noted_masks() as asked:
+        no_grad_scores(scorer, row.to(device_of(scorer.model)))
+    return next(filter(None, (one.trouble(device_of(scorer.model)) for one in asked)), "")
+
+
+def _scores(scorer: Scorer, batch: PackedBatch) -> Tensor:
+    """Scores by row of the probe, without gradient."""
+    return _by_row(batch, no_grad_scores(scorer, batch))
 
 
 def _by_row(batch: PackedBatch, scores: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ LAYERS = {
         ["batch", "losses", "logps", "pairing", "mixing"],
         ["plan", "packing", "empty", "metrics"],
         [
+            "attention_mask",
             "attention_pack",
             "last_layer",
             "attention_products",
