@@ -2,8 +2,8 @@
 
 A file belongs to one reference (its weights, adapter included, its code, and the precision it computed in): its name
 and its header carry their fingerprint, so another model's numbers are never used, whatever beta, weights, learning
-rate or epochs a run has. Within a file a sequence is found by a hash of its token ids. A damaged file is recognised by its
-checksum and made anew.
+rate or epochs a run has. Within a file a sequence is found by a hash of its token ids. A damaged file is recognised by
+its checksum and made anew.
 """
 
 from __future__ import annotations

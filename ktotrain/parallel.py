@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from ktotrain.model import recompute_activations
 from ktotrain.sharding import Sharding, make_mesh, settings_of, shard
 from ktotrain.zero import deepspeed_plugin
 
+T = TypeVar("T")
 Kind: TypeAlias = Literal["plain", "fsdp", "deepspeed"]
 
 # What tells an MPI launcher's processes apart; accelerate reads these too.
@@ -81,6 +82,16 @@ class Processes:
             if self.sharding.recompute:
                 recompute_activations(model)
             shard(model, self.sharding, self.mesh)
+
+    def agree(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives in the main process, in all of them; the others do not call it."""
+        from accelerate.utils import broadcast_object_list
+
+        if self.accelerator.num_processes == 1:
+            return compute()
+        found: list[Any] = [compute() if self.accelerator.is_main_process else None]
+        value: T = broadcast_object_list(found)[0]
+        return value
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from ktotrain import data
 from ktotrain.attention import refusal
 from ktotrain.batch import TokenizedRow, branch_of
 from ktotrain.errors import DataError, RecipeError, TrainingError
+from ktotrain.known import Agree, Known, Sought, alone, model_files
 from ktotrain.last_layer import install
 from ktotrain.losses import LOSSES
 from ktotrain.model import (
@@ -30,7 +31,15 @@ from ktotrain.packing import pack
 from ktotrain.plan import Step, plan_run
 from ktotrain.probe import LayoutChoice, choose_layout
 from ktotrain.recipe import Recipe
-from ktotrain.reference import AdapterOff, FrozenAdapter, FrozenCopy, Reference, twin_of
+from ktotrain.reference import (
+    AdapterAsLoaded,
+    AdapterOff,
+    AsLoaded,
+    FrozenAdapter,
+    FrozenCopy,
+    Reference,
+    twin_of,
+)
 from ktotrain.samples import Prompt
 from ktotrain.scorer import Scorer, find_decoder
 from ktotrain.step import Objective
@@ -70,6 +79,8 @@ class Policy:
     reference: Reference
     choice: LayoutChoice
     parameters: list[tuple[str, torch.nn.Parameter]]
+    known: Known | None = None
+    """The reference's scores from earlier runs, and those to compute; None if it stays beside the policy."""
 
 
 def refuse_what_is_missing(recipe: Recipe) -> None:
@@ -170,14 +181,22 @@ def _as_it_is(_: Any) -> None:
 
 
 def prepare_policy(
-    recipe: Recipe, run: RunData, device: torch.device, place: Place = _as_it_is, turn: Turn = contextlib.nullcontext
+    recipe: Recipe,
+    run: RunData,
+    device: torch.device,
+    place: Place = _as_it_is,
+    turn: Turn = contextlib.nullcontext,
+    agree: Agree = alone,
 ) -> Policy:
-    """Load the policy and its reference, and choose the layout.
+    """Load the policy, choose the layout, and make the reference.
+
+    A second model, or a copy, is made only where it is asked for online or where scores of it are missing.
 
     Args:
         device: where models are loaded to.
         place: what brings a loaded model, adapters on it, to where it computes: in shards over processes, say.
         turn: within it a model is loaded and placed.
+        agree: what makes all processes go by what the main one finds.
 
     Raises:
         ModelError: something cannot be loaded, or does not fit together.
@@ -205,17 +224,18 @@ def prepare_policy(
                 dropout=adapter.dropout,
                 target_modules=adapter.target_modules,
             )
-        initial = settings.reference == "initial"
-        twin = copy.deepcopy(base) if initial and adapter is None else None
-        frozen = FrozenAdapter(model) if initial and adapter is not None and adapter.init else None
+        # Computed before the first step, "initial" is the policy itself; online it must be kept as it is now.
+        kept = settings.reference == "initial" and settings.reference_logps == "online"
+        twin = copy.deepcopy(base) if kept and adapter is None else None
+        frozen = FrozenAdapter(model) if kept and adapter is not None and adapter.init else None
         place(base)
         if twin is not None:
             place(twin)
     choice = choose_layout(base, attention=settings.attention, **_circumstances(recipe, run))
     scorer = Scorer(base, choice.head)
-    reference: Reference
-    if not initial:
-        reference = _other_reference(recipe, run, device, choice, place, turn)
+    reference: Reference | None
+    if settings.reference != "initial":
+        reference = None
     elif twin is not None:
         if choice.attention != twin.config._attn_implementation:
             twin.set_attn_implementation(choice.attention)
@@ -225,12 +245,19 @@ def prepare_policy(
     elif frozen is not None:
         frozen.scorer = scorer
         reference = frozen
+    elif adapter is None:
+        reference = AsLoaded(scorer)
     else:
-        reference = AdapterOff(model, scorer)
+        reference = AdapterAsLoaded(model, scorer) if adapter.init else AdapterOff(model, scorer)
+    known: Known | None = None
+    if reference is None:
+        reference, known = _other_reference(recipe, run, device, choice, place, turn, agree)
+    elif settings.reference_logps != "online":
+        known = _sought(recipe, run, choice, device, agree).of(reference)
     if settings.gradient_checkpointing:
         recompute_activations(base)
     model.train()
-    return Policy(model, base, scorer, reference, choice, trained_parameters(model))
+    return Policy(model, base, scorer, reference, choice, trained_parameters(model), known)
 
 
 def _eval_steps(evaluation: data.Tokenized | None, batch_size: int) -> list[Step]:
@@ -307,9 +334,49 @@ def _circumstances(recipe: Recipe, run: RunData) -> dict[str, Any]:
     return {"precision": precisions.get(recipe.train.precision), "units": units}
 
 
+def _sought(recipe: Recipe, run: RunData, choice: LayoutChoice, device: torch.device, agree: Agree) -> Sought:
+    """The reference scores that a run needs."""
+    plans = [(run.steps, run.train.rows)]
+    if run.evaluation is not None:
+        plans.append((run.eval_steps, run.evaluation.rows))
+    # Which kernel is the fastest is measured on a GPU, and may turn out otherwise the next time.
+    measured = recipe.model.attention == "auto" and device.type != "cpu"
+    return Sought(
+        plans,
+        recipe.data.max_length,
+        run.objective.loss,
+        precision=recipe.train.precision,
+        way=f"{choice.layout} {'auto' if measured else choice.attention} {device.type}",
+        agree=agree,
+    )
+
+
 def _other_reference(
+    recipe: Recipe,
+    run: RunData,
+    device: torch.device,
+    choice: LayoutChoice,
+    place: Place,
+    turn: Turn,
+    agree: Agree,
+) -> tuple[Reference, Known | None]:
+    """Another model, loaded if it is needed, and what is known of it."""
+    settings = recipe.model
+    files = agree(
+        lambda: model_files(settings.reference, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
+    )
+
+    def load() -> Reference:
+        return FrozenCopy(_other_model(recipe, run, device, choice, place, turn), files.content)
+
+    if settings.reference_logps == "online":
+        return load(), None
+    return _sought(recipe, run, choice, device, agree).of_files(files, load)
+
+
+def _other_model(
     recipe: Recipe, run: RunData, device: torch.device, choice: LayoutChoice, place: Place, turn: Turn
-) -> FrozenCopy:
+) -> Scorer:
     with turn():
         model = load_model(
             recipe.model.reference,
@@ -329,4 +396,4 @@ def _other_reference(
             where="model.reference",
             do='Set model.attention = "padded"',
         )
-    return FrozenCopy(Scorer(model, other.head))
+    return Scorer(model, other.head)

@@ -1,8 +1,10 @@
-"""The reference: what the policy is compared with. Three ways to have one, which give the same numbers.
+"""The reference: what the policy is compared with. Ways to have one, which give the same numbers.
 
 AdapterOff       the policy's own base weights, with its fresh adapter switched off: costs no memory
+AsLoaded         the policy itself, for scores that are all computed before the first step: costs no memory
 FrozenAdapter    the adapter as loaded, kept beside the trained one on the same base weights
 FrozenCopy       a second model
+Unloaded         a second model that nothing is asked of, since all its scores are known
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from ktotrain.batch import PackedBatch
+from ktotrain.errors import ModelError
 from ktotrain.logps import Head
 from ktotrain.model_code import code_of
 from ktotrain.scorer import Scorer, find_head, no_grad_scores
@@ -25,7 +28,12 @@ FROZEN = "reference"  # peft's name for the frozen adapter
 
 
 class Reference(Protocol):
-    """Scores packs with the reference: float32 of shape R (branches), without gradient."""
+    """Scores packs with the reference: float32 of shape R (branches), without gradient.
+
+    `files` names the content of the files that it is loaded from, "" if it is the policy as loaded, or unknown.
+    """
+
+    files: str
 
     def __call__(self, batch: PackedBatch) -> Tensor: ...
 
@@ -53,10 +61,11 @@ class _WithoutAdapter:
     """What references have in common that compute with a whole model's own weights."""
 
     scorer: Scorer
+    files = ""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """See `Reference`."""
-        return _weights(self.scorer.model, adapter="")
+        return _weights(self.scorer.model, wanted=lambda name: "lora_" not in name)
 
     def settings(self) -> str:
         """See `Reference`."""
@@ -93,46 +102,101 @@ class AdapterOff(_WithoutAdapter):
         """See `Reference`: the weights are the policy's own."""
 
 
-class FrozenAdapter:
-    """The reference of a policy whose adapter was loaded: a frozen copy of that adapter on the same base.
+class AsLoaded(_WithoutAdapter):
+    """The policy itself, before it has learned anything. `release` it before the first step."""
 
-    Made before the first step, and before weights are sharded; `scorer` is set after that. The copy is never saved:
-    see `ktotrain.outputs.save_model`.
-    """
-
-    scorer: Scorer
-
-    def __init__(self, adapted: Any, scorer: Scorer | None = None) -> None:
-        self.adapted = adapted
-        if scorer is not None:
-            self.scorer = scorer
-        trained = adapted.active_adapter
-        adapted.add_adapter(FROZEN, copy.deepcopy(adapted.peft_config[trained]))
-        weights = dict(adapted.named_parameters())
-        for name, parameter in weights.items():
-            if f".{FROZEN}." in name:
-                parameter.data.copy_(weights[name.replace(f".{FROZEN}.", f".{trained}.")].data)
-                parameter.requires_grad_(False)
-        self.trained = trained
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """See `Reference`."""
-        with self._switched():
-            return no_grad_scores(self.scorer, batch)
+        return no_grad_scores(self.scorer, batch)
+
+    def release(self) -> None:
+        """See `Reference`: from here on the policy is another one."""
+        del self.scorer
+
+
+class _WithAdapter:
+    """What references have in common that compute with an adapter as it was loaded."""
+
+    adapted: Any
+    trained: str
+    scorer: Scorer
+    files = ""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """See `Reference`."""
-        return _weights(self.scorer.model, adapter=FROZEN)
+        """See `Reference`: the adapter's go by the name of the frozen one, whichever it is that is kept."""
+        both = FROZEN in self.adapted.peft_config
+        return _weights(
+            self.scorer.model,
+            wanted=lambda name: not (both and _of_adapter(name, self.trained)),
+            rename=lambda name: f"{name}.".replace(f".{self.trained}.", f".{FROZEN}.").removesuffix("."),
+        )
 
     def settings(self) -> str:
         """See `Reference`: the adapter's scale, which patterns can set for each layer, is not in its weights."""
-        config = self.adapted.peft_config[FROZEN].to_dict()
+        config = self.adapted.peft_config[self.trained].to_dict()
         adapter = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
         return f"{_settings(self.scorer.model)} {json.dumps(adapter, sort_keys=True, default=_in_order)}"
 
     def code(self) -> str:
         """See `Reference`."""
         return code_of(self.scorer.model)
+
+
+class AdapterAsLoaded(_WithAdapter):
+    """The policy itself with its loaded adapter, before that has learned anything: as `AsLoaded`."""
+
+    def __init__(self, adapted: Any, scorer: Scorer) -> None:
+        self.adapted, self.scorer, self.trained = adapted, scorer, adapted.active_adapter
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """See `Reference`."""
+        return no_grad_scores(self.scorer, batch)
+
+    def release(self) -> None:
+        """See `Reference`: from here on the policy is another one."""
+        del self.scorer
+
+
+class FrozenAdapter(_WithAdapter):
+    """The reference of a policy whose adapter was loaded: a frozen copy of that adapter on the same base.
+
+    Made before the first step, and before weights are sharded; `scorer` is set after that. The copy is never saved:
+    see `ktotrain.outputs.save_model`.
+
+    Raises:
+        ModelError: peft has no room for a second adapter of this kind.
+    """
+
+    def __init__(self, adapted: Any, scorer: Scorer | None = None) -> None:
+        self.adapted = adapted
+        if scorer is not None:
+            self.scorer = scorer
+        self.trained = trained = adapted.active_adapter
+        config = copy.deepcopy(adapted.peft_config[trained])
+        if hasattr(config, "init_lora_weights"):
+            config.init_lora_weights = True  # some ways to begin change the base weights, and values are copied anyway
+        try:
+            adapted.add_adapter(FROZEN, config)
+        except ValueError as error:
+            raise ModelError(
+                f"this adapter cannot be kept a second time, as it was loaded: {error}",
+                where="adapter.init",
+                do='Set model.reference_logps = "cached": all of the reference is then computed before the first step',
+            ) from error
+        weights = dict(adapted.named_parameters())
+        for name, parameter in weights.items():
+            if _of_adapter(name, FROZEN):
+                own = f"{name}.".replace(f".{FROZEN}.", f".{trained}.").removesuffix(".")
+                parameter.data.copy_(weights[own].data)
+                parameter.requires_grad_(False)
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """See `Reference`."""
+        with self._switched():
+            return no_grad_scores(self.scorer, batch)
 
     def release(self) -> None:
         """See `Reference`."""
@@ -152,10 +216,10 @@ class FrozenAdapter:
 
 
 class FrozenCopy(_WithoutAdapter):
-    """Another model, or a copy of the policy as loaded."""
+    """Another model, or a copy of the policy as loaded. `files` as in `Reference`."""
 
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
+    def __init__(self, scorer: Scorer, files: str = "") -> None:
+        self.scorer, self.files = scorer, files
         scorer.model.requires_grad_(False).eval()
 
     def __call__(self, batch: PackedBatch) -> Tensor:
@@ -167,21 +231,47 @@ class FrozenCopy(_WithoutAdapter):
         del self.scorer
 
 
-def copy_of(model: nn.Module, head: Head | None) -> FrozenCopy:
-    """A frozen copy of a model as it is now; costs its weights' memory once more."""
-    return twin_of(copy.deepcopy(model), head)
+class Unloaded:
+    """Another model whose scores are all known, so that it was never loaded. `files` as in `Reference`."""
+
+    def __init__(self, files: str) -> None:
+        self.files = files
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """See `Reference`: nobody should."""
+        raise RuntimeError("the reference was not loaded: all its scores were known")
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Reference`: `files` stands for them."""
+        return iter(())
+
+    def settings(self) -> str:
+        """See `Reference`: `files` stands for them."""
+        return ""
+
+    def code(self) -> str:
+        """See `Reference`: it is part of the name that the scores were found by."""
+        return ""
+
+    def release(self) -> None:
+        """See `Reference`: there is nothing."""
 
 
 def twin_of(twin: nn.Module, head: Head | None) -> FrozenCopy:
-    """The reference that such a copy is; `head` is the LM head of its original."""
+    """The reference that a copy of the policy as loaded is; `head` is the LM head of its original."""
     return FrozenCopy(Scorer(twin, None if head is None else find_head(twin)))
 
 
-def _weights(model: Any, *, adapter: str) -> Iterator[tuple[str, Tensor]]:
-    """A model's weights without adapters, but for the one named; peft's wrappers leave no trace in the names."""
-    for name, tensor in whole_tensors(model, lambda name: name.replace(".base_layer", "")):
-        if "lora_" not in name or (adapter and f".{adapter}." in f"{name}."):
-            yield name, tensor
+def _of_adapter(name: str, adapter: str) -> bool:
+    """Whether a weight belongs to the adapter of this name; in some layers that is the last part of its own."""
+    return f".{adapter}." in f"{name}."
+
+
+def _weights(
+    model: Any, *, wanted: Callable[[str], bool], rename: Callable[[str], str] = str
+) -> Iterator[tuple[str, Tensor]]:
+    """Those of a model's weights that are `wanted`; peft's wrappers leave no trace in the names."""
+    return whole_tensors(model, lambda name: rename(name.replace(".base_layer", "")), wanted)
 
 
 def _settings(model: Any) -> str:

@@ -212,6 +212,9 @@ def _model_fingerprint(policy: Policy) -> str:
     for name, tensor in whole_tensors(policy.base):
         if "lora_" not in name:
             take("policy", name.replace(".base_layer", ""), tensor)
+    if policy.reference.files:  # it need not have been loaded
+        digest.update(policy.reference.files.encode())
+        return digest.hexdigest()
     for name, tensor in policy.reference.weights():
         take("reference", name, tensor)
     digest.update(policy.reference.settings().encode())

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import torch
 
-from ktotrain.cache import ScoreCache, cache_folder, fingerprint
+from ktotrain.cache import ScoreCache
 from ktotrain.errors import TrainingError
 from ktotrain.evaluate import evaluate
 from ktotrain.files import write_atomic
@@ -38,7 +38,7 @@ from ktotrain.parallel import (
     require_rows_for_all,
 )
 from ktotrain.plan import Step
-from ktotrain.precompute import missing_sequences, precompute
+from ktotrain.precompute import precompute
 from ktotrain.prepare import Policy, RunData, prepare_data, prepare_policy, refuse_what_is_missing
 from ktotrain.preview import announce, show_plan
 from ktotrain.progress import Progress
@@ -134,7 +134,9 @@ def _run(recipe: Recipe, output_dir: Path, start: Path | None) -> RunResult:
     torch.manual_seed(recipe.train.seed)  # a fresh adapter's first matrices
     policy: Policy | None = None
     try:
-        policy = prepare_policy(recipe, run_data, processes.load_device, processes.place, processes.turn)
+        policy = prepare_policy(
+            recipe, run_data, processes.load_device, processes.place, processes.turn, processes.agree
+        )
         if recipe.train.trackers:
             output_dir.mkdir(parents=True, exist_ok=True)
             accelerator.init_trackers("ktokit", config=_flat(recipe_to_dict(recipe)))
@@ -192,7 +194,7 @@ def train(
             if not saved:
                 prompts, position.before = sample(recipe, run_data, policy)
                 position.prompts = list(prompts)
-            known = _reference_scores(bar, recipe, run_data, policy, parts, accelerator, stop)
+            known = _reference_scores(bar, policy, parts, accelerator, stop)
             if saved:
                 restore(saved, large=large, update=parts.update, process=accelerator.process_index)
             _loop(_Run(recipe, run_data, parts, known, keeper, log, bar, stop))
@@ -332,29 +334,15 @@ def _start_log(bar: Progress, path: Path, saved: Saved | None, last: int) -> Non
 
 
 def _reference_scores(
-    bar: Progress,
-    recipe: Recipe,
-    run_data: RunData,
-    policy: Policy,
-    parts: Parts,
-    accelerator: Any,
-    stop: StopRequest,
+    bar: Progress, policy: Policy, parts: Parts, accelerator: Any, stop: StopRequest
 ) -> ScoreCache | None:
-    """The reference's scores of the whole plan, from the cache and by computing the rest; None if it stays online."""
-    if recipe.model.reference_logps == "online":
+    """The reference's scores of the whole plan: what is known, and the rest computed; None if it stays online."""
+    if policy.known is None:
         return None
-    reference = policy.reference
-    name = fingerprint(
-        reference.weights(), precision=recipe.train.precision, config=reference.settings(), code=reference.code()
-    )
-    cache = ScoreCache(cache_folder(), name)
+    cache, missing = policy.known.cache, policy.known.missing
     if cache.trouble:
         bar.say(f"note: {cache.trouble}")
         cache.trouble = ""
-    length, loss = recipe.data.max_length, run_data.objective.loss
-    missing = missing_sequences(run_data.steps, run_data.train.rows, length, loss, cache)
-    if run_data.evaluation is not None:
-        missing |= missing_sequences(run_data.eval_steps, run_data.evaluation.rows, length, loss, cache)
     bar.say(f"reference: {len(missing):,} sequences to score; {len(cache.scores):,} known from {cache.path}")
     if missing:
         complete = precompute(
@@ -371,7 +359,7 @@ def _reference_scores(
         if not complete:
             kept = "lost" if cache.trouble else "kept"
             raise stop.error(f"stopped while scoring with the reference; what is done is {kept}", do="Start it again")
-    reference.release()
+    policy.reference.release()
     return cache
 
 

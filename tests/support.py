@@ -1,6 +1,7 @@
 """What tests of the trainer share: a tiny tokenizer, tiny random models, rows, and one step run by hand."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -17,7 +18,7 @@ from ktotrain.losses import LOSSES
 from ktotrain.packing import Layout
 from ktotrain.plan import plan_run
 from ktotrain.probe import choose_layout
-from ktotrain.reference import Reference, copy_of
+from ktotrain.reference import Reference, twin_of
 from ktotrain.scorer import Scorer
 from ktotrain.step import Machinery, Objective, Packing, build_packs, run_step
 
@@ -155,7 +156,8 @@ def run_steps(
     scorer = Scorer(base, choice.head)
     device = base.device
     autocast = functools.partial(torch.autocast, device.type, precision) if precision else contextlib.nullcontext
-    machinery = Machinery(scorer, reference or copy_of(base, choice.head), device, total=lambda x: x, autocast=autocast)
+    reference = reference or twin_of(copy.deepcopy(base), choice.head)
+    machinery = Machinery(scorer, reference, device, total=lambda x: x, autocast=autocast)
     objective = Objective(LOSSES[loss], beta, *weights)
     packing = Packing(max_length, pack_tokens, layout or choice.layout, follow=choice.follows and follow)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}

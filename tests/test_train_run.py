@@ -188,7 +188,7 @@ def test_cached_is_online_and_a_second_run_needs_no_reference(
     def never(*_: Any) -> None:
         raise AssertionError("the reference was asked")
 
-    for name in ("AdapterOff", "FrozenAdapter", "FrozenCopy"):
+    for name in ("AdapterOff", "AsLoaded", "AdapterAsLoaded", "FrozenAdapter", "FrozenCopy"):
         monkeypatch.setattr(f"ktotrain.reference.{name}.__call__", never)
     again = train(home, tmp_path / "again", *how, "loss.beta=0.5")  # by default
     assert again.metrics["loss"] != cached.metrics["loss"]

@@ -87,14 +87,14 @@ def test_a_second_sigterm_is_the_same_request(home: Path, tmp_path: Path) -> Non
 def test_stopped_while_scoring_with_the_reference(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is scored is kept, the rest is scored in the same packs later, and the run is the one it would have been."""
     from ktotrain import precompute
-    from ktotrain.reference import FrozenCopy
+    from ktotrain.reference import AsLoaded
 
     monkeypatch.setattr(precompute, "CHUNK", 8)
     how = ("model.reference_logps=cached",)
     monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "cache"))
-    honest, calls = FrozenCopy.__call__, 0
+    honest, calls = AsLoaded.__call__, 0
 
-    def score(self: FrozenCopy, batch: Any) -> Any:
+    def score(self: AsLoaded, batch: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
@@ -102,7 +102,7 @@ def test_stopped_while_scoring_with_the_reference(home: Path, tmp_path: Path, mo
         return honest(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FrozenCopy, "__call__", score)
+        patch.setattr(AsLoaded, "__call__", score)
         result = train(home, tmp_path, *how)
     assert result.exit_code == 130
     said = result.stderr.splitlines()[-1]
