@@ -1,9 +1,10 @@
 """From the branches of a step to packs: what one forward is fed.
 
-Three layouts give the same numbers:
+Four layouts give the same numbers:
     shared   [1, T]: each prompt once, followed by its completions (prefix sharing). Needs ragged attention.
     packed   [1, T]: each branch with its own copy of the prompt. Needs ragged attention, shares nothing.
     padded   [B, L]: a branch a row, padded at the end, for models that know nothing else.
+    alone    [1, L]: a branch to a pack, for models to which even a neighbour's length matters.
 
 The last token of a completion predicts nothing that is scored, so it is never fed.
 """
@@ -18,7 +19,7 @@ import torch
 
 from ktotrain.batch import Branch, Continuation, IdArray, PackedBatch, Unit
 
-Layout: TypeAlias = Literal["shared", "packed", "padded"]
+Layout: TypeAlias = Literal["shared", "packed", "padded", "alone"]
 
 
 def pack(branches: Sequence[Branch], *, pack_tokens: int, layout: Layout, pad_id: int = 0) -> list[PackedBatch]:
@@ -30,8 +31,9 @@ def pack(branches: Sequence[Branch], *, pack_tokens: int, layout: Layout, pad_id
     Raises:
         ValueError: a branch alone exceeds `pack_tokens`; `longest_branch` lets callers ask before.
     """
-    if layout == "padded":
-        return [_padded(group, pad_id) for group in _padded_groups(branches, pack_tokens)]
+    if layout in ("padded", "alone"):
+        groups = _padded_groups(branches, pack_tokens, alone=layout == "alone")
+        return [_padded(group, pad_id) for group in groups]
     units = _units(branches, pack_tokens, share=layout == "shared")
     return [_ragged(bin_) for bin_ in _first_fit([_fed(unit) for unit in units], units, pack_tokens)]
 
@@ -141,13 +143,13 @@ def continuation(batch: PackedBatch, branches: Sequence[Branch]) -> Continuation
     return Continuation(fed_batch, tuple(spans), torch.tensor([start + length - 1 for start, length in spans]))
 
 
-def _padded_groups(branches: Sequence[Branch], pack_tokens: int) -> list[list[Branch]]:
-    """Branches of similar length together, so that rows x longest stays within `pack_tokens`."""
+def _padded_groups(branches: Sequence[Branch], pack_tokens: int, *, alone: bool) -> list[list[Branch]]:
+    """Branches of similar length together, so that rows x longest stays within `pack_tokens`; or each `alone`."""
     groups: list[list[Branch]] = []
     for branch in sorted(branches, key=lambda branch: -_fed([branch])):
         if _fed([branch]) > pack_tokens:
             raise ValueError(f"a branch of {_fed([branch])} tokens exceeds pack_tokens = {pack_tokens}")
-        if not groups or _fed(groups[-1][:1]) * (len(groups[-1]) + 1) > pack_tokens:
+        if alone or not groups or _fed(groups[-1][:1]) * (len(groups[-1]) + 1) > pack_tokens:
             groups.append([])
         groups[-1].append(branch)
     return groups

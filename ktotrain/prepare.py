@@ -325,13 +325,14 @@ def _fed(owner: TokenizedRow, lender: TokenizedRow, max_length: int) -> int:
 
 
 def _circumstances(recipe: Recipe, run: RunData) -> dict[str, Any]:
-    """What the choice of a layout depends on besides the model: the run's precision, and one of its packs."""
+    """What the choice of a layout depends on besides the model: precision, one of the packs, and the longest row."""
     step = run.steps[0]
     rows = [run.train.rows[place] for place in step.rows]
     branches = [branch_of(place, row, row, max_length=recipe.data.max_length) for place, row in enumerate(rows)]
     units = pack(branches, pack_tokens=recipe.train.pack_tokens, layout="shared")[0].units
     precisions = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return {"precision": precisions.get(recipe.train.precision), "units": units}
+    longest = longest_sequence(run, recipe)[0]
+    return {"precision": precisions.get(recipe.train.precision), "units": units, "longest": longest}
 
 
 def _sought(recipe: Recipe, run: RunData, choice: LayoutChoice, device: torch.device, agree: Agree) -> Sought:

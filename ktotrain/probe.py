@@ -23,7 +23,8 @@ from ktotrain.batch import Unit
 from ktotrain.errors import ModelError
 from ktotrain.logps import Head
 from ktotrain.packing import Layout, continuation, pack
-from ktotrain.scorer import Scorer, find_head, no_grad_scores, spare_last_layer
+from ktotrain.rotary import length_dependence
+from ktotrain.scorer import Scorer, find_decoder, find_head, no_grad_scores, spare_last_layer
 from ktotrain.trial import LOOP, PARITY, Trial, device_of, numerical_trouble, probe_branches
 
 
@@ -49,6 +50,7 @@ def choose_layout(
     seed: int = 0,
     precision: torch.dtype | None = None,
     units: tuple[Unit, ...] = TYPICAL,
+    longest: int | None = None,
 ) -> LayoutChoice:
     """Set `model` to the attention that serves, and say which layout it may be fed.
 
@@ -57,6 +59,7 @@ def choose_layout(
         attention: the recipe's `model.attention`: auto, ragged, varlen, flex, or padded. `auto` measures on a GPU.
         precision: what autocast will compute in during the run, None without autocast.
         units: a pack as the run will have them, to measure on.
+        longest: the most tokens of a sequence that will be fed, None if that is not known.
 
     Raises:
         ModelError: a kind of attention was asked for by name that this model or this machine cannot use.
@@ -64,10 +67,12 @@ def choose_layout(
     trial = Trial(model, model.config._attn_implementation, seed, precision)
     if trouble := refusal(attention, trial.device, trial.computed):
         raise ModelError(trouble, where="model.attention")
+    stretched = length_dependence(find_decoder(model), longest)
+    rows: Layout = "alone" if stretched else "padded"
     if attention == "padded":
-        return LayoutChoice("padded", trial.usual, "asked for", verified_head(model))
+        return LayoutChoice(rows, trial.usual, _both("asked for", stretched), verified_head(model))
     trouble = structural_trouble(model)
-    layouts: tuple[Layout, ...] = ("shared", "packed")
+    layouts: tuple[Layout, ...] = ("packed",) if stretched else ("shared", "packed")
     if not trouble:
         register()
         trial.use(LOOP)
@@ -76,7 +81,9 @@ def choose_layout(
     for layout in layouts if not trouble else ():
         found = numerical_trouble(trial, layout, LOOP)
         if not found:
-            reason = "exact by probe" if layout == "shared" else f"prefix sharing is not exact: {trouble}"
+            reason = "exact by probe"
+            if layout == "packed":
+                reason = stretched or f"prefix sharing is not exact: {trouble}"
             kernel, why = _kernel_for(trial, layout, attention, units)
             with trial.context(kernel):
                 head = verified_head(model)
@@ -92,7 +99,11 @@ def choose_layout(
         )
     if model.config._attn_implementation != trial.usual:
         model.set_attn_implementation(trial.usual)
-    return LayoutChoice("padded", trial.usual, trouble, verified_head(model))
+    return LayoutChoice(rows, trial.usual, _both(trouble, stretched), verified_head(model))
+
+
+def _both(*reasons: str) -> str:
+    return "; ".join(filter(None, reasons))
 
 
 def _kernel_for(trial: Trial, layout: Layout, attention: str, units: tuple[Unit, ...]) -> tuple[Kernel, str]:

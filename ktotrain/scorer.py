@@ -19,6 +19,7 @@ from ktotrain.batch import Continuation, PackedBatch
 from ktotrain.empty import empty_pack
 from ktotrain.last_layer import install, installed, uninstall, worth_it
 from ktotrain.logps import CHUNK_ELEMENTS, Head, branch_logps, token_logps
+from ktotrain.rotary import by_rows
 
 
 class Scorer:
@@ -39,6 +40,7 @@ class Scorer:
         taken = inspect.signature(self.decoder.forward).parameters
         self.takes_positions = "position_ids" in taken
         self.spares_last_layer = installed(self.decoder)
+        by_rows(self.decoder)
 
     def __call__(self, batch: PackedBatch, ragged: Ragged | None = None) -> Tensor:
         """Summed log-probability of each branch's completion: float32 of shape R.

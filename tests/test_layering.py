@@ -50,7 +50,7 @@ LAYERS = {
             "attention",
             "attention_choice",
         ],
-        ["scorer", "upcast", "trial", "probe", "sharding"],
+        ["rotary", "scorer", "upcast", "trial", "probe", "sharding"],
         [
             "token_cache",
             "data",
