@@ -81,6 +81,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4,
     },
     "Llama4": {"head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 12, "intermediate_size_mlp": 64},
+    "ModernBertDecoder": {"global_attn_every_n_layers": 2, "local_attention": 12},
+    "Mllama": {"cross_attention_layers": []},
     "Lfm2": {"num_hidden_layers": 3, "full_attn_idxs": [1]},
     "Qwen3Next": {"head_dim": 8, **EXPERTS},
     "Jamba": {"num_experts": 4},
@@ -94,7 +96,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Qwen2Moe": {**EXPERTS, "shared_expert_intermediate_size": 32, "use_sliding_window": True, **WINDOW},
     "Phimoe": {"num_local_experts": 4, **WINDOW},
 }
-CONFIGS = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}
+CONFIGS = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig", "Mllama": "MllamaTextConfig"}
 MODELS = {"GPT2": "GPT2LMHeadModel"}
 
 

@@ -239,11 +239,21 @@ def last_hidden(scorer: Scorer, batch: PackedBatch) -> tuple[Tensor, Tensor]:
 
 
 def find_decoder(model: Any) -> Any:
-    """What gives hidden states; `model` itself if nothing in it does."""
+    """What gives hidden states; `model` itself if nothing in it does.
+
+    `get_decoder` finds it in most models, but in some the model itself (Llama 4, Mllama) or the LM head, where that is
+    called `decoder` (ModernBERT). Whether its hidden states are what the head takes is tried before it is relied on.
+    """
     from transformers import PreTrainedModel
 
-    decoder = model.get_decoder()
-    return decoder if isinstance(decoder, PreTrainedModel) else model
+    def takes_ids(module: nn.Module) -> bool:
+        return "input_ids" in inspect.signature(module.forward).parameters
+
+    others = (module for module in (model.base_model, *model.children()) if takes_ids(module))
+    for module in (model.get_decoder(), *others):
+        if isinstance(module, PreTrainedModel) and module is not model:
+            return module
+    return model
 
 
 def find_head(model: Any) -> Head | None:

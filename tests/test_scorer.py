@@ -7,6 +7,7 @@ import torch
 from support import random_rows, tiny_llama
 from torch import Tensor, nn
 
+from benchmarks.architectures import in_layout, row_by_row, rows, tiny
 from ktotrain import scorer as scorer_module
 from ktotrain.batch import PackedBatch, branch_of
 from ktotrain.packing import Layout, pack
@@ -24,8 +25,8 @@ class Doubling(nn.Linear):
 
 
 def batch_in(layout: Layout) -> PackedBatch:
-    rows = random_rows([0, 0, 1, 2])
-    branches = [branch_of(i, row, row, max_length=64) for i, row in enumerate(rows)]
+    tokenized = random_rows([0, 0, 1, 2])
+    branches = [branch_of(i, row, row, max_length=64) for i, row in enumerate(tokenized)]
     (batch,) = pack(branches, pack_tokens=1000, layout=layout)
     return batch
 
@@ -67,8 +68,8 @@ def test_no_more_than_a_chunk_of_its_logits_is_ever_held(monkeypatch: pytest.Mon
     model, batch = with_own_head("ragged"), batch_in("shared")
     scorer = Scorer(model, None)
     kept: list[int] = []
-    rows: list[int] = []
-    model.lm_head.register_forward_hook(lambda *found: rows.append(found[2].shape[-2]))
+    sizes: list[int] = []
+    model.lm_head.register_forward_hook(lambda *found: sizes.append(found[2].shape[-2]))
 
     def note(saved: Tensor) -> Tensor:
         if saved.shape[-1:] == (VOCABULARY,):
@@ -79,8 +80,8 @@ def test_no_more_than_a_chunk_of_its_logits_is_ever_held(monkeypatch: pytest.Mon
         scorer(batch).sum().backward()
     assert len(batch.target_N) > 14
     assert scorer.own_head
-    assert max(rows) <= 8, "eight tokens try it out"
-    assert len(rows) >= 2 * -(-len(batch.target_N) // 7), "each chunk is computed again"
+    assert max(sizes) <= 8, "eight tokens try it out"
+    assert len(sizes) >= 2 * -(-len(batch.target_N) // 7), "each chunk is computed again"
     assert max(kept, default=0) <= 8 * VOCABULARY
 
 
@@ -97,6 +98,33 @@ def test_a_head_that_needs_more_than_hidden_states_is_computed_whole() -> None:
     scorer = Scorer(model, None)
     torch.testing.assert_close(scorer(batch), plain(model, batch))
     assert scorer.own_head is False
+
+
+@pytest.mark.parametrize("name", ["Llama4", "Mllama", "ModernBertDecoder"])
+def test_only_scored_positions_reach_a_head_wherever_the_decoder_is(name: str) -> None:
+    """Models whose `get_decoder` gives the model itself, or its LM head."""
+    model = tiny(name)
+    choice = choose_layout(model, attention="auto")
+    scorer = Scorer(model, choice.head)
+    assert scorer.decoder is model.model
+    scored: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda *found: scored.append(found[2].shape[-2]))
+    found = in_layout(model, rows(), choice.layout, scorer)
+    torch.testing.assert_close(found, row_by_row_without(model, scored), rtol=1e-5, atol=1e-4)
+    if name == "ModernBertDecoder":  # a layer and a norm before the matrix: the model computes its logits, in chunks
+        assert scorer.own_head
+        assert max(scored) < 120, "eight tokens to try it out, and the scored ones of a pack"
+    else:
+        assert choice.head is not None
+        assert not scored
+
+
+def row_by_row_without(model: Any, noted: list[int]) -> Tensor:
+    """Row by row, leaving `noted` as it is."""
+    before = list(noted)
+    expected = row_by_row(model, rows())
+    noted[:] = before
+    return expected
 
 
 @pytest.mark.parametrize("keep", [2**26, 0], ids=["logits kept", "computed again"])
