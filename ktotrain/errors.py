@@ -58,3 +58,14 @@ class UsageError(KtotrainError):
     """The command line asks for something that does not exist."""
 
     exit_code = 2
+
+
+TOO_LITTLE = ("can't allocate memory", "can't start new thread")
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: a GPU's, or the machine's as torch or Python ask for it."""
+    import torch
+
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in TOO_LITTLE)

@@ -11,14 +11,18 @@ x head size, i intermediate; r, c bytes of an element on the residual stream and
 Gradient checkpointing keeps h r per layer and token, and one layer's full sum while that layer is computed again.
 With autocast, float32 matrices are kept once more in half precision. The LM head keeps its scored inputs, the
 logits of a trained head up to a bound, and works on one chunk of logits at a time, of which there are three copies.
-Passes without gradient (reference, mismatched) keep nothing, and come before or after the peak. Not counted: the
-allocator's fragmentation, the framework itself (about 0.5 GiB on a GPU), LoRA's narrow activations.
+Passes without gradient keep nothing: they hold one layer's tensors of a pack at a time. The reference's can still be
+the peak, since its packs are filled up to `pack_tokens` with sequences of many steps; it is either over before the
+first step, without gradients and optimizer state, or goes on beside them. Not counted: the allocator's fragmentation,
+the framework itself (about 0.5 GiB on a GPU), LoRA's narrow activations.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
+
+from ktotrain.logps import CHUNK_ELEMENTS, KEEP_ELEMENTS
 
 GIB = 2**30
 FLOAT32 = 4
@@ -48,7 +52,10 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes, by what holds them; they add up to `total`, the peak within a step."""
+    """Bytes, by what holds them. `total` is the peak: of a step, or of the reference's pass if that is higher.
+
+    The reference's pass takes `scoring` for its pack. A reference that is `online` stays beside the steps.
+    """
 
     weights: int
     reference: int
@@ -58,11 +65,26 @@ class MemoryEstimate:
     head: int
     half_copies: int
     gathered: int = 0
+    scoring: int = 0
+    online: bool = True
+
+    @property
+    def step(self) -> int:
+        """The peak of a step, in bytes."""
+        reference = self.reference if self.online else 0
+        kept = self.weights + reference + self.gradients + self.optimizer + self.half_copies
+        return kept + self.gathered + self.activations + self.head
+
+    @property
+    def scored(self) -> int:
+        """The peak of the reference's pass, in bytes."""
+        optimizer = self.optimizer if self.online else 0
+        return self.weights + self.reference + optimizer + self.half_copies + self.gathered + self.scoring
 
     @property
     def total(self) -> int:
-        """All of it, in bytes."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        """The peak of all, in bytes."""
+        return max(self.step, self.scored)
 
     def table(self, available: int | None = None) -> str:
         """A line for each part and the total, in GiB; and whether `available` bytes are enough, if given."""
@@ -75,8 +97,13 @@ class MemoryEstimate:
             ("gathered of shards", self.gathered),
             ("activations of a pack", self.activations),
             ("LM head", self.head),
+            ("a pack of the reference", self.scoring),
         )
         lines = [f"  {name:<24}{size / GIB:>9.2f} GiB" for name, size in named if size]
+        if self.scoring:
+            lines.append(f"  {'in a step':<24}{self.step / GIB:>9.2f} GiB")
+            when = "reference, in a step" if self.online else "reference, before step 1"
+            lines.append(f"  {when:<24}{self.scored / GIB:>9.2f} GiB")
         lines.append(f"  {'total, about':<24}{self.total / GIB:>9.2f} GiB")
         if available is not None:
             lines.append(
@@ -136,16 +163,20 @@ def estimate(
     gradient_checkpointing: bool = False,
     reference_bytes: int = 0,
     scored_tokens: int | None = None,
-    kept_logits: int = 2**26,
-    chunk_logits: int = 2**24,
+    kept_logits: int = KEEP_ELEMENTS,
+    chunk_logits: int = CHUNK_ELEMENTS,
     kept_keys: int = 0,
+    reference_tokens: int = 0,
+    online: bool = True,
 ) -> MemoryEstimate:
-    """Peak memory of a training step.
+    """Peak memory of a training step, and of the reference's pass.
 
     `pack_tokens` is the most tokens in one forward pass and `scored_tokens` how many of them belong to completions
-    (all, unless given); `half_precision` says whether autocast is on. `reference_bytes` is what a frozen copy takes:
-    0 for a reference by adapter-off or cache. `kept_logits` and `chunk_logits` are the LM head's bounds, in elements.
-    `kept_keys` says how many keys' weights attention keeps for a token, on average: none but on a CPU.
+    (all, unless given); `half_precision` says whether autocast is on. `reference_bytes` is what a second model takes:
+    0 for a reference that is the policy as loaded. `reference_tokens` is the most in a pack of the reference, and
+    `online` says that it is asked in each step, not before the first. `kept_logits` and `chunk_logits` are the LM
+    head's bounds, in elements. `kept_keys` says how many keys' weights attention keeps for a token, on average: none
+    but on a CPU.
     """
     compute = HALF if half_precision else shape.residual_bytes
     scored = pack_tokens if scored_tokens is None else scored_tokens
@@ -160,7 +191,20 @@ def estimate(
         head=FLOAT32 * (kept + 3 * min(logits, chunk_logits))
         + scored * shape.hidden * (compute + shape.residual_bytes),
         half_copies=HALF * shape.float32_matrices if half_precision else 0,
+        scoring=passing_bytes(shape, reference_tokens, compute, chunk_logits),
+        online=online,
     )
+
+
+def passing_bytes(shape: ModelShape, tokens: int, compute: int, chunk_logits: int) -> int:
+    """What a pass without gradient holds at most: the widest place of a layer, or the head over all of its tokens."""
+    residual = 2 * shape.residual_bytes + FLOAT32 + compute  # the stream, its sum with a layer's result, and its norm
+    attention = 2 * (shape.query + shape.key_value) * compute
+    mlp = max(2, shape.mlp_tensors - 1) * shape.intermediate * compute
+    layer = shape.hidden * residual + max(attention, mlp)
+    head = shape.hidden * (compute + shape.residual_bytes)
+    logits = FLOAT32 * 3 * min(tokens * shape.vocabulary, chunk_logits)
+    return max(tokens * layer, tokens * head + logits)
 
 
 def activation_bytes(

@@ -17,6 +17,7 @@ from ktotrain.lockstep import fill
 from ktotrain.losses import Loss
 from ktotrain.packing import pack
 from ktotrain.plan import Step
+from ktotrain.reference import reference_pass
 from ktotrain.step import Machinery, Packing, graded_branches, mismatched_branches
 
 # Sequences that are packed together: enough to fill packs and to keep a prompt's branches side by side.
@@ -83,7 +84,7 @@ def precompute(
                 break
             batch = cpu_batch.to(machinery.device)
             with machinery.autocast():
-                scores[list(batch.rows)] = machinery.reference(batch)
+                scores[list(batch.rows)] = reference_pass(machinery.reference, batch)
         if packing.processes == 1 and stopping():
             break
         values = machinery.total(scores).tolist()

@@ -29,7 +29,9 @@ EXPECTED = LayoutChoice("shared", "", "", follows=True)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Preview:
-    """The plan in numbers, over all steps. Tokens are counted as fed to the policy; `largest` is one forward's."""
+    """The plan in numbers, over all steps. Tokens are counted as fed to the policy; `largest` is one forward's,
+    `largest_step` one step's in all its passes.
+    """
 
     graded_packs: int
     mismatched_packs: int
@@ -39,6 +41,7 @@ class Preview:
     positions: int
     largest: int
     largest_scored: int
+    largest_step: int
 
     @property
     def padding(self) -> float:
@@ -49,18 +52,19 @@ class Preview:
 def preview(run: RunData, recipe: Recipe, choice: LayoutChoice = EXPECTED) -> Preview:
     """Pack every step of the plan and count."""
     packing = Packing(recipe.data.max_length, recipe.train.pack_tokens, choice.layout, follow=choice.follows)
-    graded = mismatched = mixed = row_tokens = tokens = positions = largest = scored = 0
+    graded = mismatched = mixed = row_tokens = tokens = positions = largest = scored = in_step = 0
     for step in run.steps:
         packs = build_packs(step, run.train.rows, packing, run.objective.loss)
         batches = packs.policy_batches
         graded, mismatched = graded + len(packs.graded), mismatched + len(batches) - len(packs.graded)
         mixed += bool(packs.labels_n.any() and not packs.labels_n.all())
         row_tokens += packs.row_tokens
-        tokens += sum(batch.tokens for batch in batches)
+        fed = sum(batch.tokens for batch in batches)
+        tokens, in_step = tokens + fed, max(in_step, fed)
         positions += sum(batch.positions for batch in batches)
         largest = max(largest, *(batch.positions for batch in packs.graded))
         scored = max(scored, *(len(batch.target_N) for batch in packs.graded))
-    return Preview(graded, mismatched, mixed, row_tokens, tokens, positions, largest, scored)
+    return Preview(graded, mismatched, mixed, row_tokens, tokens, positions, largest, scored, in_step)
 
 
 def plan_lines(run: RunData, seen: Preview, layout: Layout = EXPECTED.layout) -> list[tuple[str, str]]:
@@ -180,7 +184,9 @@ def memory_estimate(recipe: Recipe, seen: Preview, plan: LaunchPlan = ALONE) -> 
                 model, rank=adapter.rank, alpha=adapter.alpha, dropout=0.0, target_modules=adapter.target_modules
             )
     assert trained_parameters(model)
-    copied = settings.reference != "initial" or adapter is None
+    online = settings.reference_logps == "online"
+    # Before the first step the policy is its own reference; later it is so with its adapter switched off.
+    second = settings.reference != "initial" or (online and adapter is None)
     shape, on_gpu = shape_of(model), torch.cuda.is_available()
     # Of a causal row's keys a token sees half; beyond a bound no weights are kept: see `attention_products`.
     most_keys = min(recipe.data.max_length, seen.largest, KEPT_KEYS * shape.query // shape.heads)
@@ -189,9 +195,12 @@ def memory_estimate(recipe: Recipe, seen: Preview, plan: LaunchPlan = ALONE) -> 
         pack_tokens=seen.largest,
         half_precision=recipe.train.precision != "no",
         gradient_checkpointing=settings.gradient_checkpointing,
-        reference_bytes=base if copied else 0,
+        reference_bytes=base if second else 0,
         scored_tokens=seen.largest_scored,
         chunk_logits=chunk_elements_on("cuda" if on_gpu else "cpu", shape.vocabulary),
         kept_keys=0 if on_gpu else most_keys // 2,
+        # Packs that are filled before the first step are so with sequences of all steps.
+        reference_tokens=min(recipe.train.pack_tokens, seen.largest_step if online else seen.tokens),
+        online=online,
     )
     return in_shards(whole, model, plan, recomputed=settings.gradient_checkpointing)

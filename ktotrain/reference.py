@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ktotrain.batch import PackedBatch
-from ktotrain.errors import ModelError
+from ktotrain.errors import ModelError, is_shortage
 from ktotrain.logps import Head
 from ktotrain.model_code import code_of
 from ktotrain.scorer import Scorer, find_head, no_grad_scores
@@ -55,6 +55,28 @@ class Reference(Protocol):
     def release(self) -> None:
         """Free what only the reference needs. It cannot be called any more."""
         ...
+
+
+class ReferenceShortageError(MemoryError):
+    """Memory ran out while the reference scored a pack of so many `positions`."""
+
+    def __init__(self, said: str, positions: int) -> None:
+        super().__init__(said)
+        self.positions = positions
+
+
+def reference_pass(reference: Reference, batch: PackedBatch) -> Tensor:
+    """`reference(batch)`, of which a shortage of memory says that it was the reference's.
+
+    Raises:
+        ReferenceShortageError: there was one.
+    """
+    try:
+        return reference(batch)
+    except (RuntimeError, MemoryError) as error:
+        if is_shortage(error):
+            raise ReferenceShortageError(str(error) or type(error).__name__, batch.positions) from error
+        raise
 
 
 class _WithoutAdapter:

@@ -24,7 +24,7 @@ from ktotrain.cache import ScoreCache
 from ktotrain.losses import Loss, class_weights
 from ktotrain.packing import Layout, continuation, even_share, pack
 from ktotrain.plan import Step
-from ktotrain.reference import Reference
+from ktotrain.reference import Reference, reference_pass
 from ktotrain.scorer import Scorer, no_grad_scores
 
 
@@ -237,7 +237,7 @@ def reference_scores(packs: StepPacks, machinery: Machinery) -> Tensor:
     with machinery.autocast():
         for cpu_batch in packs.reference:
             batch = cpu_batch.to(machinery.device)
-            scores_2n[list(batch.rows)] = machinery.reference(batch)
+            scores_2n[list(batch.rows)] = reference_pass(machinery.reference, batch)
     return machinery.total(scores_2n)
 
 

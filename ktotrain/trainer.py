@@ -19,7 +19,7 @@ import click
 import torch
 
 from ktotrain.cache import ScoreCache
-from ktotrain.errors import TrainingError
+from ktotrain.errors import TrainingError, is_shortage
 from ktotrain.evaluate import evaluate
 from ktotrain.files import write_atomic
 from ktotrain.keep import Keeper
@@ -48,7 +48,7 @@ from ktotrain.resume import find_start, identity, other_machine, refuse_others
 from ktotrain.run_state import Saved, read_state, restore
 from ktotrain.sharded_state import large_of
 from ktotrain.shares import LaunchPlan, read_launch
-from ktotrain.shortage import is_shortage, shortage
+from ktotrain.shortage import shortage
 from ktotrain.stop import StopRequest
 
 

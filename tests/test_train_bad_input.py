@@ -265,6 +265,39 @@ def test_no_memory(attempt: Callable[..., Result], tmp_path: Path, monkeypatch: 
     assert attempt(f"train.pack_tokens={advised[-1]}").exit_code == 0
 
 
+@pytest.mark.parametrize("when", ["cached", "online"])
+def test_no_memory_for_the_reference(
+    attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Its packs hold sequences of many steps: what is advised is their size, not what makes a step cheaper."""
+    monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "cache"))
+    kind = {"cached": "AsLoaded", "online": "FrozenCopy"}[when]
+    how = ("train.batch_size=2", f"model.reference_logps={when}")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ktotrain.reference.{kind}.__call__", too_much)
+        tokens, sizes = 8192, []
+        while True:
+            result = attempt(*how, f"train.pack_tokens={tokens}")
+            refused(result, tmp_path, "while the reference scored a pack of ", 'model.dtype = "bfloat16"')
+            assert "gradient_checkpointing" not in result.stderr
+            assert "[adapter]" not in result.stderr
+            assert ('reference_logps = "cached"' in result.stderr) == (when == "online")
+            (ran_out,) = re.findall(r"scored a pack of ([\d,]+) positions", result.stderr)
+            sizes.append(int(ran_out.replace(",", "")))
+            assert sizes[-1] <= tokens
+            found = re.findall(r"train\.pack_tokens = (\d+) ", result.stderr)
+            if not found:
+                break
+            assert "data.max_length" not in result.stderr, "no row is cut while packs can be smaller"
+            assert sizes[-1] // 2 <= int(found[0]) < sizes[-1]
+            tokens = int(found[0])
+        if when == "cached":
+            assert sizes[0] > 5 * sizes[-1], "packs before the first step hold many of them"
+        (shorter,) = re.findall(r"data\.max_length = (\d+) ", result.stderr)
+        assert int(shorter) == tokens // 2, "packs hold the longest row by now"
+    assert attempt(*how, f"train.pack_tokens={tokens}").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [

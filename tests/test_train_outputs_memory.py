@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ktotrain.batch import Branch
 from ktotrain.memory import GIB, MemoryEstimate, available_bytes, estimate, shape_of
+from ktotrain.packing import pack
+from ktotrain.probe import choose_layout
+from ktotrain.scorer import Scorer, no_grad_scores
 
 SIZES = {"vocab_size": 300, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
 PEFT_ASKS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
@@ -150,6 +154,53 @@ def test_the_parts_add_up_and_the_table_names_them() -> None:
     ]
     assert parts.table(available=9 * GIB).endswith(": too little")
     assert "available" not in parts.table()
+
+
+def test_the_references_pass_counts_where_it_is_the_peak() -> None:
+    """Before the first step there are no gradients and no optimizer state; online there is all of it."""
+    parts: dict[str, Any] = {"weights": GIB, "reference": 2 * GIB, "gradients": GIB, "optimizer": GIB, "half_copies": 0}
+    parts |= {"activations": 3 * GIB, "head": GIB}
+    before = MemoryEstimate(**parts, scoring=3 * GIB, online=False)
+    assert (before.step, before.scored, before.total) == (7 * GIB, 6 * GIB, 7 * GIB)
+    assert MemoryEstimate(**parts, scoring=5 * GIB, online=False).total == 8 * GIB
+    within = MemoryEstimate(**parts, scoring=6 * GIB, online=True)
+    assert (within.step, within.scored, within.total) == (9 * GIB, 10 * GIB, 10 * GIB)
+    assert before.table().splitlines()[-4:] == [
+        "  a pack of the reference      3.00 GiB",
+        "  in a step                    7.00 GiB",
+        "  reference, before step 1     6.00 GiB",
+        "  total, about                 7.00 GiB",
+    ]
+
+
+def peak_without_gradient(model: Any, tokens: int, *, autocast: bool) -> int:
+    """Bytes of tensors alive at once, at most, while a pack of so many tokens is scored, in short sequences."""
+    from torch.profiler import ProfilerActivity, profile
+
+    scorer = Scorer(model, choose_layout(model, attention="auto").head)
+    branches = []
+    for place in range(tokens // 64):
+        prompt, completion = torch.randint(0, 300, (33,)).int().numpy(), torch.randint(0, 300, (32,)).int().numpy()
+        branches.append(Branch(place, place, prompt, completion))
+    (batch,) = pack(branches, pack_tokens=tokens, layout="shared")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        no_grad_scores(scorer, batch)  # what is made once
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            no_grad_scores(scorer, batch)
+    events = profiled.profiler.kineto_results.events()
+    alive = most = 0
+    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        most = max(most, alive)
+    return most
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("make", [llama, qwen3, gpt2, gemma2])
+def test_a_pass_without_gradient_is_within_a_fifth_of_what_it_holds(make: Callable[[], Any], autocast: bool) -> None:
+    parts = estimate(shape_of(make()), pack_tokens=8, half_precision=autocast, reference_tokens=512)
+    measured = peak_without_gradient(make(), 512, autocast=autocast)
+    assert 0.8 < parts.scoring / measured < 1.2
 
 
 def test_the_heads_logits_are_bounded_by_its_chunks() -> None:

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from support import model_folder, text_records, tiny_llama, write_jsonl
 
 from ktotrain.cli import main
+from ktotrain.prepare import prepare_data
+from ktotrain.preview import memory_estimate, preview
 from ktotrain.recipe import load_recipe
 from ktotrain.trainer import RunResult, run
 
@@ -256,8 +258,24 @@ def test_dry_run_prints_the_plan_and_writes_nothing(home: Path, tmp_path: Path) 
     assert result.exit_code == 0, result.output
     for words in ("24: 12 desirable, 12 undesirable", "3: 3 of 8 rows", "3 of 3 steps hold both classes", "weights"):
         assert words in result.output
-    assert "total, about" in result.output
+    for words in ("a pack of the reference", "reference, before step 1", "total, about"):
+        assert words in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_the_estimate_counts_packs_of_the_reference_and_second_models_where_there_are_any(home: Path) -> None:
+    def estimated(*overrides: str) -> Any:
+        tables = load_recipe(recipe_file(home, home), list(overrides))
+        return memory_estimate(tables, preview(prepare_data(tables), tables))
+
+    small, large = estimated("train.pack_tokens=100"), estimated("train.pack_tokens=1000")
+    assert large.scoring > 5 * small.scoring, "sequences of all steps fill it"
+    assert large.reference == 0
+    online = estimated("train.pack_tokens=8192", "model.reference_logps=online")
+    assert small.scoring < online.scoring < estimated("train.pack_tokens=8192").scoring
+    assert online.reference == online.weights
+    assert estimated(f"model.reference={home / 'model'}").reference == online.weights
+    assert estimated("adapter.rank=2", "model.reference_logps=online").reference == 0
 
 
 def test_the_last_lines_say_how_it_went_and_where_it_is(home: Path, tmp_path: Path) -> None:
