@@ -26,7 +26,7 @@ def run_child(options: argparse.Namespace) -> None:
     try:
         result = task(options)
     except BaseException as error:
-        from ktotrain.shortage import is_shortage
+        from ktotrain.errors import is_shortage
 
         if not is_shortage(error.__cause__ or error):
             raise
