@@ -92,6 +92,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Bloom": {"n_layer": 2, "n_head": 4},
     "GPTJ": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 8},
     "StableLm": {},
+    "Nemotron": {},
     "Doge": {},
     "Qwen2Moe": {**EXPERTS, "shared_expert_intermediate_size": 32, "use_sliding_window": True, **WINDOW},
     "Phimoe": {"num_local_experts": 4, **WINDOW},

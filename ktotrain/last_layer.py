@@ -3,8 +3,8 @@
 Of a prompt only the last token predicts something that is scored. In every layer but the last its other tokens are
 needed for what follows them; in the last only their keys and values are. So this layer runs twice: up to its
 attention for all tokens, and then whole for the needed ones, in which attention returns what was computed before.
-Output projection, MLP and norms, and their backward passes, are spared for the rest; what is computed twice are the
-needed tokens' queries, keys and values.
+Output projection, MLP and norms, and their backward passes, are spared for the rest, and on a CPU so is what they see;
+what is computed twice are the needed tokens' queries, keys and values.
 
 The layer's class is exchanged for a subclass of it, so that copies of the model, gradient checkpointing and adapters
 need not know. Whether a layer is shaped as expected is tried by `ktotrain.probe`, by hidden states.
@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ktotrain.attention_pack import Ragged
+from ktotrain.attention_pack import NotServedError, Ragged
 
 # With more needed than this, computing some of the layer twice costs more than it spares.
 MOST_NEEDED = 0.75
@@ -50,11 +50,14 @@ class _Reached(Exception):  # noqa: N818 (no error)
 def in_two_runs(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tuple[Tensor, None]]:
     """An attention function that knows both runs."""
 
-    def attention(*arguments: Any, ragged: Ragged | Until | Given, **more: Any) -> tuple[Tensor, None]:
+    def attention(*arguments: Any, ragged: Ragged | Until | Given | None = None, **more: Any) -> tuple[Tensor, None]:
+        if ragged is None:
+            raise NotServedError("its layers do not pass on to attention where the rows of a pack begin")
         if isinstance(ragged, Given):
             return ragged.attended, None
         if isinstance(ragged, Until):
-            raise _Reached(attend(*arguments, ragged=ragged.ragged, **more)[0])
+            needed_M = ragged.ragged.needed_M
+            raise _Reached(attend(*arguments, ragged=ragged.ragged, needed_M=needed_M, **more)[0])
         return attend(*arguments, ragged=ragged, **more)
 
     return attention

@@ -21,11 +21,14 @@ from ktotrain.attention import IMPLEMENTATIONS, KERNELS, Kernel, Ragged, refusal
 from ktotrain.attention_choice import TYPICAL, Asks, ask_counts, kernel_trouble, rank_kernels
 from ktotrain.batch import Unit
 from ktotrain.errors import ModelError
+from ktotrain.failures import FAILURES, failure
 from ktotrain.logps import Head
 from ktotrain.packing import Layout, continuation, pack
 from ktotrain.rotary import length_dependence
 from ktotrain.scorer import Scorer, find_decoder, find_head, no_grad_scores, spare_last_layer
 from ktotrain.trial import LOOP, PARITY, Trial, device_of, numerical_trouble, probe_branches
+
+WITH_THE_HEAD = "as the model computes its LM head"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ def choose_layout(
     stretched = length_dependence(find_decoder(model), longest)
     rows: Layout = "alone" if stretched else "padded"
     if attention == "padded":
-        return LayoutChoice(rows, trial.usual, _both("asked for", stretched), verified_head(model))
+        head, own = examined_head(model)
+        return LayoutChoice(rows, trial.usual, _both("asked for", stretched, own), head)
     trouble = structural_trouble(model)
     layouts: tuple[Layout, ...] = ("packed",) if stretched else ("shared", "packed")
     if not trouble:
@@ -86,10 +90,18 @@ def choose_layout(
                 reason = stretched or f"prefix sharing is not exact: {trouble}"
             kernel, why = _kernel_for(trial, layout, attention, units)
             with trial.context(kernel):
-                head = verified_head(model)
-                why += _sparing(trial, head, layout)
-                follows = layout == "shared" and head is not None and _can_follow(trial, head)
-            return LayoutChoice(layout, kernel.implementation, reason + why, head, follows)
+                head, own = examined_head(model)
+                whole = _sparing(trial, head, layout)
+                again = _following_trouble(trial, head) if layout == "shared" else ""
+            if again:
+                why = _both(why, f"mismatched completions encode prompts again ({again})")
+            return LayoutChoice(
+                layout,
+                kernel.implementation,
+                _both(reason, own, whole, why),
+                head,
+                follows=layout == "shared" and not again,
+            )
         trouble = found
     if attention in KERNELS:
         raise ModelError(
@@ -99,7 +111,8 @@ def choose_layout(
         )
     if model.config._attn_implementation != trial.usual:
         model.set_attn_implementation(trial.usual)
-    return LayoutChoice(rows, trial.usual, _both(trouble, stretched), verified_head(model))
+    head, own = examined_head(model)
+    return LayoutChoice(rows, trial.usual, _both(trouble, stretched, own), head)
 
 
 def _both(*reasons: str) -> str:
@@ -125,9 +138,9 @@ def _kernel_for(trial: Trial, layout: Layout, attention: str, units: tuple[Unit,
                 f"{attention} attention is wrong here: {trouble}", where="model.attention", do='Use "auto" or "ragged"'
             )
         trial.use(kernel)
-        return kernel, f"; attention by {attention}, as asked for"
+        return kernel, f"attention by {attention}, as asked for"
     choice = rank_kernels(asks, units, dtype=trial.computed, device=trial.device)
-    why = f"; {choice.figures}"
+    why = choice.figures
     for name in choice.names:
         kernel = KERNELS[name]
         trouble = "" if kernel is LOOP else numerical_trouble(trial, layout, kernel)
@@ -150,12 +163,12 @@ def layer_asks(model: Any, seed: int = 0) -> Asks:
 
 def _sparing(trial: Trial, head: Head | None, layout: Layout) -> str:
     """Let the last layer leave out what no score needs, where that is exact; what is to be said about it."""
-    if head is None:
-        return ""
-    branches = probe_branches(trial.model, np.random.default_rng(trial.seed))
-    (batch,) = pack(branches, pack_tokens=10_000, layout=layout)
-    trouble = spare_last_layer(trial.model, head, batch.to(trial.device))
-    return f"; the last layer computes prompts in full ({trouble})" if trouble else ""
+    trouble = WITH_THE_HEAD
+    if head is not None:
+        branches = probe_branches(trial.model, np.random.default_rng(trial.seed))
+        (batch,) = pack(branches, pack_tokens=10_000, layout=layout)
+        trouble = spare_last_layer(trial.model, head, batch.to(trial.device))
+    return f"the last layer computes prompts in full ({trouble})" if trouble else ""
 
 
 def structural_trouble(model: Any) -> str:
@@ -175,14 +188,16 @@ def structural_trouble(model: Any) -> str:
     return ""
 
 
-def _can_follow(trial: Trial, head: Head) -> bool:
-    """Whether completions that follow remembered prompts score as in a pass of their own.
+def _following_trouble(trial: Trial, head: Head | None) -> str:
+    """Why completions that follow remembered prompts do not score as in a pass of their own, or "".
 
     With dropout (an adapter's) they do not: the graded pass remembers what dropout has left.
     """
+    if head is None:
+        return WITH_THE_HEAD
     model = trial.model
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
-        return False
+        return "an adapter with dropout"
     scorer = Scorer(model, head)
     branches = probe_branches(model, np.random.default_rng(trial.seed))
     # The second completion of the first prompt, and the last prompt's own: each follows its prompt's first pass.
@@ -195,22 +210,36 @@ def _can_follow(trial: Trial, head: Head) -> bool:
             _, memory = scorer.remembering(batch.to(trial.device))
             scores = scorer.following(following, memory)
             expected = scorer(alone.to(trial.device))
-    except (TypeError, RuntimeError, KeyError, AttributeError):
-        return False
-    return torch.allclose(scores, expected, rtol=_tolerance(model))
+    except FAILURES as error:
+        return failure(error)
+    return "" if torch.allclose(scores, expected, rtol=_tolerance(model)) else "their scores would differ"
 
 
 def verified_head(model: Any) -> Head | None:
     """`find_head` if the model's own logits agree with it on a few tokens, else None."""
+    return examined_head(model)[0]
+
+
+def examined_head(model: Any) -> tuple[Head | None, str]:
+    """`verified_head`, and what is to be said where there is none."""
     head = find_head(model)
-    if head is None:
-        return None
     branches = probe_branches(model, np.random.default_rng(0))[:1]
     ragged = model.config.get_text_config()._attn_implementation in IMPLEMENTATIONS
     (batch,) = pack(branches, pack_tokens=10_000, layout="shared" if ragged else "padded")
-    ours = no_grad_scores(Scorer(model, head), batch.to(device_of(model)))
-    theirs = no_grad_scores(Scorer(model, None), batch.to(device_of(model)))
-    return head if torch.allclose(ours, theirs, rtol=_tolerance(model)) else None
+    batch = batch.to(device_of(model))
+    by_model = Scorer(model, None)
+    theirs = no_grad_scores(by_model, batch)
+    try:
+        if head is not None:
+            ours = no_grad_scores(Scorer(model, head), batch)
+            if torch.allclose(ours, theirs, rtol=_tolerance(model)):
+                return head, ""
+    except FAILURES as error:
+        failure(error)  # a matrix that takes something else than hidden states
+    layer = model.get_output_embeddings()
+    what = "carries an adapter" if type(layer).__module__.startswith("peft.") else "is more than a matrix"
+    how = "in chunks" if by_model.own_head else "all logits at once"
+    return None, f"the LM head {what}, so the model computes it ({how})"
 
 
 def _tolerance(model: Any) -> float:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ktotrain.attention import Following, Memory, Ragged
 from ktotrain.batch import Continuation, PackedBatch
 from ktotrain.empty import empty_pack
+from ktotrain.failures import FAILURES, failure
 from ktotrain.last_layer import install, installed, uninstall, worth_it
 from ktotrain.logps import CHUNK_ELEMENTS, Head, branch_logps, token_logps
 from ktotrain.rotary import by_rows
@@ -182,7 +183,8 @@ class Scorer:
             output = self.decoder(**inputs)
             try:
                 ours = self._own_logits(output.last_hidden_state.flatten(0, 1)[source], output)
-            except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError):
+            except FAILURES as error:
+                failure(error)
                 return False
             theirs = self._whole_logits(batch, inputs, source)
         rounding = 1e-4 if theirs.dtype == torch.float32 else 2e-2
@@ -216,8 +218,8 @@ def spare_last_layer(model: Any, head: Head, batch: PackedBatch) -> str:
         worst = float((spared[place_N].float() - expected).abs().max() / expected.abs().max())
         rounding = 1e-5 if whole.dtype == torch.float32 and not torch.is_autocast_enabled(whole.device.type) else 3e-2
         trouble = "" if worst <= rounding else f"its hidden states change by {worst:.1e} of the largest"
-    except (TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError) as error:
-        trouble = f"it cannot be run for some tokens alone, {type(error).__name__}"
+    except FAILURES as error:
+        trouble = f"it cannot be run for some tokens alone, {failure(error).partition(':')[0]}"
     if trouble:
         uninstall(decoder)
     return trouble

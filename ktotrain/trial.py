@@ -18,6 +18,7 @@ from torch import Tensor
 from ktotrain.attention import KERNELS, Kernel, NotServedError, Ragged
 from ktotrain.attention_mask import noted_masks
 from ktotrain.batch import Branch, PackedBatch
+from ktotrain.failures import FAILURES, failure
 from ktotrain.packing import Layout, pack
 from ktotrain.scorer import Scorer, find_head, last_hidden, no_grad_scores
 from ktotrain.upcast import in_float32
@@ -27,8 +28,6 @@ PARITY = 1e-4
 HALF_PARITY = 5e-2
 # On a GPU the sum over a completion's tokens is taken in no fixed order.
 SUMMATION = 2e-6
-# What is raised by a model that is fed what it was not written for.
-FAILURES = (TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError)
 
 LOOP = KERNELS["ragged"]
 
@@ -114,7 +113,7 @@ def numerical_trouble(trial: Trial, layout: Layout, kernel: Kernel) -> str:
     except NotServedError as error:
         return error.what
     except FAILURES as error:
-        return f"it failed in the {layout} layout ({type(error).__name__}: {str(error).splitlines()[0][:100]})"
+        return f"it failed in the {layout} layout ({failure(error)})"
     return _disparity(trial, kernel, scorer, branches, batch, scores)
 
 
@@ -141,10 +140,13 @@ def _disparity(
     if trial.exact:
         return _too_far(scores, padded(lambda rows: _scores(scorer, rows)), PARITY, "scores differ from padded ones")
     if not scorer.sharded:  # weights in shards are not ours to exchange
-        with contextlib.suppress(*FAILURES), in_float32(trial.model):
-            expected = padded(lambda rows: _hidden_by_row(scorer, rows))
-            hidden = _hidden_by_row(scorer, batch.to(trial.device))
+        try:
+            with in_float32(trial.model):
+                expected = padded(lambda rows: _hidden_by_row(scorer, rows))
+                hidden = _hidden_by_row(scorer, batch.to(trial.device))
             return _too_far(hidden, expected, PARITY, "hidden states differ from padded ones'")
+        except FAILURES as error:
+            failure(error)
     # A model that casts what it is given: only what is far beyond rounding can be told from it.
     return _too_far(scores, padded(lambda rows: _scores(scorer, rows)), HALF_PARITY, "scores differ from padded ones")
 

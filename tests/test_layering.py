@@ -37,7 +37,7 @@ LAYERS = {
         ["errors", "redact"],
         ["files", "launch", "lock", "stop"],
         ["recipe_keys", "recipe_tables", "recipe_names", "recipe", "recipe_docs"],
-        ["batch", "losses", "logps", "pairing", "mixing"],
+        ["failures", "batch", "losses", "logps", "pairing", "mixing"],
         ["plan", "packing", "empty", "metrics"],
         [
             "attention_mask",

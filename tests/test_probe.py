@@ -223,4 +223,65 @@ def test_an_adapter_with_dropout_is_never_followed() -> None:
     """A graded pass remembers what dropout has left of its prompts; in evaluation mode the probe would not see it."""
     model = tiny_llama()
     add_lora(model, rank=2, alpha=4, dropout=0.1, target_modules="all-linear")
-    assert not choose_layout(model, attention="auto").follows
+    choice = choose_layout(model, attention="auto")
+    assert not choice.follows
+    assert choice.reason == "exact by probe; mismatched completions encode prompts again (an adapter with dropout)"
+
+
+@pytest.mark.parametrize("attention", ["auto", "padded"])
+def test_a_head_that_the_model_computes_is_named(attention: str) -> None:
+    model = tiny_llama()
+    add_lora(model, rank=2, alpha=4, dropout=0.0, target_modules=["lm_head", "q_proj"])
+    choice = choose_layout(model, attention=attention)
+    assert choice.head is None
+    head = "the LM head carries an adapter, so the model computes it (in chunks)"
+    if attention == "padded":
+        assert choice.reason == f"asked for; {head}"
+        return
+    assert choice.reason.startswith(f"exact by probe; {head}; the last layer computes prompts in full")
+    assert "mismatched completions encode prompts again (as the model computes its LM head)" in choice.reason
+
+
+def test_a_head_behind_another_matrix_is_no_plain_one() -> None:
+    """RemBERT's takes something else than hidden states: no traceback, and the model's own logits."""
+    model = tiny_llama()
+    model.lm_head = torch.nn.Linear(7, 96)
+    between = torch.nn.Linear(model.config.hidden_size, 7)
+    plain = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: plain(between(hidden))
+    choice = choose_layout(model, attention="auto")
+    assert choice.head is None
+    assert "the LM head is more than a matrix, so the model computes it (in chunks)" in choice.reason
+
+
+def test_layers_that_hand_nothing_down_are_named_in_a_users_words() -> None:
+    choice = choose_layout(tiny("Nemotron"), attention="auto")
+    assert choice.layout == "padded"
+    assert choice.reason == "its layers do not pass on to attention where the rows of a pack begin"
+
+
+@pytest.mark.parametrize("where", ["first", "last", "while changed", "in float32", "head", "spared", "followed"])
+def test_no_memory_is_no_layouts_trouble(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's shortage is a RuntimeError, as is what a model raises that is fed what it cannot take."""
+
+    def runs_out(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    model: Any = tiny_llama()
+    if where == "in float32":
+        model = model.to(torch.bfloat16)
+        monkeypatch.setattr("ktotrain.trial.in_float32", runs_out)
+    elif where == "first":
+        monkeypatch.setattr("ktotrain.trial.no_grad_scores", runs_out)
+    elif where == "last":
+        model.model.layers[-1].register_forward_pre_hook(runs_out)
+    elif where == "while changed":
+        monkeypatch.setattr("ktotrain.trial._scores", runs_out)
+    elif where == "head":
+        model.lm_head.forward = runs_out
+    elif where == "spared":
+        monkeypatch.setattr("ktotrain.last_layer._LastLayer.forward", runs_out)
+    else:
+        monkeypatch.setattr("ktotrain.scorer.Scorer.following", runs_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_layout(model, attention="auto")
