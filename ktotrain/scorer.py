@@ -19,7 +19,7 @@ from ktotrain.batch import Continuation, PackedBatch
 from ktotrain.empty import empty_pack
 from ktotrain.failures import FAILURES, failure
 from ktotrain.last_layer import install, installed, uninstall, worth_it
-from ktotrain.logps import CHUNK_ELEMENTS, Head, branch_logps, token_logps
+from ktotrain.logps import Head, branch_logps, chunk_elements_on, chunk_tokens, token_logps
 from ktotrain.rotary import by_rows
 
 
@@ -143,7 +143,9 @@ class Scorer:
         def scores(hidden: Tensor, target: Tensor) -> Tensor:
             return _from_logits(self._own_logits(hidden, output), target)
 
-        chunk = max(1, CHUNK_ELEMENTS // self.model.get_input_embeddings().num_embeddings)
+        # Of embeddings with an adapter on them neither number nor weight can be asked for.
+        vocabulary = self.model.config.get_text_config().vocab_size
+        chunk = chunk_tokens(chunk_elements_on(hidden_NH.device.type, vocabulary), vocabulary)
         parts = zip(torch.split(hidden_NH, chunk), torch.split(batch.target_N, chunk), strict=True)
         if torch.is_grad_enabled():
             # A head draws nothing at random.

@@ -49,7 +49,7 @@ def plain(model: Any, batch: PackedBatch) -> Tensor:
 
 @pytest.mark.parametrize("layout", ["shared", "padded"])
 def test_a_head_of_its_own_in_chunks(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer_module, "CHUNK_ELEMENTS", 7 * VOCABULARY)
+    monkeypatch.setattr(scorer_module, "chunk_elements_on", lambda *_: 7 * VOCABULARY)
     batch = batch_in(layout)
     found = []
     for compute in (lambda model: Scorer(model, None)(batch), lambda model: plain(model, batch)):
@@ -64,7 +64,7 @@ def test_a_head_of_its_own_in_chunks(layout: Layout, monkeypatch: pytest.MonkeyP
 
 def test_no_more_than_a_chunk_of_its_logits_is_ever_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither forward nor backward makes a tensor of scored tokens x vocabulary, but of a chunk of them."""
-    monkeypatch.setattr(scorer_module, "CHUNK_ELEMENTS", 7 * VOCABULARY)
+    monkeypatch.setattr(scorer_module, "chunk_elements_on", lambda *_: 7 * VOCABULARY)
     model, batch = with_own_head("ragged"), batch_in("shared")
     scorer = Scorer(model, None)
     kept: list[int] = []
@@ -83,6 +83,53 @@ def test_no_more_than_a_chunk_of_its_logits_is_ever_held(monkeypatch: pytest.Mon
     assert max(sizes) <= 8, "eight tokens try it out"
     assert len(sizes) >= 2 * -(-len(batch.target_N) // 7), "each chunk is computed again"
     assert max(kept, default=0) <= 8 * VOCABULARY
+
+
+def test_its_chunks_are_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def elements(device: str, vocabulary: int) -> int:
+        asked.append((device, vocabulary))
+        return 7 * VOCABULARY
+
+    monkeypatch.setattr(scorer_module, "chunk_elements_on", elements)
+    Scorer(with_own_head("ragged"), None)(batch_in("shared"))
+    assert set(asked) == {("cpu", VOCABULARY)}
+
+
+def adapted(settings: dict[str, Any]) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    model = tiny_llama()
+    wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings))
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("attention", ["auto", "padded"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["lm_head", "q_proj"]},
+        {"target_modules": ["lm_head", "embed_tokens", "q_proj"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]},
+        {"target_modules": ["q_proj", "lm_head"], "trainable_token_indices": [5, 6]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+    ],
+    ids=str,
+)
+def test_adapters_on_embeddings_and_heads(settings: dict[str, Any], attention: str) -> None:
+    model = adapted(settings)
+    expected = row_by_row(model, rows())
+    choice = choose_layout(model, attention=attention)
+    assert choice.layout == ("shared" if attention == "auto" else "padded"), choice.reason
+    found = in_layout(model, rows(), choice.layout, Scorer(model, choice.head))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_a_head_that_needs_more_than_hidden_states_is_computed_whole() -> None:
