@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import bisect
 import functools
 import json
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +177,18 @@ class _Counter:
         return {"positions": self.positions, "tokens": int(self.tokens)}
 
 
-def attended_pairs(segments: Any) -> int:
-    """Pairs of a query and a key that it sees, over the segments of a pack; 0 for padded rows, which have none."""
-    return sum(one.length * one.prefix + one.length * (one.length + 1) // 2 for one in segments)
+def attended_pairs(segments: Any, layers: int, needed: Sequence[int] = ()) -> int:
+    """Pairs of a query and a key that it sees, over the segments of a pack and all layers; 0 for padded rows.
+
+    With the places of `needed` tokens, in order, the last layer has only those of a segment's first such token and of
+    those after it.
+    """
+    pairs: int = layers * sum(one.length * one.prefix + one.length * (one.length + 1) // 2 for one in segments)
+    for one in segments if needed else ():
+        place = bisect.bisect_left(needed, one.start)
+        first = min(needed[place] - one.start, one.length) if place < len(needed) else one.length
+        pairs -= first * one.prefix + first * (first + 1) // 2
+    return pairs
 
 
 class Watched:
@@ -200,13 +211,15 @@ class Watched:
         def counted_call(model: Any, batch: Any, *arguments: Any) -> Any:
             spares = model.spares_last_layer and batch.units and last_layer.worth_it(batch.needed_M, batch.positions)
             spared = batch.positions - len(batch.needed_M) if spares else 0
-            attended = attended_pairs(attention_pack.Ragged(batch.units).segments)
+            segments, layers = attention_pack.Ragged(batch.units).segments, model.model.config.num_hidden_layers
+            attended = attended_pairs(segments, layers, batch.needed_M.tolist() if spares else ())
             self._count(batch, graded=torch.is_grad_enabled(), spared=spared, attended=attended)
             return call(model, batch, *arguments)
 
         def counted_following(model: Any, continuation: Any, *arguments: Any) -> Any:
             spans = attention_pack.Following(continuation.batch.units, continuation.spans, attention_pack.Memory())
-            self._count(continuation.batch, graded=False, spared=0, attended=attended_pairs(spans.segments))
+            attended = attended_pairs(spans.segments, model.model.config.num_hidden_layers)
+            self._count(continuation.batch, graded=False, spared=0, attended=attended)
             return following(model, continuation, *arguments)
 
         def counted_step(*arguments: Any, **named: Any) -> Any:

@@ -277,8 +277,8 @@ def useful_flops(step: dict[str, int], options: argparse.Namespace) -> float:
 
 def attention_flops(step: dict[str, int], options: argparse.Namespace) -> float:
     """FLOPs of scores and of weighted values, for pairs of a query and a key that it sees; twice as many backward."""
-    hidden, _, layers, *_ = SHAPES[options.shape]
-    return 4.0 * hidden * layers * (step["attended"] + 2 * step["graded_attended"])
+    hidden = SHAPES[options.shape][0]
+    return 4.0 * hidden * (step["attended"] + 2 * step["graded_attended"])
 
 
 def versions() -> str:

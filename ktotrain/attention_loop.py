@@ -32,6 +32,7 @@ def loop_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    needed_M: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention over the segments of a pack, in the form that transformers calls.
@@ -46,6 +47,7 @@ def loop_attention(
         sliding_window: keys a query sees at most, counted in positions of its own branch.
         softcap: tanh cap on attention scores (Gemma 2).
         s_aux: attention sinks, one logit per query head (GPT-OSS).
+        needed_M: the queries whose results are read, in order; None if all are. Others may get any result.
 
     Returns:
         [1, T, H, D], and no attention weights.
@@ -59,7 +61,7 @@ def loop_attention(
     # would go back to it.
     if query.device.type == "cpu" and not ask.softcap and s_aux is None:
         ragged.note(module, key, value)
-        return products_attention(query, key, value, ask, ragged, ragged.remembered(module)), None
+        return products_attention(query, key, value, ask, ragged, ragged.remembered(module), needed_M), None
     exact = query.device.type == "cpu" and dtype != torch.float32
     if exact:
         query, key, value = query.float(), key.float(), value.float()

@@ -26,7 +26,13 @@ KEPT_KEYS = 4
 
 
 def products_attention(
-    query: Tensor, key: Tensor, value: Tensor, ask: Ask, ragged: Ragged, prefixes: tuple[Tensor, Tensor] | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ask: Ask,
+    ragged: Ragged,
+    prefixes: tuple[Tensor, Tensor] | None,
+    needed_M: Tensor | None = None,
 ) -> Tensor:
     """Attention over the segments of a pack, computed in float32.
 
@@ -34,11 +40,13 @@ def products_attention(
         query: [1, H, T, D]; `key` and `value` [1, K, T, D] with K dividing H; half precision is converted.
         ask: what the layer wants, without soft-cap and sinks.
         prefixes: keys and values in which the segments' prefixes lie, if not in the pack; without gradient.
+        needed_M: the queries whose results are read, in order; None if all are. What lies before a segment's first is
+            left out.
 
     Returns:
         [1, T, H, D] in the type of `value`.
     """
-    return cast(Tensor, _Attention.apply(query, key, value, ask, ragged, prefixes))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Attention.apply(query, key, value, ask, ragged, prefixes, needed_M))  # type: ignore[no-untyped-call]
 
 
 class _Attention(torch.autograd.Function):
@@ -51,13 +59,14 @@ class _Attention(torch.autograd.Function):
         ask: Ask,
         ragged: Ragged,
         prefixes: tuple[Tensor, Tensor] | None,
+        needed_M: Tensor | None,
     ) -> Tensor:
         learns = any(ctx.needs_input_grad)
         kept: list[Tensor | None] = []
         with torch.autocast("cpu", enabled=False):
             q, k, v = query[0].float(), key[0].float(), value[0].float()
             out = torch.empty(q.shape[1], ask.heads, ask.value_size)
-            for segment, chunks in _chunks(ragged, ask.window):
+            for segment, chunks in _chunks(ragged, ask.window, needed_M):
                 keys, values = _seen(segment, k, v, prefixes)
                 for chunk in chunks:
                     weights = _weights(_grouped(q[:, chunk.here], ask), keys[:, chunk.seen], chunk, ask)
@@ -66,7 +75,7 @@ class _Attention(torch.autograd.Function):
                     if learns:
                         kept.append(weights if weights.shape[2] <= KEPT_KEYS * ask.key_size else None)
         if learns:
-            ctx.ask, ctx.ragged, ctx.prefixes = ask, ragged, prefixes
+            ctx.ask, ctx.ragged, ctx.prefixes, ctx.needed_M = ask, ragged, prefixes, needed_M
             # Saved as autograd saves: so that checkpointing can do without, and a backward pass frees them.
             ctx.save_for_backward(query, key, value, *kept)
         return out[None].to(value.dtype)
@@ -81,7 +90,9 @@ class _Attention(torch.autograd.Function):
             q, k, v, by_out = query[0].float(), key[0].float(), value[0].float(), grad[0].transpose(0, 1).float()
             # Laid out as the projections give and take them, [T, heads, D].
             by_q, by_k, by_v = (torch.empty_like(x.transpose(0, 1)).transpose(0, 1) for x in (q, k, v))
-            for segment, chunks in _chunks(ragged, ask.window):
+            if ctx.needed_M is not None:
+                by_q.zero_()
+            for segment, chunks in _chunks(ragged, ask.window, ctx.needed_M):
                 keys, values = _seen(segment, k, v, prefixes)
                 by_keys, by_values = _Sum(keys), _Sum(values)
                 # Backwards: without a window the last queries see all keys, and what the others add is added to that.
@@ -102,7 +113,7 @@ class _Attention(torch.autograd.Function):
                 by_keys.hand_back(segment, by_k, ask.scale, within=prefixes is None)
                 by_values.hand_back(segment, by_v, 1.0, within=prefixes is None)
         grads = (by_q[None].to(query.dtype), by_k[None].to(key.dtype), by_v[None].to(value.dtype))
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,8 +128,11 @@ class _Chunk:
     hidden: Tensor
 
 
-def _chunks(ragged: Ragged, window: int) -> list[tuple[Segment, list[_Chunk]]]:
-    """Each segment with its queries, some at a time: the same for all layers with this window."""
+def _chunks(ragged: Ragged, window: int, needed_M: Tensor | None) -> list[tuple[Segment, list[_Chunk]]]:
+    """Each segment with its queries from the first needed one on, some at a time.
+
+    They are the same for all layers with this window, but for the last: see `ktotrain.last_layer`.
+    """
 
     def chunk(segment: Segment, first: int) -> _Chunk:
         end = min(first + QUERIES, segment.length)
@@ -131,9 +145,18 @@ def _chunks(ragged: Ragged, window: int) -> list[tuple[Segment, list[_Chunk]]]:
         return _Chunk(here, seen, ragged.once(("hidden", *shape, window), lambda: _hidden(*shape, window)))
 
     def make() -> list[tuple[Segment, list[_Chunk]]]:
-        return [(one, [chunk(one, first) for first in range(0, one.length, QUERIES)]) for one in ragged.segments]
+        starts = torch.tensor([one.start for one in ragged.segments])
+        firsts = [0] * len(starts)
+        if needed_M is not None:
+            # Of a segment that has none this is one of a later segment's, or of none: no query is left then.
+            ends = needed_M.new_tensor([sum(ragged.sizes)])
+            firsts = (torch.cat((needed_M, ends))[torch.searchsorted(needed_M, starts)] - starts).tolist()
+        return [
+            (one, [chunk(one, place) for place in range(first, one.length, QUERIES)])
+            for one, first in zip(ragged.segments, firsts, strict=True)
+        ]
 
-    return ragged.once(("chunks", window), make)
+    return ragged.once(("chunks", window, needed_M is None), make)
 
 
 def _seen(segment: Segment, k: Tensor, v: Tensor, prefixes: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -167,9 +190,10 @@ class _Sum:
 
         Each token is part of one segment, and that comes before all of which it is a prefix: so nothing is overwritten.
         """
-        if self.total is None:
-            return
         own = by_all[:, segment.start : segment.start + segment.length]
+        if self.total is None:
+            own.zero_()
+            return
         torch.mul(self.total[:, segment.prefix :], scale, out=own)
         if segment.prefix and within:
             before = by_all[:, segment.prefix_start : segment.prefix_start + segment.prefix]

@@ -10,7 +10,7 @@ from support import random_rows, run_steps, tiny_llama
 from torch import Tensor, nn
 
 from benchmarks.architectures import tiny
-from ktotrain import last_layer
+from ktotrain import attention_products, last_layer
 from ktotrain.batch import Branch, PackedBatch, branch_of
 from ktotrain.model import add_lora, recompute_activations
 from ktotrain.packing import pack
@@ -75,6 +75,29 @@ def test_only_needed_tokens_reach_the_last_mlp_and_the_head() -> None:
     Scorer(model, choice.head)(batch)
     assert seen == {0: [batch.positions], 1: [len(batch.needed_M)]}
     assert len(batch.needed_M) < batch.positions
+
+
+@pytest.mark.parametrize("at_a_time", [128, 3])
+def test_only_needed_queries_are_computed_in_the_last_attention(
+    at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_products, "QUERIES", at_a_time)
+    batch = batch_of()
+    assert_same(both(tiny_llama(), lambda scorer: scorer(batch)))
+    model = tiny_llama()
+    scorer = Scorer(model, choose_layout(model, attention="ragged").head)
+    queries: list[int] = []
+    weights = attention_products._weights
+
+    def counted(asked: Tensor, *arguments: Any) -> Tensor:
+        queries.append(asked.shape[1])
+        return weights(asked, *arguments)
+
+    monkeypatch.setattr(attention_products, "_weights", counted)
+    scorer(batch)
+    layers = model.config.num_hidden_layers
+    groups = model.config.num_attention_heads // model.config.num_key_value_heads
+    assert sum(queries) == groups * ((layers - 1) * batch.positions + len(batch.needed_M))
 
 
 @pytest.mark.parametrize("case", ["checkpointing", "lora", "lora and checkpointing", "autocast"])

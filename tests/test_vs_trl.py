@@ -97,14 +97,17 @@ def test_what_the_last_layer_spares_is_no_work() -> None:
 
 def test_attention_is_work_that_is_counted_apart() -> None:
     # A prompt of 3 tokens with completions of 2 and 4: 5 causal tokens, then 4 that see the prompt and themselves.
-    pairs = sides.attended_pairs(Ragged((Unit(3, (2, 4)),)).segments)
+    segments = Ragged((Unit(3, (2, 4)),)).segments
+    pairs = sides.attended_pairs(segments, 1)
     assert pairs == (1 + 2 + 3 + 4 + 5) + (4 + 5 + 6 + 7)
+    assert sides.attended_pairs(segments, 3, [2, 3, 5, 6, 7]) == 3 * pairs - (1 + 2)
+    assert sides.attended_pairs(segments, 2, [2, 3]) == 2 * pairs - (1 + 2) - (4 + 5 + 6 + 7)
     attending = both()
     attending["ktotrain"]["work"] = [STEP | {"attended": pairs, "graded_attended": 10}] * 2
     found = figures(attending, options())
     assert found["efficiency"] == figures(both(), options())["efficiency"]
-    # Scores and weighted values, 256 numbers each, in 6 layers.
-    more = 2 * 2 * 256 * 6 * (pairs + 2 * 10)
+    # Scores and weighted values, 256 numbers each.
+    more = 2 * 2 * 256 * (pairs + 2 * 10)
     assert found["with_attention"] - found["efficiency"] == pytest.approx(more / 0.5 / 1e9)
 
 
