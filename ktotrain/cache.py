@@ -8,11 +8,10 @@ its checksum and made anew.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,16 @@ from torch import Tensor
 from ktotrain.batch import Branch
 from ktotrain.errors import TrainingError
 from ktotrain.files import write_atomic
+from ktotrain.lock import alone_at
 
 KEY_BYTES = 16
 HASHED_AT_ONCE = 8
 # 2: sums over tokens in float64
 FORMAT = "ktokit reference log-probabilities, 2"
-# What reading a file raises that is not what it should be.
-_UNUSABLE = (OSError, SafetensorError, KeyError, ValueError, TypeError)
+# What reading a file raises that is not what it should be; of one that cannot be read, an OSError.
+WRONG = (SafetensorError, KeyError, ValueError, TypeError)
+# Seconds that a process waits for another one to write.
+PATIENCE = 60.0
 
 
 def cache_folder() -> Path:
@@ -94,11 +96,14 @@ class ScoreCache:
         self.path, self.name = folder / f"reference-{name}.safetensors", name
         self.scores: dict[bytes, float] = {}
         self.trouble = ""
-        if self.path.exists():
-            try:
-                self.scores = self._read()
-            except _UNUSABLE as error:
-                self.trouble = f"{self.path} cannot be used and is made anew ({error})"
+        try:
+            self.scores = self._read()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            self.trouble = unread(self.path, error)
+        except WRONG as error:
+            self.trouble = f"{self.path} cannot be used and is made anew ({error})"
 
     def __contains__(self, branch: Branch) -> bool:
         return sequence_key(branch) in self.scores
@@ -109,11 +114,21 @@ class ScoreCache:
     def add(self, scores: Mapping[bytes, float]) -> None:
         """Put in new scores, and write all of them out: atomically, so that a reader sees the old file or the new.
 
-        A file that cannot be written is no error, since this run has what it needs: `trouble` says so.
+        A file that cannot be written is no error, since this run has what it needs: `trouble` says so. Neither is one
+        that cannot be read just now, which stays as it is: what other runs have put there would be lost.
         """
-        with contextlib.suppress(*_UNUSABLE):
-            self.scores |= self._read()  # another run may have added to it meanwhile
         self.scores |= scores
+        with alone_at(self.path.with_name(f".{self.path.name}.lock"), patience=PATIENCE):
+            try:
+                self.scores |= self._read()  # another run may have added to it meanwhile
+            except (FileNotFoundError, NotADirectoryError, *WRONG):
+                pass
+            except OSError as error:
+                self.trouble = f"the reference's scores are not kept for later runs: {unread(self.path, error)}"
+                return
+            self._write()
+
+    def _write(self) -> None:
         keys = np.frombuffer(b"".join(self.scores), dtype=np.uint8).reshape(-1, KEY_BYTES)
         values = np.fromiter(self.scores.values(), dtype=np.float32, count=len(self.scores))
         header = {"format": FORMAT, "reference": self.name, "checksum": _checksum(keys, values)}
@@ -123,14 +138,34 @@ class ScoreCache:
             self.trouble = f"the reference's scores are not kept for later runs: {error}"
 
     def _read(self) -> dict[bytes, float]:
-        with safe_open(self.path, framework="np") as file:
-            header = file.metadata() or {}
-            keys, values = file.get_tensor("keys"), file.get_tensor("logps")
+        header, (keys, values) = read_tensors(self.path, ("keys", "logps"))
         if header.get("format") != FORMAT or header.get("reference") != self.name:
             raise ValueError("it belongs to another reference")
         if header.get("checksum") != _checksum(keys, values):
             raise ValueError("its checksum is wrong")
         return {key.tobytes(): float(value) for key, value in zip(keys, values, strict=True)}
+
+
+def read_tensors(path: Path, names: Sequence[str]) -> tuple[dict[str, str], list[Any]]:
+    """The header and some of the arrays of a safetensors file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read, or not now.
+        SafetensorError and the like (`WRONG`): it is not what it should be.
+    """
+    with path.open("rb"):  # safetensors says of every file that it cannot open that there is none
+        pass
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}, [file.get_tensor(name) for name in names]
+    except FileNotFoundError as error:
+        raise OSError("it cannot be opened twice") from error
+
+
+def unread(path: Path, error: OSError) -> str:
+    """What is said of a file that cannot be read."""
+    return f"{path} cannot be read, and stays as it is ({error.strerror or error})"
 
 
 def _checksum(keys: Any, values: Any) -> str:

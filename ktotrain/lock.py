@@ -1,10 +1,12 @@
-"""One run at a time in a folder."""
+"""One run at a time in a folder, and one process at a time at a file."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -73,6 +75,28 @@ class RunLock:
                 path.rmdir()
             except OSError:  # there is something in it: it stays, and so do its parents
                 break
+
+
+@contextlib.contextmanager
+def alone_at(path: Path, *, patience: float) -> Iterator[None]:
+    """Alone among all processes that ask for this lock file, which is made, and stays.
+
+    Where files cannot be locked, or another process takes longer than `patience` seconds, it goes on all the same:
+    what is done within must be right then too, if not as well.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=patience)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError, Timeout):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _holder(path: Path) -> str:

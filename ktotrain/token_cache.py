@@ -6,8 +6,8 @@ by a hash of itself and of whether special tokens are put around it; a chat is l
 template that writes the date is no trouble. Ids are kept uncut: `max_length` decides nothing here.
 
 Files hold a bounded number of ids each, are named by their content and never changed, so that processes that write
-the same texts write the same file. A damaged one is recognised by its checksum, and deleted. The whole folder may be
-deleted at any time.
+the same texts write the same file. A damaged one is recognised by its checksum, and deleted; one that cannot be read
+just now stays. The whole folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ktotrain.batch import IdArray
-from ktotrain.cache import cache_folder
+from ktotrain.cache import WRONG, cache_folder, read_tensors, unread
 from ktotrain.errors import TrainingError
 from ktotrain.files import write_atomic
+from ktotrain.lock import alone_at
 
 FORMAT = "ktokit token ids, 1"
 KEY_BYTES = 16
@@ -114,7 +114,10 @@ class TokenCache:
                 keys, ends, ids = self._read(path)
             except FileNotFoundError:
                 continue  # deleted since it was listed
-            except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            except OSError as error:
+                self.trouble[path] = unread(path, error)
+                continue
+            except WRONG as error:
                 self.trouble[path] = f"{path} cannot be used and is made anew ({error})"
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -150,24 +153,11 @@ class TokenCache:
         Where files cannot be locked, or the other one takes for ever, it goes on all the same: what two processes
         write is whole, and equal.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.folder / ".lock", timeout=PATIENCE)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except (OSError, NotImplementedError, Timeout):
+        with alone_at(self.folder / ".lock", patience=PATIENCE):
             yield
-            return
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _read(self, path: Path) -> tuple[Any, Any, Any]:
-        with safe_open(path, framework="np") as file:
-            header = file.metadata() or {}
-            keys, ends, ids = (file.get_tensor(name) for name in ("keys", "ends", "ids"))
+        header, (keys, ends, ids) = read_tensors(path, ("keys", "ends", "ids"))
         if header.get("format") != FORMAT or header.get("tokenizer") != self.name:
             raise ValueError("it belongs to another tokenizer")
         if header.get("checksum") != self._checksum(keys, ends, ids):

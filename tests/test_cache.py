@@ -1,6 +1,10 @@
 """The reference cache: found again, never mistaken for another reference's, and made anew where damaged."""
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +102,59 @@ def test_two_runs_at_once_lose_nothing(tmp_path: Path) -> None:
     one.add({b"1" * 16: -1.0})
     other.add({b"2" * 16: -2.0})
     assert ScoreCache(tmp_path, "a").scores == {b"1" * 16: -1.0, b"2" * 16: -2.0}
+
+
+ADD = """
+import sys, time
+from pathlib import Path
+from ktotrain.cache import ScoreCache
+folder, own = Path(sys.argv[1]), sys.argv[2]
+(folder / own).touch()
+while not all((folder / name).exists() for name in "12"):
+    time.sleep(0.001)
+for number in range(40):
+    ScoreCache(folder, "a").add({f"{own}{number:015}".encode(): -float(number)})
+"""
+
+
+def test_two_processes_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    both = [subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path), name]) for name in "12"]
+    assert [process.wait(100) for process in both] == [0, 0]
+    assert len(ScoreCache(tmp_path, "a").scores) == 80
+
+
+def test_a_file_that_cannot_be_read_now_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ScoreCache(tmp_path, "a").add({b"1" * 16: -1.0})
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        cache = ScoreCache(tmp_path, "a")
+        assert "Permission denied" in cache.trouble
+        assert "stays as it is" in cache.trouble
+        cache.add({b"2" * 16: -2.0})
+        assert cache.scores == {b"2" * 16: -2.0}
+        assert "not kept for later runs" in cache.trouble
+    assert ScoreCache(tmp_path, "a").scores == {b"1" * 16: -1.0}
+    cache.add({b"3" * 16: -3.0})
+    assert len(ScoreCache(tmp_path, "a").scores) == 3, "once it can be read again, all is put together"
+
+
+def test_no_more_files_can_be_opened(tmp_path: Path) -> None:
+    """safetensors says then that there is no such file."""
+    import resource
+
+    ScoreCache(tmp_path, "a").add({b"1" * 16: -1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.dup(0) for _ in range(64)]  # every number below the first of these is taken
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(held), hard))
+    try:
+        trouble = ScoreCache(tmp_path, "a").trouble
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for handle in held:
+            os.close(handle)
+    assert "Too many open files" in trouble
+    assert "stays as it is" in trouble

@@ -1,5 +1,7 @@
 """The token cache: a text is tokenized once, and ids of another tokenizer, or from a damaged file, are never used."""
 
+import errno
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -122,6 +124,24 @@ def test_what_cannot_be_trusted_is_not_used(tmp_path: Path, damage: str) -> None
     healed = TokenCache(tmp_path, cache.name)
     assert read(byte_tokenizer(), healed).encoded == 0
     assert not healed.trouble
+
+
+def test_a_file_that_cannot_be_read_now_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(byte_tokenizer(), TokenCache(tmp_path, "a"))
+    (path,) = (tmp_path / "tokens-a").glob("*.safetensors")
+    cache = TokenCache(tmp_path, "a")
+    honest = Path.open
+
+    def refuse(self: Path, *how: Any) -> Any:
+        if self == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return honest(self, *how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        assert read(byte_tokenizer(), cache).recalled == 0
+    assert "stays as it is (Input/output error)" in cache.trouble[path]
+    assert read(byte_tokenizer(), TokenCache(tmp_path, "a")).encoded == 0
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_no_more(tmp_path: Path) -> None:
