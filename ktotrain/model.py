@@ -158,6 +158,21 @@ def check_sequences_fit(model: Any, *, largest_id: int, longest: int, where: str
         )
 
 
+def router_note(config: Any) -> str:
+    """What is to be said of a model whose routers have a load-balancing loss of their own, or "".
+
+    TRL 1.16 adds it wherever the config knows `output_router_logits` and has a coefficient, whether or not it is on.
+    """
+    text = config.get_text_config()
+    coefficient = getattr(text, "router_aux_loss_coef", None) or 0.0
+    if not hasattr(text, "output_router_logits") or not coefficient:
+        return ""
+    return (
+        f"the routers' load-balancing loss (router_aux_loss_coef = {coefficient:g} in the model's config) is not added: "
+        "it depends on which tokens share a pass; TRL adds it, so its losses differ"
+    )
+
+
 def check_causal(model: Any, *, where: str) -> None:
     """Refuse a model whose tokens see what comes after them: its scores would be of words it has already read.
 

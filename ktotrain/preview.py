@@ -14,7 +14,7 @@ from ktotrain.errors import ModelError
 from ktotrain.log import holds_a_run
 from ktotrain.logps import chunk_elements_on
 from ktotrain.memory import MemoryEstimate, available_bytes, estimate, shape_of
-from ktotrain.model import add_lora, load_config, quiet, trained_parameters
+from ktotrain.model import add_lora, load_config, quiet, router_note, trained_parameters
 from ktotrain.packing import Layout
 from ktotrain.prepare import Policy, RunData
 from ktotrain.probe import LayoutChoice
@@ -131,8 +131,9 @@ def announce(say: Callable[[str], None], recipe: Recipe, run_data: RunData, poli
     seen = preview(run_data, recipe, policy.choice)
     for name, value in plan_lines(run_data, seen, policy.choice.layout):
         say(f"{name}: {value}")
-    for notice in notices(run_data, recipe):
-        say(f"note: {notice}")
+    for notice in [router_note(policy.base.config), *notices(run_data, recipe)]:
+        if notice:
+            say(f"note: {notice}")
 
 
 def show_plan(recipe: Recipe, run_data: RunData, plan: LaunchPlan) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import kernels
 import pytest
 import torch
+import transformers
 from support import byte_tokenizer, model_folder, random_rows, run_steps, text_records, tiny_llama, write_jsonl
 from torch import Tensor
 
-from benchmarks.architectures import examine, tiny, write
+from benchmarks.architectures import ARCHITECTURES, COMMON, examine, tiny, write
 from ktotrain import attention
 from ktotrain.attention import KERNELS, Ragged
 from ktotrain.attention_choice import KernelChoice
@@ -203,6 +204,33 @@ def test_a_run_says_what_it_will_be_like(tmp_path: Path, monkeypatch: pytest.Mon
     assert sum(len(unit.completions) for unit in told["units"]) == 8
     with pytest.raises(RecipeError, match=r'model.attention: "flex" is not available on cpu: .* There are "auto"'):
         prepare.refuse_what_is_missing(recipe(attention="flex"))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("Mixtral", {"router_aux_loss_coef": 0.5}, True),
+        ("Mixtral", {"router_aux_loss_coef": 0.0}, False),
+        ("Llama", {}, False),
+    ],
+)
+def test_a_run_says_what_trl_adds_for_experts(name: str, more: dict[str, Any], said: bool, tmp_path: Path) -> None:
+    from ktotrain import prepare, preview
+    from ktotrain.recipe import recipe_from_dict
+
+    sizes = {**COMMON, **ARCHITECTURES[name], "vocab_size": 261, **more}
+    getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**sizes)).save_pretrained(
+        tmp_path
+    )
+    byte_tokenizer().save_pretrained(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", text_records(8))
+    recipe = recipe_from_dict({"model": {"path": str(tmp_path)}, "data": {"train": [str(tmp_path / "rows.jsonl")]}})
+    run = prepare.prepare_data(recipe)
+    lines: list[str] = []
+    preview.announce(lines.append, recipe, run, prepare.prepare_policy(recipe, run, torch.device("cpu")))
+    found = [line for line in lines if "load-balancing" in line]
+    assert len(found) == said
+    assert not said or "router_aux_loss_coef = 0.5" in found[0]
 
 
 def test_the_byte_tokenizer_of_these_tests_round_trips() -> None:
