@@ -12,9 +12,9 @@
         Summary(read=10, unit="rows", written=12, skipped=Counter({"no change": 3})).show(output, desirable=6)
 
 Raise `KtodataError`s; the group in `ktodata.cli` (and `Command`, where a command is run alone, as tests do) turns
-them, bad options and Ctrl-C into one line on stderr and an exit code: 0 done, 1 the data or the check says no, 2 usage,
-130 interrupted. (A closed pipe ends quietly, with 1: that is click.) Everything that is not the result itself goes to
-stderr: use `say`.
+them, bad options, Ctrl-C and SIGTERM into one line on stderr and an exit code: 0 done, 1 the data or the check says no,
+2 usage, 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP. (A closed pipe ends quietly, with 1: that is click.)
+Everything that is not the result itself goes to stderr: use `say`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from ktodata.errors import KtodataError, UsageError, sentences
 from ktodata.io.paths import is_input, is_there, local_path
 from ktodata.io.write import STDOUT, check_output
 from ktodata.redact import printable
+from ktodata.stop import Stopped, stopping
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -194,6 +195,11 @@ class Summary:
 
 def run(call: Callable[[], Any]) -> NoReturn:
     """Run a click command that does not handle its own errors, and leave with one line and an exit code."""
+    with stopping():
+        _run(call)
+
+
+def _run(call: Callable[[], Any]) -> NoReturn:
     try:
         code = call()
     except KtodataError as error:
@@ -216,6 +222,10 @@ def run(call: Callable[[], Any]) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted; nothing was written")
         sys.exit(INTERRUPTED)
+    except Stopped as stopped:
+        with contextlib.suppress(OSError):  # of a terminal that is no more
+            say(f"stopped by {stopped.name}; nothing was written")
+        raise
     sys.exit(code if isinstance(code, int) else 0)
 
 

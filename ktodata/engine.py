@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from ktodata.errors import KtodataError, UsageError
+from ktodata.stop import blocked, own_handlers
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -67,13 +67,15 @@ def _in_processes(
     from multiprocessing import get_context
 
     # `spawn` is the start method that every platform has and that threads cannot break.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_prepare, initargs=(work, shared)
-    ) as pool:
+    with blocked():  # for the process that keeps track of semaphores, which starts with it
+        pool = ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=_prepare, initargs=(work, shared)
+        )
+    with pool:
         waiting: deque[Future[Any]] = deque()
         try:
             for item in items:
-                with _interrupts_blocked():
+                with blocked():
                     waiting.append(pool.submit(_call, item))
                 if len(waiting) > 2 * workers:  # no more in memory than keeps them busy
                     yield waiting.popleft().result()
@@ -99,16 +101,6 @@ def _call(item: Any) -> Any:
     return work(shared, item)
 
 
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Let processes that start here inherit that Ctrl-C is not for them: this one tells the user, a moment later."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _on_ray(
     work: Callable[[Shared, Item], Result], items: Iterable[Item], shared: Shared, workers: int
 ) -> Iterator[Result]:
@@ -126,7 +118,8 @@ def _on_ray(
                 where |= {"_node_ip_address": "127.0.0.1", "num_cpus": workers, "include_dashboard": False}
             else:
                 _answers(where["address"])
-            ray.init(log_to_driver=False, logging_level="error", **where)
+            with own_handlers():
+                ray.init(log_to_driver=False, logging_level="error", **where)
         except (OSError, ValueError, RuntimeError) as error:
             raise UsageError(f"no Ray cluster: {_first_line(error)}", do="Look at RAY_ADDRESS") from None
     try:

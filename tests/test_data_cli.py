@@ -16,6 +16,7 @@ from ktodata import __version__
 from ktodata.cli import COMMANDS, main
 from ktodata.cli_common import Command, Summary, default_output, progress, run
 from ktodata.errors import UsageError
+from ktodata.stop import Stopped, stopping
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "pyarrow", "nlpaug", "sklearn", "huggingface_hub")
 PAIR = '{"prompt": "p%d", "chosen": "good %d", "rejected": "bad %d"}\n'
@@ -202,7 +203,12 @@ def test_a_full_disk_behind_stdout_is_one_line(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path, workers: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"), [("SIGINT", "interrupted"), ("SIGTERM", "stopped by SIGTERM"), ("SIGHUP", "stopped by SIGHUP")]
+)
+def test_ctrl_c_and_its_like_are_one_line_and_leave_nothing(
+    tmp_path: Path, number: str, told: str, workers: str
+) -> None:
     pipe, out = tmp_path / "pipe", tmp_path / "out"
     os.mkfifo(pipe)
     out.mkdir()
@@ -215,10 +221,28 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path, workers: str) -> 
             stream.write("".join(PAIR % (n, n, n) for n in range(2000)))
             stream.flush()
             time.sleep(0.3)
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
-            assert process.stderr.read().strip() == b"interrupted; nothing was written"
-        assert process.wait(timeout=60) == 130
+            sent = signal.Signals[number]
+            os.killpg(process.pid, sent)  # as terminals and `timeout` do: to all processes of the command
+            if number != "SIGINT":
+                os.kill(process.pid, sent)  # `timeout` signals this one twice
+            assert process.stderr.read().decode().strip() == f"{told}; nothing was written"
+        assert process.wait(timeout=60) == 128 + sent
     assert list(out.iterdir()) == []
+
+
+def test_a_signal_that_is_ignored_stays_so_and_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with stopping():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(Stopped) as stopped:
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # the same request, while the first is answered
+    finally:
+        signal.signal(signal.SIGHUP, hung_up)
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(

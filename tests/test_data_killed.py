@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ COMMANDS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
 }
 
 
-def start(command: str, folder: Path, out: Path, *, file_size: int = 0) -> "subprocess.Popen[str]":
+def start(
+    command: str, folder: Path, out: Path, *, file_size: int = 0, more: Sequence[str] = ()
+) -> "subprocess.Popen[str]":
     records, options = COMMANDS[command]
     source = folder.parent / f"{command}.jsonl"
     if not source.exists():
@@ -45,7 +48,7 @@ def start(command: str, folder: Path, out: Path, *, file_size: int = 0) -> "subp
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
     return subprocess.Popen(
-        [sys.executable, "-c", TIGHT, command, str(source), "-o", str(out), *options],
+        [sys.executable, "-c", TIGHT, command, str(source), "-o", str(out), *options, *more],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=limit,
@@ -105,6 +108,44 @@ def test_a_killed_run_leaves_the_old_file_and_the_next_one_tidies_up(command: st
     again.communicate(timeout=100)
     assert again.returncode == 0
     assert out.read_bytes() == written
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("command", "sign"),
+    [
+        ("unpair", ".ktodata-"),
+        pytest.param("negatives", ".rows.jsonl.", marks=pytest.mark.slow),
+        pytest.param("label", ".rows.jsonl.", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_is_asked_to_stop_leaves_nothing_but_the_old_file(
+    command: str, sign: str, number: signal.Signals, place: Path
+) -> None:
+    out = place / "rows.jsonl"
+    out.write_text("old", encoding="utf-8")
+    child = start(command, place, out, more=["--quarantine", str(place / "bad.jsonl")])
+    while child.poll() is None and not any(name.startswith(sign) for name in names(place)):
+        time.sleep(0.002)
+    child.send_signal(number)
+    told = child.communicate(timeout=60)[1]
+    assert (child.returncode, told) == (128 + number, f"stopped by {number.name}; nothing was written\n")
+    assert names(place) == ["rows.jsonl"]
+    assert out.read_text(encoding="utf-8") == "old"
+
+
+@pytest.mark.slow
+def test_the_quarantine_file_of_a_killed_run_goes_with_the_next_one(place: Path) -> None:
+    out, options = place / "rows.jsonl", ["--quarantine", str(place / "bad.jsonl")]
+    child = start("unpair", place, out, more=options)
+    while child.poll() is None and not any(name.startswith(".bad.jsonl.") for name in names(place)):
+        time.sleep(0.002)
+    child.kill()
+    child.communicate(timeout=60)
+    assert any(name.startswith(".bad.jsonl.") for name in names(place))
+    again = start("unpair", place, out, more=options)
+    assert (again.communicate(timeout=100), again.returncode)[1] == 0
+    assert names(place) == ["bad.jsonl", "rows.jsonl"]
 
 
 def test_what_a_run_that_lives_has_set_aside_stays(tmp_path: Path) -> None:

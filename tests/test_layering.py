@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 # Each line is a layer; a module may import from its own layer's left neighbours and from any layer before.
 LAYERS = {
     "ktodata": [
-        ["errors", "redact"],
+        ["errors", "redact", "stop"],
         ["schema"],
         ["hub"],
         ["io"],

@@ -82,7 +82,7 @@ def replies(
             waiting = sorted(again)
             if not waiting:
                 return
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, and `ktodata.stop`
         if kept := asker.journal.kept():
             log.warning(kept)
         raise
