@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ktodata.errors import RowError, UsageError, listed, nearest
 from ktodata.expressions import Expression
+from ktodata.expressions.values import value_of
 from ktodata.io import Raw, chain_parts, find_parts
 from ktodata.peek import peek
 from ktodata.schema import Text, kind_of, named
@@ -157,8 +159,9 @@ def _read_outcome(judge: Outcomes, texts: Texts, record: Record, where: str) -> 
 
 
 def _read_thumb(judge: Thumbs, texts: Texts, record: Record, where: str) -> Iterator[Example | Skip]:
-    value = record.get(judge.column)
-    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+    value = value_of(record.get(judge.column))
+    value = float(value) if isinstance(value, Decimal) else value
+    if value is None or (isinstance(value, str) and not value.strip()):
         yield Skip("no thumb")
         return
     verdict = THUMBS.get(str(value).strip().casefold()) if isinstance(value, str | bool | int | float) else None

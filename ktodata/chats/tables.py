@@ -6,10 +6,12 @@ import contextlib
 import datetime
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 from ktodata.chats.voice import Said
 from ktodata.errors import RowError, UsageError, listed, nearest
+from ktodata.expressions.values import value_of
 from ktodata.schema import named
 from ktodata.sources.contract import Piece, Record, Skip, column
 
@@ -97,11 +99,14 @@ def seconds(value: object, name: str, where: str) -> float:
     Raises:
         RowError: it is none of these.
     """
-    moment = _moment(value) if isinstance(value, str) else value
+    moment: Any = _moment(value) if isinstance(value, str) else value_of(value)
+    if isinstance(moment, datetime.date) and not isinstance(moment, datetime.datetime):
+        moment = datetime.datetime.combine(moment, datetime.time())
     if isinstance(moment, datetime.datetime):
         return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
-    if isinstance(moment, int | float) and not isinstance(moment, bool) and math.isfinite(moment):
-        return moment / 1000 if abs(moment) > MILLISECONDS else float(moment)
+    if isinstance(moment, int | float | Decimal) and not isinstance(moment, bool) and math.isfinite(moment):
+        number = float(moment)
+        return number / 1000 if abs(number) > MILLISECONDS else number
     raise RowError(
         f"{name} is {named(value)}, not a time", where=where, do="Write 2024-03-12T18:05:00, or seconds since 1970"
     )

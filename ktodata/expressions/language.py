@@ -14,8 +14,8 @@ text is ever executed, no attribute of a Python object can be reached, and no fu
 
 As in SQL, what is null is unknown: a comparison with it is neither true nor false, `not` does not make it true, and a
 condition holds only if it is true. Numbers are compared with numbers and text with text, except that text which reads
-as a number (or as true or false) counts as one beside one, since csv files know text only. Anything else is an error
-that names the row.
+as a number (or as true, false, or a date) counts as one beside one, since csv files know text only. Dates without a
+zone are in UTC, and text without one in the zone of the date beside it. Anything else is an error that names the row.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import ast
 import datetime
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, NamedTuple, TypeAlias
 
 from ktodata.schema import named
@@ -17,9 +18,26 @@ class MismatchError(Exception):
     """Values that an operation cannot be done on; its text says which."""
 
 
+_PLAIN = frozenset({str, int, bool, dict, list, type(None)})
+
+
 def value_of(value: object) -> Value:
-    """A column's value; NaN, as pandas writes nulls, is null."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    """A column's value, NumPy's as Python's. NaN and the like (NaT), as pandas writes nulls, are null."""
+    if type(value) in _PLAIN:
+        return value
+    if type(value).__module__ == "numpy":
+        value = _from_numpy(value)
+    if isinstance(value, float | Decimal | datetime.date | datetime.timedelta) and value != value:
+        return None
+    return value
+
+
+def _from_numpy(value: Any) -> object:
+    """NumPy's scalars and arrays as Python's values. A date of nanoseconds would be a bare number: microseconds do."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if kind in ("M", "m"):
+        value = value.astype(f"{'datetime64' if kind == 'M' else 'timedelta64'}[us]")
+    return value.tolist() if kind else value
 
 
 def _truth(text: str) -> bool | None:
@@ -37,8 +55,15 @@ def condition(value: Value, text: str) -> bool | None:
     raise MismatchError(f"{text} is {named(value)}, not true or false")
 
 
+_NUMBERS = (int, float, Decimal)
+
+
 def _as_number(value: object) -> int | float | None:
-    """A number, or text that reads as one; None for anything else."""
+    """A number, or text that reads as one; None for anything else. A decimal is a float, unless it is whole."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return None
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if not isinstance(value, str):
@@ -72,14 +97,20 @@ def _comparable(one: Value, other: Value, texts: tuple[str, str]) -> tuple[Any, 
         found: Any = value
         if isinstance(value, str) and isinstance(beside, bool):
             found = _truth(value)
-        elif isinstance(value, str) and isinstance(beside, int | float):
-            found = _as_number(value)
+        elif isinstance(value, str | Decimal) and isinstance(beside, _NUMBERS):
+            # Decimals are exact beside each other and whole numbers; 0.1 is the float it is written as beside a float.
+            found = value if isinstance(value, Decimal) and not isinstance(beside, float) else _as_number(value)
+        elif isinstance(value, Decimal) and isinstance(beside, str):
+            found = float(value)
         elif isinstance(value, datetime.date) or (isinstance(value, str) and isinstance(beside, datetime.date)):
-            found = _moment(value)
+            found = _moment(value, beside)
         pair.append(found)
-    both_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in pair)
-    if None not in pair and (both_numbers or type(pair[0]) is type(pair[1])):
-        return pair[0], pair[1]
+    left, right = pair
+    numbers = all(isinstance(value, _NUMBERS) and not isinstance(value, bool) for value in pair)
+    # pandas' times of nanoseconds are of a type of their own, which compares with Python's.
+    times = any(all(isinstance(value, kind) for value in pair) for kind in (datetime.datetime, datetime.timedelta))
+    if None not in pair and (numbers or times or type(left) is type(right)):
+        return left, right
     raise MismatchError(f"{_told(texts[0], one)} cannot be compared with {_told(texts[1], other)}")
 
 
@@ -88,18 +119,26 @@ def _told(text: str, value: Value) -> str:
     return named(value) if text in (repr(value), str(value)) else f"{text} ({named(value)})"
 
 
-def _moment(value: object) -> datetime.datetime | None:
-    """A date, a time, or text in ISO's form, as a time; UTC where nothing else is said."""
+def _moment(value: object, beside: object) -> datetime.datetime | None:
+    """A date, a time, or text in ISO's form, as a time. Where it says no zone it is in UTC; text that says none is in
+    the zone of the time beside it."""
+    zone: datetime.tzinfo = datetime.UTC
     if isinstance(value, str):
         try:
-            value = datetime.datetime.fromisoformat(value)
+            value = datetime.datetime.fromisoformat(value.strip())
         except ValueError:
             return None
+        zone = getattr(beside, "tzinfo", None) or zone
     if not isinstance(value, datetime.datetime) and isinstance(value, datetime.date):
         value = datetime.datetime.combine(value, datetime.time())
     if not isinstance(value, datetime.datetime):
         return None
-    return value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+    if value.tzinfo is not None:
+        return value
+    if hasattr(zone, "localize"):  # pytz's, which are wrong by minutes otherwise
+        localized: datetime.datetime = zone.localize(value)
+        return localized
+    return value.replace(tzinfo=zone)
 
 
 def _unknown(value: Value, beside: Value) -> bool:
