@@ -99,6 +99,25 @@ def test_white_space_before_an_array_is_no_end(tmp_path: Path, suffix: str) -> N
     assert len(read_rows(str(tmp_path / f"a{suffix}"))) == 1
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_that_is_called_jsonl_is_read_as_one(
+    tmp_path: Path, suffix: str, indent: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ktodata.io.records.BLOCK", 7)
+    content = b"\xef\xbb\xbf\n" + json.dumps([json.loads(ROW)] * 3, indent=indent).encode()
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix.endswith("z") else content)
+    assert [row.completion for row in read_rows(str(path))] == [" c"] * 3
+
+
+def test_a_first_line_that_is_an_array_is_a_bad_line_among_others(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(f"[1]\n{ROW}\n", encoding="utf-8")
+    with Quarantine(tmp_path / "bad") as refused:
+        assert len(read_rows(str(tmp_path / "a.jsonl"), quarantine=refused)) == 1
+    assert refused.count == 1
+
+
 def test_blank_lines_in_csv_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\nprompt,completion,label\n\np,c,true\n\n", encoding="utf-8")
     assert [row.completion for row in read_rows(str(tmp_path / "a.csv"))] == ["c"]

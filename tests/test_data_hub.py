@@ -42,7 +42,10 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         store(mirror / folder / "train.jsonl.gz", list(pairs))
         store(mirror / folder / "test.jsonl.gz", list(pairs[:1]))
     attempts = [{"transcript": transcript(f"q{n}", "x"), "rating": float(n)} for n in range(5)]
-    store(mirror / "red-team-attempts" / "red_team_attempts.jsonl.gz", list(attempts))
+    # The real one is an array, whatever its name says.
+    published = mirror / "red-team-attempts" / "red_team_attempts.jsonl.gz"
+    published.parent.mkdir(parents=True)
+    published.write_bytes(gzip.compress(json.dumps(attempts).encode()))
     (mirror / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
 
     def turns(number: int, reply: str) -> list[dict[str, str]]:

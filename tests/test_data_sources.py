@@ -1,10 +1,12 @@
 """From a record to examples: hh-rlhf, any pairs, LLaMA-Factory's files, rows."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from families import SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from ktodata.errors import RowError, SourceError, UsageError
 from ktodata.schema import Message
 from ktodata.sources import SOURCES, Example, Skip, detect, get_source
 from ktodata.sources.transcript import ASSISTANT, HUMAN, convert
+from ktodata.unpair import unpair
 
 SHARED = Path(__file__).parents[2] / "shared"
 ASKED = f"{HUMAN} hi{ASSISTANT} yes?{HUMAN} bye{ASSISTANT}"
@@ -213,3 +216,11 @@ def test_a_skip_says_which() -> None:
     record = pair(f"{ASKED} a", f"{ASKED} ")
     found = [one for one in SOURCES["hh-rlhf"].read(record, "") if isinstance(one, Skip)]
     assert [one.which for one in found] == ["rejected"]
+
+
+@pytest.mark.parametrize("preset", ["", "hh-rlhf-red-team"])
+def test_the_red_team_file_is_an_array_whatever_its_name_says(tmp_path: Path, preset: str) -> None:
+    path = tmp_path / "red_team_attempts.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(SAMPLES["hh-rlhf-red-team"]).encode()))
+    found = unpair(str(path), preset=preset)
+    assert (found.layout.name, found.read, len(found.rows)) == ("hh-rlhf-red-team", 5, 4)

@@ -1,7 +1,9 @@
 """Reading and writing, format by suffix.
 
 paths     paths as users type them
-records   records out of one open file, lazily
+records   records as they come, lazily; JSON lines
+json_files, csv_files, parquet_files
+          records out of one open file
 files     which reader a file needs
 resolve   from SOURCE (stdin, file, folder, Hub id) to the files to read
 rows      files that already hold rows

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from ktodata.errors import SourceError
+from ktodata.io.csv_files import read_csv
+from ktodata.io.json_files import read_json, read_jsonl
+from ktodata.io.parquet_files import read_parquet
 from ktodata.io.records import (
     AGAIN_ADVICE,
     BLOCK,
     UTF8_ADVICE,
     Raw,
-    read_csv,
-    read_json,
     read_lines,
-    read_parquet,
 )
 
 GZIP = b"\x1f\x8b"
 LFS = b"version https://git-lfs"
 
 READERS: dict[str, Callable[[IO[bytes], str, str], Iterator[Raw]]] = {
-    ".jsonl": read_lines,
+    ".jsonl": read_jsonl,
     ".json": read_json,
     ".csv": read_csv,
     ".parquet": read_parquet,
