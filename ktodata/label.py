@@ -7,7 +7,7 @@ as it was made, and as its user sent it).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from ktodata.errors import RowError, UsageError, listed, nearest
 from ktodata.expressions import Expression
 from ktodata.expressions.values import value_of
-from ktodata.io import Raw, chain_parts, find_parts
-from ktodata.peek import peek
+from ktodata.io import Raw, chain_parts, find_parts, suffix_of
+from ktodata.peek import awaited, peek
 from ktodata.schema import Text, kind_of, named
 from ktodata.sources import Example, Record, Skip, Source
 from ktodata.sources.contract import column, is_empty
@@ -41,6 +41,7 @@ ANY = Texts()
 PROMPTS = ("prompt", "question", "instruction", "input", "query", "request", "user")
 COMPLETIONS = ("completion", "response", "reply", "answer", "output", "assistant")
 MESSAGES = ("messages", "conversations", "conversation")
+TABLES = (".csv", ".parquet")
 
 
 class Outcomes(NamedTuple):
@@ -88,7 +89,7 @@ def label(
 
     Raises:
         SourceError: the source cannot be read; RowError (one of its kind) if it is a record.
-        UsageError: a column that is not there.
+        UsageError: a column that no record has; if there are many records, told when all have been read.
     """
     strict = rest.get("quarantine") is None
     layout, raws = outcome_records(source, judge, texts=texts, split=split, limit=limit, strict=strict)
@@ -101,15 +102,10 @@ def outcome_records(
     """How to read the records of logged outcomes, and these; see `label`, and `ktodata.peek` on `strict`."""
     parts = find_parts(source, split=split or "train", limit=limit)
     columns, raws = peek(itertools.islice(chain_parts(parts), limit), strict=strict)
-    needed = {"--thumbs": judge.column} if isinstance(judge, Thumbs) else {}
-    if isinstance(judge, Edits):
-        needed = {"--original": judge.original, "--edited": judge.edited}
-    elif isinstance(judge, Outcomes):
-        for expression in filter(None, (judge.desirable, judge.undesirable)):
-            expression.check_columns(columns)
-    for flag, name in needed.items():
-        if name not in columns:
-            raise UsageError(f"{flag}: no column {name!r}", do=nearest(name, columns))
+    wanted, check = _needed(judge, texts)
+    if suffix_of(source).removesuffix(".gz") in TABLES:
+        check(columns)  # all of its records have the same
+    raws = awaited(raws, columns, wanted, check)
     texts = _choose(texts, columns, own_completion=isinstance(judge, Edits))
     reads: dict[type, Callable[..., Iterable[Example | Skip]]] = {
         Outcomes: _read_outcome,
@@ -121,11 +117,31 @@ def outcome_records(
     return Source("label", "", (), read, unit="records", completions=completions, origin="feedback"), raws
 
 
+def _needed(judge: Judge, texts: Texts) -> tuple[list[str], Callable[[Collection[str]], None]]:
+    """The columns that some record has to have, and what raises UsageError if none has one of them."""
+    flags = {"--prompt": texts.prompt, "--completion": texts.completion}
+    expressions: list[Expression] = []
+    if isinstance(judge, Thumbs):
+        flags["--thumbs"] = judge.column
+    elif isinstance(judge, Edits):
+        flags |= {"--original": judge.original, "--edited": judge.edited}
+    else:
+        expressions = [one for one in (judge.desirable, judge.undesirable) if one is not None]
+
+    def check(columns: Collection[str]) -> None:
+        for expression in expressions:
+            expression.check_columns(columns)
+        for flag, name in flags.items():
+            if name and name not in columns:
+                raise UsageError(f"{flag}: no column {name!r}", do=nearest(name, columns))
+
+    return [*filter(None, flags.values()), *(name for one in expressions for name in one.columns)], check
+
+
 def _choose(texts: Texts, columns: list[str], *, own_completion: bool) -> Texts:
     """The columns of the texts, those left out by the names that are usual."""
-    for flag, name in (("--prompt", texts.prompt), ("--completion", texts.completion), ("--messages", texts.messages)):
-        if name and name not in columns:
-            raise UsageError(f"{flag}: no column {name!r}", do=nearest(name, columns))
+    if texts.messages and texts.messages not in columns:  # what has none of it is unreadable, and all of the first are
+        raise UsageError(f"--messages: no column {texts.messages!r}", do=nearest(texts.messages, columns))
     if texts.messages and (texts.prompt or texts.completion):
         raise UsageError("--messages holds prompt and completion both", do="Leave --prompt and --completion out")
     prompt = texts.prompt or next((name for name in PROMPTS if name in columns), "")

@@ -210,6 +210,49 @@ def test_contradictions_duplicates_and_kinds_are_treated_as_everywhere(tmp_path:
     assert made.rows[0].kind == "chat"
 
 
+LATE: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "thumbs": (["--thumbs", "thumb"], {"thumb": "up"}),
+    "a condition": (["--desirable", "th\u00fcmb == 'up'"], {"th\u00fcmb": "up"}),
+    "edits": (["--original", "completion", "--edited", "sent"], {"sent": "better"}),
+    "a completion": (["--desirable", "n == 1100", "--completion", "reply"], {"reply": "r"}),
+}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl lines escaped", ".json"])
+@pytest.mark.parametrize(("options", "last"), LATE.values(), ids=LATE)
+def test_a_column_may_come_first_after_any_number_of_records(
+    tmp_path: Path, options: list[str], last: dict[str, Any], suffix: str
+) -> None:
+    """JSON leaves out what a record has not; that no record has it is known at the end only."""
+    records = [{"prompt": f"p{n}", "completion": f"c{n}", "n": n} for n in range(1100)]
+    out = tmp_path / "o.jsonl"
+    for more, code in ((last, 0), ({}, 2)):
+        source = tmp_path / f"a{suffix.partition(' ')[0]}"
+        whole = [*records, {"prompt": "p", "completion": "c", "n": 1100, **more}]
+        if suffix == ".json":
+            source.write_text(json.dumps(whole), encoding="utf-8")
+        else:
+            texts = [json.dumps(record, ensure_ascii="escaped" in suffix) for record in whole]
+            source.write_text("\n".join(texts), encoding="utf-8")
+        for workers in ("1", "2") if suffix == ".jsonl" and code else ("1",):
+            out.unlink(missing_ok=True)
+            result = run(str(source), "-o", str(out), "--workers", workers, *options)
+            assert result.exit_code == code, result.stderr
+            if code:
+                assert f"no column {next(iter(last))!r}" in result.stderr
+                assert not out.exists()
+            else:
+                assert {row.prompt for row in read_rows(str(out))} == {"p"}
+
+
+def test_of_a_table_a_missing_column_is_told_at_once(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.csv", [{"prompt": "p", "completion": "c", "n": n} for n in range(1500)])
+    with Path(source).open("a", encoding="utf-8") as stream:
+        stream.write("p,c\n")  # which nobody reads
+    result = run(source, "-o", str(tmp_path / "o.jsonl"), "--thumbs", "thumb")
+    assert (result.exit_code, "--thumbs: no column 'thumb'" in result.stderr) == (2, True), result.stderr
+
+
 BAD: dict[str, tuple[list[str], int, str]] = {
     "nothing says what": ([], 2, "nothing says what is desirable. Name --desirable and --undesirable"),
     "two ways": (["--desirable", SALE, "--thumbs", "outcome"], 2, "conditions and --thumbs do not go together"),
