@@ -99,6 +99,57 @@ def test_white_space_before_an_array_is_no_end(tmp_path: Path, suffix: str) -> N
     assert len(read_rows(str(tmp_path / f"a{suffix}"))) == 1
 
 
+TURNS = '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "content": "b"}]'
+TWICE = {
+    "at the top": '{"prompt": "p", "completion": "c", "label": true, "label": false}',
+    "by an escape": '{"prompt": "p", "completion": "c", "label": true, "l\\u0061bel": false}',
+    "after a space": '{"prompt": "p \\": ", "completion": ": c", "label"\t: true, "label" : false}',
+    "in a message": f'{{"prompt": {TURNS}, "completion": [], "label": true}}',
+    "deep down": '{"prompt": "p", "completion": "c", "label": true, "more": [[{"a": {"b": 1, "b": 2}}]]}',
+}
+ONCE = {
+    "as a value": '{"prompt": "label", "completion": "completion", "label": true}',
+    "in a text": '{"prompt": "{\\"label\\": 1, \\"label\\" : 2}", "completion": ": \\\\", "label": true}',
+    "in two messages": '{"prompt": "p", "completion": "c", "label": true, "more": [{"a": 1}, {"a": ":"}]}',
+}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_of_two_values_of_one_key_neither_is_taken(tmp_path: Path, suffix: str) -> None:
+    for what, record in (TWICE | ONCE).items():
+        path = tmp_path / f"a{suffix}"
+        path.write_text(f"{ROW}\n{record}\n" if suffix == ".jsonl" else f"[{ROW},\n{record}]", encoding="utf-8")
+        first, second = read_records(str(path))
+        assert first.values()["label"] is True
+        if what in ONCE:
+            assert second.values() == json.loads(record)
+            continue
+        with pytest.raises(RowError, match=r"is there more than once\. Leave one of its values") as caught:
+            second.values()
+        assert caught.value.where == f"{path}:2"
+
+
+@pytest.mark.parametrize("case", ["columns", "fields", "fields in a list", "fields in a map"])
+def test_of_two_columns_of_one_name_neither_is_taken(tmp_path: Path, case: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    names = ["prompt", "completion", "label", "more"]
+    twice = pyarrow.StructArray.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
+    more = {
+        "columns": pyarrow.array(["p"]),
+        "fields": twice,
+        "fields in a list": pyarrow.ListArray.from_arrays([0, 1], twice),
+        "fields in a map": pyarrow.MapArray.from_arrays([0, 1], ["k"], twice),
+    }[case]
+    if case == "columns":
+        names[3] = "prompt"
+    table = pyarrow.table([["p"], ["c"], [True], more], names=names)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"a\.parquet: a column is named twice \(.*\)\. Rename one"):
+        read_rows(str(tmp_path / "a.parquet"))
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 @pytest.mark.parametrize("indent", [None, 1])
 def test_an_array_that_is_called_jsonl_is_read_as_one(
@@ -151,7 +202,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "not gzip": ("a.jsonl.gz", ROW.encode(), "not gzip data"),
     "wrong JSON": ("a.jsonl", f"{ROW}\n{{nope\n".encode(), "a.jsonl:2: not JSON"),
     "not an object": ("a.jsonl", b"[1]\n", "a.jsonl:1: a JSON array, not an object"),
-    "not UTF-8": ("a.jsonl", b'{"prompt": "\xff"}\n', "a.jsonl:1: byte 13 of the line is not UTF-8"),
+    "not UTF-8": ("a.jsonl", b'{"prompt": "\xff"}\n', "a.jsonl:1: byte 13 of the record is not UTF-8"),
     "half an emoji": ("a.jsonl", b'{"prompt": "\\ud83d"}\n', "a.jsonl:1: half of a surrogate pair"),
     "half an emoji in an array": ("a.json", b'[\n{"prompt": "\\ude00"}]', "a.json:2: half of a surrogate pair"),
     "half an emoji in csv": (
@@ -172,7 +223,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "array and more": ("a.json", f"[{ROW}]\n[]".encode(), "a.json:2: something follows the JSON array"),
     "object over lines": ("a.json", b'{\n "prompt": ["p"]\n}', "one JSON object over many lines"),
     "no JSON at all": ("a.json", b"hello", "neither a JSON array of objects nor JSON lines"),
-    "array not UTF-8": ("a.json", b'[{"prompt": "\xff"}]', "a.json:1: b'\\xff' is not UTF-8"),
+    "array not UTF-8": ("a.json", b'[{"prompt": "\xff"}]', "a.json:1: byte 13 of the record is not UTF-8"),
     "UTF-16": ("a.jsonl", ROW.encode("utf-16"), "a.jsonl: UTF-16, not UTF-8. Convert the file"),
     "UTF-16 csv": ("a.csv", "prompt,completion,label\np,c,true\n".encode("utf-16"), "a.csv: UTF-16, not UTF-8"),
     "gzip by another name": ("a.jsonl", gzip.compress(ROW.encode()), "a.jsonl: gzip data. Call it "),

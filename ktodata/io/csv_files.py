@@ -6,12 +6,15 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import IO, Any, BinaryIO, cast
 
 from ktodata.errors import SourceError, listed
 from ktodata.io import records
-from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, UTF8_ADVICE, Raw, is_broken, text_problem
+from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, UTF8_ADVICE, Raw, is_broken
+
+_ESCAPED = re.compile("[\udc80-\udcff]+")
 
 
 def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
@@ -30,14 +33,14 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
                 if not cells:
                     continue
                 header = cells
-                if not_utf8 := text_problem("", "".join(header)):
+                if not_utf8 := _text_problem("".join(header)):
                     raise SourceError(not_utf8, where=where, do=UTF8_ADVICE)
                 if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), "")):
                     what = f"the header is one column, {header[0]!r}, as its cells are separated by {mark!r}"
                     raise SourceError(what, where=where, do=COMMA_ADVICE)
                 if len(set(header)) < len(header):
                     raise SourceError(f"a column is named twice ({listed(header)})", where=where, do="Rename one")
-            elif not_utf8 := text_problem("", "".join(cells)):
+            elif not_utf8 := _text_problem("".join(cells)):
                 yield Raw([cell.encode("utf-8", "surrogateescape") for cell in cells], where, source, not_utf8)
             elif len(cells) != len(header):
                 if cells:
@@ -73,3 +76,9 @@ def _cell(column: str, text: str) -> object:
 def _is_message(item: object) -> bool:
     """Whether it is {role, content} or {from, value}. Both keys are asked for, since a reply may be JSON itself."""
     return isinstance(item, dict) and (item.keys() >= {"role", "content"} or item.keys() >= {"from", "value"})
+
+
+def _text_problem(text: str) -> str:
+    """What is wrong with text that was read with `surrogateescape`, "" if nothing is."""
+    found = _ESCAPED.search(text)
+    return f"{found[0].encode('utf-8', 'surrogateescape')!r} is not UTF-8" if found else ""

@@ -10,7 +10,7 @@ from typing import IO, BinaryIO, cast
 
 from ktodata.errors import SourceError
 from ktodata.io import records
-from ktodata.io.records import ARRAY_ADVICE, BOM, TOO_LONG, Raw, read_lines, text_problem, why
+from ktodata.io.records import ARRAY_ADVICE, BOM, TOO_LONG, Raw, read_lines, why
 
 _BLANK = re.compile(r"\s*")
 _ARRAY = re.compile(rb"\[\s*(\{|$)")
@@ -41,8 +41,8 @@ def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
         yield from read_lines(stream, name, source)
     elif head[:1] == b"[":
         with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", errors="surrogateescape") as text:
-            for line, value, problem in _array_items(text, name):
-                yield Raw(value, f"{name}:{line}", source, problem)
+            for line, item in _array_items(text, name):
+                yield Raw(item.encode("utf-8", "surrogateescape"), f"{name}:{line}", source)
     elif head:
         raise SourceError("neither a JSON array of objects nor JSON lines", where=name)
 
@@ -56,8 +56,8 @@ def _head(stream: io.BufferedReader) -> bytes:
     return b""
 
 
-def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object, str]]:
-    """The items of a JSON array, holding little more than one at a time: the line, the item, what is wrong with it."""
+def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, str]]:
+    """The items of a JSON array as they stand there, with their lines, holding little more than one at a time."""
     decoder, buffer, place, line, ended, first = json.JSONDecoder(), "", 0, 1, False, True
 
     def more(size: int) -> None:
@@ -94,7 +94,7 @@ def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object, str]]:
         size, first = records.BLOCK, False
         while True:
             try:
-                value, end = decoder.raw_decode(buffer, place)
+                _, end = decoder.raw_decode(buffer, place)
             except RecursionError as error:
                 raise SourceError("JSON nested too deeply", where=f"{name}:{line}") from error
             except ValueError as error:
@@ -108,8 +108,7 @@ def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, object, str]]:
                     break
             more(size)
             size *= 2  # an item of any length is tried again a logarithmic number of times
-        problem = text_problem(value, buffer[place:end])
-        yield line, buffer[place:end].encode("utf-8", "surrogateescape") if problem else value, problem
+        yield line, buffer[place:end]
         line += buffer.count("\n", place, end)
         place = end
 

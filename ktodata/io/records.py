@@ -19,14 +19,15 @@ BOM = b"\xef\xbb\xbf"
 BLOCK = 2**20  # bytes per read of a file, characters per read of a JSON array
 LONGEST = 256 * 2**20  # bytes of a line, or characters of an item or a cell: more is no text of a row
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_ESCAPED = re.compile("[\udc80-\udcff]+")
+_COLONS = re.compile(rb'"\s*:')
+_BARE_COLONS = re.compile(rb'(?<!\\)(?:\\\\)*"\s*:')
 
 
 UNREADABLE = "unreadable"
 
 
 class Raw(NamedTuple):
-    """One record as it came: an unparsed line of JSON, or the values of a columnar file or array.
+    """One record as it came: the unparsed JSON of a line or an array's item, or the values of a columnar file.
 
     `where` is the file and line or row; `source` the provenance that rows made of it get; `problem` is set where
     the reader already knows that the record cannot be read.
@@ -69,9 +70,9 @@ def _parse_line(line: bytes, where: str) -> object:
 
     try:
         value = orjson.loads(line)
-        # It takes the last of several values of one key, and says nothing: whether there are several is asked of those
-        # whose name stands there twice. In a text its quotes would be escaped.
-        if isinstance(value, dict) and any(line.count(b'"%b"' % name.encode()) > 1 for name in value):
+        # It takes the last of several values of one key, and says nothing. Whether one is lost is asked where there are
+        # more quotes with a colon than keys; those in texts are escaped, but for one that begins with a colon.
+        if len(_COLONS.findall(line)) > (keys := _keys(value)) and len(_BARE_COLONS.findall(line)) > keys:
             return _parse_slowly(line, where)
         return value
     except orjson.JSONDecodeError:
@@ -80,12 +81,25 @@ def _parse_line(line: bytes, where: str) -> object:
         return _parse_slowly(line, where)
 
 
+def _keys(value: object) -> int:
+    """How many keys a value has in all its objects together."""
+    count, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            count += len(one)
+            waiting += [inner for inner in one.values() if isinstance(inner, dict | list)]
+        elif isinstance(one, list):
+            waiting += [inner for inner in one if isinstance(inner, dict | list)]
+    return count
+
+
 def _parse_slowly(line: bytes, where: str) -> object:
     try:
         text = line.decode("utf-8")
         value = json.loads(text, object_pairs_hook=partial(_object, where=where))
     except UnicodeDecodeError as error:
-        raise RowError(f"byte {error.start + 1} of the line is not UTF-8", where=where, do=UTF8_ADVICE) from error
+        raise RowError(f"byte {error.start + 1} of the record is not UTF-8", where=where, do=UTF8_ADVICE) from error
     except RecursionError as error:
         raise RowError("JSON nested too deeply", where=where) from error
     except ValueError as error:
@@ -118,13 +132,6 @@ def is_broken(value: object, text: str) -> bool:
         except UnicodeEncodeError:
             return True
     return False
-
-
-def text_problem(value: object, text: str) -> str:
-    """What is wrong with the characters of an item that was read with `surrogateescape`, "" if nothing is."""
-    if not_utf8 := _ESCAPED.search(text):
-        return f"{not_utf8[0].encode('utf-8', 'surrogateescape')!r} is not UTF-8"
-    return BROKEN_EMOJI if is_broken(value, text) else ""
 
 
 TOO_LONG = f"longer than {LONGEST // 2**20} MiB: not a file of this format?"
