@@ -4,13 +4,15 @@
 
 For each architecture a tiny random model scores rows that share prompts, in the layout that the start-up probe chose
 and row by row through the model's own forward and logits. Shown is the largest relative difference of a completion's
-log-probability, and of the norm of the gradient's difference to the gradient's norm; and by what a GPU can do the
-attention, going by what the layers ask for (whether it is exact there is tried at the start of each run).
+log-probability, and of the norm of the gradient's difference to the gradient's norm; the first of them once more with
+bfloat16 weights; and by what a GPU can do the attention, going by what the layers ask for (whether it is exact there is
+tried at the start of each run).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import sys
 import warnings
@@ -40,8 +42,9 @@ COMMON: dict[str, Any] = {
     "pad_token_id": 0,
 }
 WINDOW = {"sliding_window": 12}
+STRETCHED = {"rope_theta": 10000.0, "original_max_position_embeddings": 48}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-# What each architecture needs besides, so that the tiny model has what makes it special.
+# What each architecture needs besides, so that the tiny model has what makes it special; a second word is a variant.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Mistral": {"head_dim": 8, **WINDOW},
@@ -96,6 +99,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Doge": {},
     "Qwen2Moe": {**EXPERTS, "shared_expert_intermediate_size": 32, "use_sliding_window": True, **WINDOW},
     "Phimoe": {"num_local_experts": 4, **WINDOW},
+    "Llama dynamic": {
+        "max_position_embeddings": 48,
+        "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+    },
+    "Phi3 longrope": {
+        "original_max_position_embeddings": 48,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 4,
+            "long_factor": [2.0, 3.0, 4.0, 5.0],
+            **STRETCHED,
+        },
+    },
 }
 CONFIGS = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig", "Mllama": "MllamaTextConfig"}
 MODELS = {"GPT2": "GPT2LMHeadModel"}
@@ -105,9 +121,10 @@ def tiny(name: str) -> Any:
     """A random model, with weights large enough that every token matters to every later one."""
     import transformers
 
-    config = getattr(transformers, CONFIGS.get(name, f"{name}Config"))(**COMMON | ARCHITECTURES[name])
+    kind = name.partition(" ")[0]
+    config = getattr(transformers, CONFIGS.get(kind, f"{kind}Config"))(**COMMON | ARCHITECTURES[name])
     torch.manual_seed(0)
-    model = getattr(transformers, MODELS.get(name, f"{name}ForCausalLM"))(config).eval()
+    model = getattr(transformers, MODELS.get(kind, f"{kind}ForCausalLM"))(config).eval()
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if parameter.ndim > 1:
@@ -130,15 +147,19 @@ def rows() -> list[Branch]:
 
 
 def row_by_row(model: Any, branches: list[Branch]) -> Tensor:
-    """Each row alone, through the model's own logits: the plainest reading there is."""
-    scores = []
-    for branch in branches:
+    """Each row alone, through the model's own logits: the plainest reading there is.
+
+    The last token is not fed, as in a pack: it predicts nothing. Short rows come first, since some rotary positions go
+    on with the longest row seen.
+    """
+    scores = {}
+    for branch in sorted(branches, key=lambda branch: len(branch.prompt_ids) + len(branch.completion_ids)):
         ids = torch.from_numpy(np.concatenate((branch.prompt_ids, branch.completion_ids)).astype(np.int64))[None]
         ids = ids.to(model.device)
-        logps = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        logps = model(input_ids=ids[:, :-1], use_cache=False).logits[0].float().log_softmax(-1)
         token_logps = logps.gather(1, ids[0, 1:, None])[:, 0]
-        scores.append(token_logps[len(branch.prompt_ids) - 1 :].sum())
-    return torch.stack(scores)
+        scores[branch.row] = token_logps[len(branch.prompt_ids) - 1 :].sum()
+    return torch.stack([scores[branch.row] for branch in branches])
 
 
 def in_layout(model: Any, branches: list[Branch], layout: Layout, scorer: Scorer) -> Tensor:
@@ -160,7 +181,7 @@ def gradient(model: Any, scores: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """The layout of one architecture and why, both differences, and which GPU kernels offer what its layers ask for."""
+    """The layout of one architecture and why, the differences, and which GPU kernels offer what its layers ask for."""
 
     layout: Layout
     reason: str
@@ -173,18 +194,36 @@ def examine(name: str, attention: str = "auto", device: str = "cpu") -> Finding:
     """Build one architecture, choose its layout, and compare."""
     branches = rows()
     model = tiny(name).to(device)
+    usual = model.config._attn_implementation
     expected = row_by_row(model, branches)
     expected_gradient = gradient(model, expected)
     choice = choose_layout(model, attention=attention)
     scores = in_layout(model, branches, choice.layout, Scorer(model, choice.head))
-    difference = float(((scores - expected).abs() / expected.abs()).detach().max())
+    difference = apart_from(expected, scores)
     apart = float((gradient(model, scores) - expected_gradient).norm() / expected_gradient.norm())
     kernels: tuple[str, ...] = ()
-    if choice.layout != "padded":
+    if choice.attention != usual:
         asks = layer_asks(model)
         serving = [kernel for kernel in KERNELS.values() if not any(map(kernel.ask_trouble, asks))]
         kernels = tuple(kernel.name for kernel in serving)
     return Finding(choice.layout, choice.reason, difference, apart, kernels)
+
+
+def apart_from(expected: Tensor, scores: Tensor) -> float:
+    """The largest relative difference of a row's score."""
+    return float(((scores - expected).abs() / expected.abs()).detach().max())
+
+
+@torch.no_grad()
+def in_half_precision(name: str, attention: str, device: str) -> str:
+    """With bfloat16 weights: how far the layout's scores are from float32, and how far rows alone are."""
+    branches = rows()
+    model = tiny(name).to(device, torch.bfloat16)
+    expected = row_by_row(copy.deepcopy(model).float(), branches)
+    alone = apart_from(expected, row_by_row(copy.deepcopy(model), branches))
+    choice = choose_layout(model, attention=attention)
+    here = apart_from(expected, in_layout(model, branches, choice.layout, Scorer(model, choice.head)))
+    return f"{here:.0e} / {alone:.0e}"
 
 
 def write(path: Path, lines: list[str], *, device: str, all_of_them: bool) -> str:
@@ -195,9 +234,18 @@ def write(path: Path, lines: list[str], *, device: str, all_of_them: bool) -> st
 Made by `python -m benchmarks.architectures --write docs/architectures.md` with transformers
 {version("transformers")} and torch {torch_version}: tiny random models, float32, on {device}. The two
 numbers are the largest relative differences between the layout used and one row at a time through the model's own
-forward. *Kernels* are those that offer what the model's layers ask of attention. `ragged`, a loop over the blocks of a
-pack, is the one on a CPU; on a GPU the start-up probe also tries `varlen` (half precision only) and `flex`, drops what
-is not exact, takes the fastest, and logs the figures.
+forward. *bfloat16* has the difference of log-probabilities once more, with weights of that type, from the same weights
+in float32: of the layout used, and, for comparison, of the model's own forward one row at a time. *Kernels* are those
+that offer what the model's layers ask of attention. `ragged`, a loop over the blocks of a pack, is the one on a CPU; on
+a GPU the start-up probe also tries `varlen` (half precision only) and `flex`, drops what is not exact, takes the
+fastest, and logs the figures.
+
+Sliding windows hold wherever a model puts them, in its layers or in its attention mask alone (Qwen2Moe, Phimoe). A mask
+that is anything else but causal (chunks, blocks, Doge's own) rules packs out. Rotary positions that stretch with the
+length of a sequence (`dynamic`, `longrope`) do so by each row's own length: where rows are long enough for that (here:
+more than 48 tokens) each has its prompt to itself, so that its numbers do not depend on its neighbours. In the layout
+`alone`, that of such models where packs are ruled out, a row is a pack. The load-balancing loss of a mixture of
+experts, which TRL adds to KTO's, depends on which tokens share a pass: it is never added, and a run says so.
 
 """
     if not all_of_them:
@@ -222,20 +270,22 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     lines = [
-        "| architecture | layout | log-probabilities | gradient | kernels | why |",
-        "|---|---|---:|---:|---|---|",
+        "| architecture | layout | log-probabilities | gradient | bfloat16 | kernels | why |",
+        "|---|---|---:|---:|---:|---|---|",
     ]
     worst = 0.0
     for name in options.names:
         try:
             found = examine(name, options.attention, options.device)
+            half = in_half_precision(name, options.attention, options.device)
         except Exception as error:  # noqa: BLE001 (a table of what works needs all of it)
-            lines.append(f"| {name} | fails | | | | {type(error).__name__}: {str(error).splitlines()[0][:80]} |")
+            lines.append(f"| {name} | fails | | | | | {type(error).__name__}: {str(error).splitlines()[0][:80]} |")
             worst = float("inf")
         else:
             kernels = ", ".join(found.kernels)
             lines.append(
-                f"| {name} | {found.layout} | {found.scores:.0e} | {found.gradients:.0e} | {kernels} | {found.reason} |"
+                f"| {name} | {found.layout} | {found.scores:.0e} | {found.gradients:.0e} | {half} | {kernels} "
+                f"| {found.reason} |"
             )
             worst = max(worst, found.scores)
         print(lines[-1], flush=True)

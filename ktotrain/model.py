@@ -168,8 +168,8 @@ def router_note(config: Any) -> str:
     if not hasattr(text, "output_router_logits") or not coefficient:
         return ""
     return (
-        f"the routers' load-balancing loss (router_aux_loss_coef = {coefficient:g} in the model's config) is not added: "
-        "it depends on which tokens share a pass; TRL adds it, so its losses differ"
+        f"the routers' load-balancing loss (router_aux_loss_coef = {coefficient:g} in the model's config) is not "
+        "added, since it depends on which tokens share a pass; TRL adds it, so its losses differ"
     )
 
 

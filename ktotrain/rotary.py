@@ -63,15 +63,20 @@ class _ByRow(nn.Module):
 
     def _afresh(self, *arguments: Any, **named: Any) -> Any:
         """One row, by a model that has not seen a longer one before."""
-        original = getattr(self, "original_max_seq_len", None)
-        for name in [name for name in vars(self) if name.endswith("max_seq_len_cached")]:
-            if original is None or int(getattr(self, name)) <= original:
-                continue
-            prefix = name.removesuffix("max_seq_len_cached")
-            frequencies = getattr(self, f"{prefix}inv_freq")
-            setattr(self, f"{prefix}inv_freq", getattr(self, f"{prefix}original_inv_freq").to(frequencies, copy=True))
-            setattr(self, name, original)
+        _forget(self)
         return super().forward(*arguments, **named)
+
+
+def _forget(module: nn.Module) -> None:
+    """Put an embedding back to where it has seen no long row."""
+    original = getattr(module, "original_max_seq_len", None)
+    for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+        if original is None or int(getattr(module, name)) <= original:
+            continue
+        prefix = name.removesuffix("max_seq_len_cached")
+        frequencies = getattr(module, f"{prefix}inv_freq")
+        setattr(module, f"{prefix}inv_freq", getattr(module, f"{prefix}original_inv_freq").to(frequencies, copy=True))
+        setattr(module, name, original)
 
 
 def _rows(position_ids: Tensor) -> list[int]:
@@ -109,8 +114,9 @@ def _rotations(module: nn.Module, tokens: int, named: dict[str, Any]) -> Rotatio
     one = next(iter(module.buffers()), torch.zeros(1))
     positions = torch.tensor([[*range(FEW), tokens - 1]], device=one.device)
     with torch.no_grad():
-        # A copy: some remember how long a row they have seen.
-        found = copy.deepcopy(module)(torch.zeros(1, 1, 1, device=one.device), positions, **named)
+        fresh = copy.deepcopy(module)
+        _forget(fresh)
+        found = fresh(torch.zeros(1, 1, 1, device=one.device), positions, **named)
     return tuple(x[:, :FEW] for x in ((found,) if isinstance(found, Tensor) else found))
 
 

@@ -109,7 +109,11 @@ def test_rows_too_short_to_stretch_anything_share_prompts(kind: str) -> None:
     choice = choose_layout(model, attention="auto", longest=ORIGINAL)
     assert (choice.layout, choice.reason) == ("shared", "exact by probe")
     torch.testing.assert_close(in_packs(model, branches, choice, 500), expected, rtol=1e-5, atol=1e-4)
-    assert choose_layout(stretching(kind), attention="auto", longest=ORIGINAL + 1).layout == "packed"
+    longer = stretching(kind)
+    longer(torch.arange(300).remainder(96)[None])  # some remember that, and yet
+    choice = choose_layout(longer, attention="auto", longest=ORIGINAL + 1)
+    assert choice.layout == "packed"
+    assert choice.reason.startswith("rows of more than 128 tokens")
 
 
 def test_a_run_says_how_long_its_rows_are(tmp_path: Path) -> None:
