@@ -191,17 +191,26 @@ def _read_thumb(judge: Thumbs, texts: Texts, record: Record, where: str) -> Iter
 
 
 def _read_edit(judge: Edits, texts: Texts, record: Record, where: str) -> Iterator[Example | Skip]:
-    replies = {name: record.get(name) for name in judge}
-    if replies[judge.edited] in (None, "") or _words(replies[judge.edited]) == _words(replies[judge.original]):
-        yield Skip("not edited", 1 if replies[judge.edited] in (None, "") else 2)
+    original, edited = (_text(record, name, where) for name in judge)
+    if is_empty(edited):  # nobody sends nothing: the reply was not used, which says little about it
+        yield Skip("not edited", 1)
+        return
+    if _as_edited(original) == _as_edited(edited):
+        yield Skip("not edited", 2)
         return
     for name, good in ((judge.edited, True), (judge.original, False)):
         yield _example(texts, record, where, good, reply=name)
 
 
-def _words(value: object) -> object:
-    """Text as far as an edit can differ in it: other white space is none."""
-    return value.split() if isinstance(value, str) else value
+def _as_edited(text: Text) -> object:
+    """A reply as far as an edit can differ in it: spaces within lines and at ends are none, indentation and breaks are.
+
+    Rows that differ in indentation alone are equal after normalising, and so contradict each other: `--on-conflict`.
+    """
+    if isinstance(text, str):
+        lines = text.strip().expandtabs().splitlines()
+        return [(len(line) - len(line.lstrip()), line.split()) for line in lines]
+    return [(turn["role"], _as_edited(turn["content"])) for turn in text]
 
 
 def _example(texts: Texts, record: Record, where: str, good: bool, *, reply: str = "") -> Example | Skip:
@@ -232,7 +241,7 @@ def _example(texts: Texts, record: Record, where: str, good: bool, *, reply: str
 
 
 def _text(record: Record, name: str, where: str) -> Text:
-    value = record.get(name)
+    value = value_of(record.get(name))
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, list | dict):

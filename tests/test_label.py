@@ -169,12 +169,37 @@ def test_thumbs(tmp_path: Path) -> None:
         assert "which is no thumb up or down. Say what it means: --desirable" in result.stderr
 
 
-def test_an_edit_of_white_space_is_none(tmp_path: Path) -> None:
-    records = [{"request": "q1", "draft": "old ", "sent": "old"}, {"request": "q2", "draft": "a\nb", "sent": "a  b\n"}]
+def test_an_edit_of_spaces_is_none(tmp_path: Path) -> None:
+    records = [{"request": "q1", "draft": "old ", "sent": "old"}, {"request": "q2", "draft": "a\nb ", "sent": "a\nb"}]
     records += [{"request": "q3", "draft": "ab", "sent": "a b"}]
     made = label(save(tmp_path / "a.jsonl", records), Edits("draft", "sent"))
     assert made.skipped == {"not edited": 4}
     assert short(made.rows) == Counter([("q3", "ab", False), ("q3", "a b", True)])
+
+
+def test_where_nothing_was_sent_nothing_is_said_of_the_draft(tmp_path: Path) -> None:
+    blanks: list[Any] = [None, "", "   ", "\n\t", [], [{"role": "assistant", "content": " "}]]
+    records = [{"prompt": "q", "draft": "bad", "sent": blank} for blank in blanks]
+    records.append({"prompt": "q", "draft": "bad", "sent": "good"})
+    made = label(save(tmp_path / "a.jsonl", records), Edits("draft", "sent"))
+    assert made.skipped == {"not edited": len(blanks)}
+    assert short(made.rows) == Counter([("q", "bad", False), ("q", "good", True)])
+
+
+def test_an_edit_of_indentation_is_one_that_contradicts_what_is_equal_after_normalising(tmp_path: Path) -> None:
+    code = ("if x:\n    y()\n    z()", "if x:\n    y()\nz()")
+    records: list[dict[str, Any]] = [
+        {"prompt": "code", "draft": code[0], "sent": code[1]},
+        {"prompt": "list", "draft": "- a - b", "sent": "- a\n- b"},
+        {"prompt": "spaces", "draft": " if  x:\n\ty() \n", "sent": "if x:\n        y()"},
+    ]
+    source = save(tmp_path / "a.jsonl", records)
+    made = label(source, Edits("draft", "sent"))
+    assert (made.rows, made.skipped) == ([], {"both labels": 4, "not edited": 2})
+    kept = label(source, Edits("draft", "sent"), on_conflict="keep")
+    assert kept.skipped == {"not edited": 2}
+    assert ("code", code[0], False) in short(kept.rows)
+    assert ("code", code[1], True) in short(kept.rows)
 
 
 def test_edits_make_one_row_of_each_label(tmp_path: Path) -> None:
