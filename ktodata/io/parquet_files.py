@@ -29,7 +29,7 @@ def read_parquet(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
             for values, problem in _batch_rows(batch):
                 row += 1
                 yield Raw(values, f"{name}: row {row}", source, problem)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise SourceError(f"not a readable parquet file: {reason.rstrip('.')}", where=name, do=AGAIN_ADVICE) from error
 
@@ -53,20 +53,49 @@ def _named_twice(fields: Any, above: str = "") -> str:
 def _batch_rows(batch: Any) -> Iterator[tuple[object, str]]:
     """The rows of a batch, and what is wrong with each: text that is not UTF-8."""
     try:
-        yield from ((values, "") for values in batch.to_pylist())
-    except UnicodeDecodeError:
-        for row in range(len(batch)):
-            one = batch.slice(row, 1)
-            try:
-                yield one.to_pylist()[0], ""
-            except UnicodeDecodeError as error:
-                bad = bytes(error.object[error.start : error.end])
-                yield {name: _cell_bytes(one.column(name)) for name in one.schema.names}, f"{bad!r} is not UTF-8"
+        rows = batch.to_pylist()
+    except (OverflowError, ValueError):  # Arrow's own errors of values are ValueErrors too
+        yield from (_row(batch.slice(row, 1)) for row in range(len(batch)))
+    else:
+        yield from ((values, "") for values in rows)
 
 
-def _cell_bytes(column: Any) -> object:
-    """The value in a column of one row; the bytes, where it is text that is none."""
+def _row(one: Any) -> tuple[dict[str, Any], str]:
+    """The values of a batch of one row, and what is wrong with them; the bytes, where text is none."""
+    values: dict[str, Any] = {}
+    problem = ""
+    for name, column in zip(one.schema.names, one.columns, strict=True):
+        try:
+            values[name] = _value(column[0])
+        except UnicodeDecodeError as error:
+            values[name] = bytes(error.object)
+            problem = problem or f"{bytes(error.object[error.start : error.end])!r} is not UTF-8"
+    return values, problem
+
+
+def _value(scalar: Any) -> Any:
+    """A value as Python has it; as text, where Python has none such: a time beyond the year 9999, or in a zone that
+    this machine does not know, which is given in UTC.
+
+    Raises:
+        UnicodeDecodeError: text that is not UTF-8.
+    """
+    import pyarrow
+
     try:
-        return column[0].as_py()
-    except UnicodeDecodeError as error:
-        return bytes(error.object)
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        raise
+    except (OverflowError, ValueError):
+        kind = scalar.type
+        if pyarrow.types.is_struct(kind):
+            return {name: _value(inner) for name, inner in scalar.items()}
+        if pyarrow.types.is_map(kind):
+            return [(_value(pair["key"]), _value(pair["value"])) for pair in scalar.values]
+        if hasattr(scalar, "values"):
+            return [_value(inner) for inner in scalar.values]
+        if pyarrow.types.is_dictionary(kind) or isinstance(kind, pyarrow.BaseExtensionType):
+            return _value(scalar.value)
+        if pyarrow.types.is_timestamp(kind) and kind.tz:
+            return f"{scalar.cast(pyarrow.timestamp(kind.unit)).cast(pyarrow.string())}Z"
+        return scalar.cast(pyarrow.string()).as_py()
