@@ -30,7 +30,8 @@ from ktotrain.lock import alone_at
 KEY_BYTES = 16
 HASHED_AT_ONCE = 8
 # 2: sums over tokens in float64
-FORMAT = "ktokit reference log-probabilities, 2"
+# 3: evaluation rows are scored after their own prompts
+FORMAT = "ktokit reference log-probabilities, 3"
 # What reading a file raises that is not what it should be; of one that cannot be read, an OSError.
 WRONG = (SafetensorError, KeyError, ValueError, TypeError)
 # Seconds that a process waits for another one to write.

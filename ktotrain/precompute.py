@@ -7,12 +7,13 @@ from epoch to epoch. Sequences of many steps are packed together, so a prompt is
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
 
 from ktotrain.batch import Branch, TokenizedRow
-from ktotrain.cache import ScoreCache, sequence_key
+from ktotrain.cache import KEY_BYTES, ScoreCache, sequence_key
 from ktotrain.lockstep import fill
 from ktotrain.losses import Loss
 from ktotrain.packing import pack
@@ -44,6 +45,19 @@ def missing_sequences(
     return missing
 
 
+def _by_prompt(missing: dict[bytes, Branch]) -> list[tuple[bytes, Branch]]:
+    """Sequences of one prompt side by side, wherever in the plan they stand, with prompts numbered among them all.
+
+    Training and evaluation rows number their prompts each from 0; what makes a prompt one is its token ids.
+    """
+    numbers: dict[bytes, int] = {}
+    items = []
+    for key, branch in missing.items():
+        ids = hashlib.blake2b(branch.prompt_ids.tobytes(), digest_size=KEY_BYTES).digest()
+        items.append((key, dataclasses.replace(branch, prompt=numbers.setdefault(ids, len(numbers)))))
+    return sorted(items, key=lambda item: item[1].prompt)
+
+
 def precompute(
     missing: dict[bytes, Branch],
     packing: Packing,
@@ -67,8 +81,7 @@ def precompute(
     Returns:
         whether all are scored.
     """
-    # Sequences of one prompt side by side, wherever in the plan they stand.
-    items = sorted(missing.items(), key=lambda item: item[1].prompt)
+    items = _by_prompt(missing)
     found: dict[bytes, float] = {}
     stride = max(1, len(items) // (CHUNK * REPORTS))
     for number, start in enumerate(range(0, len(items), CHUNK), start=1):

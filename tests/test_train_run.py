@@ -174,7 +174,8 @@ def test_cached_is_online_and_a_second_run_needs_no_reference(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "cache"))
-    how = [f"data.eval={home / 'eval.jsonl'}", "train.epochs=2"]
+    others = [record | {"prompt": f"Other {record['prompt']}"} for record in text_records(10)]
+    how = [f"data.eval={write_jsonl(tmp_path / 'eval.jsonl', others)}", "train.epochs=2"]
     if kind != "full":
         how.append("adapter.rank=2")
     if kind == "loaded adapter":
