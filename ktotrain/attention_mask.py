@@ -22,6 +22,7 @@ MaskFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # Pairs of these places are looked at, besides all of a short row and those around a window's end.
 PLACES = tuple(2**power for power in range(18))
 SHORT = 40
+OWN_MASKS = "its layers make attention masks of their own"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

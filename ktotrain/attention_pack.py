@@ -21,7 +21,7 @@ from typing import TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from ktotrain.attention_mask import Window
+from ktotrain.attention_mask import OWN_MASKS, Window
 from ktotrain.batch import Unit
 from ktotrain.errors import ModelError
 
@@ -146,7 +146,7 @@ class Ragged:
                 )
             sliding_window = attention_mask.size
         elif attention_mask is not None:
-            raise NotServedError("its layers make attention masks of their own")
+            raise NotServedError(OWN_MASKS)
         elif sliding_window:
             self.unmasked = True
         size = query.shape[-1]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ktotrain.attention import KERNELS, Kernel, NotServedError, Ragged
-from ktotrain.attention_mask import noted_masks
+from ktotrain.attention_mask import OWN_MASKS, Window, noted_masks
 from ktotrain.batch import Branch, PackedBatch
 from ktotrain.failures import FAILURES, failure
 from ktotrain.packing import Layout, pack
@@ -113,6 +113,8 @@ def numerical_trouble(trial: Trial, layout: Layout, kernel: Kernel) -> str:
     except NotServedError as error:
         return error.what
     except FAILURES as error:
+        if f"'{Window.__name__}' object" in str(error):  # they take it for the tensor that it stands for
+            return OWN_MASKS
         return f"it failed in the {layout} layout ({failure(error)})"
     return _disparity(trial, kernel, scorer, branches, batch, scores)
 

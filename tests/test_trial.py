@@ -9,7 +9,7 @@ import torch
 from support import tiny_llama
 from torch import Tensor, nn
 
-from benchmarks.architectures import tiny
+from benchmarks.architectures import ARCHITECTURES, tiny
 from ktotrain import trial
 from ktotrain.attention import KERNELS, NotServedError, Ragged
 from ktotrain.batch import Unit
@@ -107,8 +107,10 @@ def _fails(model: nn.Module) -> Any:
     raise RuntimeError("no float32 here")
 
 
-def test_layers_that_mask_attention_themselves_are_refused() -> None:
+@pytest.mark.parametrize("window", [None, 12])
+def test_layers_that_mask_attention_themselves_are_refused(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Doge masks by its values: no layout that hides its mask is right, however little that shows."""
+    monkeypatch.setitem(ARCHITECTURES, "Doge", {"sliding_window": window})
     for dtype in (torch.float32, torch.bfloat16):
         choice = choose_layout(tiny("Doge").to(dtype), attention="auto")
         assert choice.layout == "padded"
