@@ -172,7 +172,8 @@ def hub_errors(repo: str) -> Iterator[None]:
         ) from error
     except errors.HfHubHTTPError as error:
         raise SourceError(f"the Hub answers: {_first_line(error)}", where=where) from error
-    except (ValueError, OverflowError) as error:  # `datasets`: a time beyond year 9999, an unknown split or configuration; the text lists those there are
+    except (ValueError, OverflowError) as error:
+        # `datasets`: an unknown split or configuration (the text lists those there are), or a time beyond year 9999.
         raise SourceError(_first_line(error, lines=2), where=where) from error
     except Exception as error:
         if unreachable(error):

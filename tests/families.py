@@ -6,6 +6,8 @@ row, in any order, and `SKIPPED[preset]` the reasons and numbers of completions 
 
 from typing import Any
 
+from ktodata.sources.scores import SCORES
+
 Record = dict[str, Any]
 
 
@@ -305,6 +307,74 @@ SAMPLES: dict[str, list[Record]] = {
     "rows": [
         {"prompt": "q1", "completion": "good", "label": True},
         {"prompt": "q1", "completion": "bad", "label": False},
+    ],
+}
+# The same layouts with columns that a record may have or not, and by the other names that columns may have: for tests
+# of what may be in them.
+VARIANTS: dict[str, list[Record]] = {
+    "shp": [{key: value for key, value in shp("p3", "a", "b", (30, 10)).items() if key != "score_ratio"}],
+    "oasst-trees": [{"prompt": nested("q", reply("best", 0), reply("worst", 1))}],
+    "orca-pairs": [
+        {"system": None, "question": "q1", "chosen": [assistant("good")], "rejected": [assistant("bad")]},
+        {"system": "Be kind.", "input": "q1", "chosen": "good", "rejected": "bad"},
+    ],
+    "pku-saferlhf": [
+        {"prompt": "q1", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1}
+    ],
+    "pairs": [
+        {"chosen": [user("q1"), assistant("good")], "rejected": [user("q1"), assistant("bad")], "system": "Be kind."},
+        {"prompt": [user("q1")], "chosen": [assistant("good")], "rejected": [assistant("bad")], "system": None},
+        {"prompt": [user("q1")], "chosen": "good", "rejected": "bad"},
+        {"prompt": None, "chosen": transcript("q1", "good"), "rejected": transcript("q1", "bad")},
+    ],
+    "scored-pairs": [
+        {"chosen": [user("q1"), assistant("good")], "rejected": [user("q1"), assistant("bad")], first: 5.0, second: 3.0}
+        for first, second in SCORES
+    ],
+    "orca-pairs-argilla": [
+        {"question" if name == "input" else name: value for name, value in argilla_orca("q4").items()},
+    ],
+    "axolotl-kto": [
+        {"system": None, name: "q1", "completion": "good", "label": True} for name in ("instruction", "question")
+    ],
+    "axolotl-dpo": [{"input": "q1", "chosen": "good", "rejected": "bad"}],
+    "llama-factory-dpo": [
+        {
+            "instruction": "q1",
+            "input": "more of it",
+            "system": "Be kind.",
+            "history": [["q0", "a0"]],
+            "chosen": "good",
+            "rejected": "bad",
+        },
+        {"messages": [user("q1")], "system": "Be kind.", "chosen": assistant("good"), "rejected": assistant("bad")},
+    ],
+    "llama-factory-kto": [
+        {
+            "instruction": "q1",
+            "input": "",
+            "system": "",
+            "history": [["q0", "a0"], ["q00", "a00"]],
+            "output": "good",
+            "kto_tag": True,
+        },
+        {"conversations": [user("q1"), assistant("good")], "system": "Be kind.", "label": True},
+        {"conversations": [user("q1"), assistant("good")], "kto_tag": True},
+        {"messages": [user("q1"), assistant("good")], "kto_tag": False},
+    ],
+    "rows": [
+        {
+            "prompt": [user("q1")],
+            "completion": [assistant("good")],
+            "label": True,
+            "system": "Be kind.",
+            "source": "s",
+            "origin": "pair",
+            "strategy": "",
+            "parent_id": "",
+            "id": "x",
+            "prompt_id": "y",
+        }
     ],
 }
 PAIR = [("q1", "good", True), ("q1", "bad", False)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from families import SAMPLES, assistant, user
+from families import SAMPLES, VARIANTS, assistant, user
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -146,6 +146,24 @@ UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
         "messages is str 'hi', not a list of",
     ),
     "llama-factory: a word as label": ("llama-factory-kto", {"label": "good"}, "label is 'good', not true or false"),
+    **{
+        f"llama-factory: a history of {value!r}": (
+            "llama-factory-dpo",
+            {"instruction": "q", "history": value, "conversations": GONE},
+            f"history is {type(value).__name__} {value!r}, not a list of exchanges",
+        )
+        for value in (5, 0, True, "earlier", {})
+    },
+    "llama-factory: an exchange of one": (
+        "llama-factory-kto",
+        {"instruction": "q", "output": "a", "history": [["q"]], "messages": GONE},
+        "history[0] is list ['q'], not two strings",
+    ),
+    "llama-factory: a number as input": (
+        "llama-factory-kto",
+        {"instruction": "q", "input": 3, "output": "a", "messages": GONE},
+        "input is int 3, not a string",
+    ),
     "axolotl: null completion": ("axolotl-kto", {"completion": None}, "completion is null, not a string or a list"),
     "axolotl: a number as system": ("axolotl-kto", {"system": 3}, "system is int 3, not a string"),
     "axolotl: a number as reply": ("axolotl-dpo", {"chosen_response": 3}, "chosen is int 3, not a string or messages"),
@@ -216,6 +234,23 @@ def run(folder: Path, preset: str, records: list[dict[str, Any]], *options: str)
     return result.exit_code, result.stderr
 
 
+def samples(preset: str) -> list[dict[str, Any]]:
+    """Records of a family: those of its dataset, and those with whatever else a record of it may have."""
+    return [*SAMPLES[preset], *VARIANTS.get(preset, [])]
+
+
+@pytest.mark.parametrize("preset", SOURCES)
+def test_there_is_a_record_of_every_set_of_columns(preset: str) -> None:
+    for columns in SOURCES[preset].columns:
+        assert any(set(columns) <= set(record) for record in samples(preset)), columns
+
+
+@pytest.mark.parametrize("preset", sorted(VARIANTS.keys() - {"pku-saferlhf"}))  # by another axis
+def test_the_variants_are_sound(preset: str, tmp_path: Path) -> None:
+    code, told = run(tmp_path, preset, [*SAMPLES[preset], *VARIANTS[preset]], "--as", "chat", "--on-conflict", "keep")
+    assert code == 0, told
+
+
 def test_there_are_at_least_sixty_kinds_and_some_of_every_family() -> None:
     assert len(UNREADABLE) + len(UNUSABLE) >= 60
     assert {preset for preset, _, _ in UNREADABLE.values()} == set(SOURCES)
@@ -275,7 +310,7 @@ VALUES = st.recursive(
 @given(data=st.data())
 def test_whatever_is_in_a_record_it_is_read_or_refused(preset: str, data: st.DataObject) -> None:
     source, records = SOURCES[preset], []
-    for sample in SAMPLES[preset]:
+    for sample in samples(preset):
         columns = data.draw(st.sets(st.sampled_from(sorted(sample)), max_size=3))
         records.append({**sample, **{name: data.draw(VALUES) for name in columns}})
     pieces: dict[str, list[Any]] = {}
@@ -313,7 +348,7 @@ def test_whatever_is_in_a_file_it_is_written_or_set_aside_as_it_was(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     records: list[dict[str, Any]] = []
-    for sample in [*SAMPLES[preset], *SAMPLES[preset]]:
+    for sample in [*samples(preset), *samples(preset)]:
         columns = data.draw(st.sets(st.sampled_from(sorted(sample)), max_size=3))
         changes = {name: data.draw(VALUES | st.just(GONE)) for name in columns}
         records.append({name: value for name, value in {**sample, **changes}.items() if value is not GONE})

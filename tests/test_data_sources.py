@@ -218,6 +218,12 @@ def test_a_skip_says_which() -> None:
     assert [one.which for one in found] == ["rejected"]
 
 
+@pytest.mark.parametrize("none", [None, "", float("nan"), []])
+def test_columns_of_alpaca_that_say_nothing(none: object) -> None:
+    record = {"instruction": "q", "output": "a", "kto_tag": True, "history": none, "input": none or None}
+    assert read(record) == [([user("q")], [assistant("a")], True)]
+
+
 @pytest.mark.parametrize("preset", ["", "hh-rlhf-red-team"])
 def test_the_red_team_file_is_an_array_whatever_its_name_says(tmp_path: Path, preset: str) -> None:
     path = tmp_path / "red_team_attempts.jsonl.gz"

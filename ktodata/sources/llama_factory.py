@@ -43,13 +43,19 @@ def _prompt(record: Record, where: str) -> list[Message]:
     name = next((name for name in CONVERSATIONS if name in record), "")
     if name:
         return turns + as_messages(column(record, name, where), name=name, where=where)
-    for index, exchange in enumerate(record.get("history") or []):
+    history = record.get("history")
+    if history is None or history == "" or history != history:  # a csv file's null, and pandas' NaN
+        history = []
+    if not isinstance(history, list):
+        raise RowError(f"history is {named(history)}, not a list of exchanges", where=where)
+    for index, exchange in enumerate(history):
         if not (isinstance(exchange, list) and len(exchange) == 2 and all(isinstance(one, str) for one in exchange)):
             raise RowError(f"history[{index}] is {named(exchange)}, not two strings", where=where)
         turns.append({"role": "user", "content": exchange[0]})
         turns.append({"role": "assistant", "content": exchange[1]})
     asked = [string(record, "instruction", where)]
-    if record.get("input"):
+    given = record.get("input")
+    if given is not None and given == given and given != "":
         asked.append(string(record, "input", where))
     return [*turns, {"role": "user", "content": "\n".join(asked)}]
 
