@@ -53,8 +53,9 @@ class ModelRecipe:
         default="auto",
         metadata=key(
             "When the reference's log-probabilities are computed. `cached`: all before training, kept in a file that "
-            "later runs with the same reference and rows use, whatever else they change; a second model is freed then. "
-            "`online`: in each step, so that the first one comes at once. `auto`: cached."
+            "later runs with the same reference and rows use, whatever else they change (in half precision: with the "
+            "same attention, since it decides the last digits); a second model is freed then, and not even loaded where "
+            "all is known. `online`: in each step, so that the first one comes at once. `auto`: cached."
         ),
     )
     quantization: Quantization = field(

@@ -14,6 +14,7 @@ from torch import Tensor
 from ktotrain.checkpoint import checkpoints, folder_of, newest_good
 from ktotrain.errors import RecipeError, TrainingError, UsageError
 from ktotrain.log import holds_a_run, is_finished
+from ktotrain.model_code import code_of
 from ktotrain.prepare import Policy, RunData
 from ktotrain.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from ktotrain.run_state import Saved, read_state
@@ -135,6 +136,7 @@ def identity(
         "weights": dict(layout),
         "model": _model_fingerprint(policy),
         "rows": _rows_fingerprint(run),
+        "code": code_of(policy.base),
         "machine": {
             "device": policy.base.device.type,
             "attention": f"{policy.choice.layout}, {policy.choice.attention}",
@@ -146,7 +148,9 @@ def identity(
 
 
 def other_machine(saved: Saved, now: Mapping[str, Any]) -> str:
-    """What is different here and moves the numbers in their last digits, as a sentence; "" if all is as it was."""
+    """What is different here and may move the numbers, as a sentence; "" if all is as it was."""
+    if saved.identity.get("code", now["code"]) != now["code"]:
+        return "the code of the model, or the version of its library, is another one: it decides the steps from here on"
     old, new = saved.identity["machine"], now["machine"]
     changed = [f"{name} {old.get(name)} then, {new[name]} now" for name in new if old.get(name) != new[name]]
     return f"numbers will agree to rounding, not bit for bit: {'; '.join(changed)}" if changed else ""

@@ -11,7 +11,7 @@ import peft
 import pytest
 import torch
 import transformers
-from runs import logged
+from runs import logged, small_home, stopped, train
 from support import model_folder, text_records, tiny_llama, write_jsonl
 from torch import nn
 
@@ -84,6 +84,18 @@ def test_scores_of_other_code_are_not_used(
         assert logged(tmp_path / name)[0]["rewards/chosen"] == pytest.approx(0.0, abs=1e-5)
     said = [line.split(" from ")[0] for line in capsys.readouterr().err.splitlines() if "to score" in line]
     assert said == [f"reference: {missing} sequences to score; {16 - missing} known" for missing in (16, 16, 0)]
+
+
+def test_a_run_that_goes_on_with_other_code_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = small_home(tmp_path)
+    stopped(home, tmp_path / "a", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers, "__version__", "0")
+        resumed = train(home, tmp_path / "a", flags=["--resume"])
+    assert resumed.exit_code == 0, resumed.output
+    assert "note: the code of the model, or the version of its library, is another one" in resumed.stderr
+    stopped(home, tmp_path / "b", 3)
+    assert "code of the model" not in train(home, tmp_path / "b", flags=["--resume"]).stderr
 
 
 def test_libraries_count_with_their_versions_and_peft_where_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:

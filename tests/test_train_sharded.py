@@ -154,6 +154,22 @@ def test_a_sharded_run_goes_on_in_another_number_of_processes(home: Path, tmp_pa
 
 
 @pytest.mark.slow
+def test_processes_agree_on_which_scores_are_known(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run loads the reference in shards, the second one not at all; nor does one process after them."""
+    monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "cache"))
+    model_folder(tmp_path / "other", initializer_range=0.1)
+    how = f"model.reference={tmp_path / 'other'}"
+    for name, config in (("first", "fsdp.yaml"), ("second", "fsdp.yaml"), ("one", "")):
+        done = train(home, tmp_path / name, how, "samples.count=0", config=config)
+        assert done.returncode == 0, done.stderr
+        said = next(line for line in done.stderr.splitlines() if "to score" in line)
+        assert said.startswith("reference: 0 ") == (name != "first"), said
+        for a, b in zip(metrics(tmp_path / "first"), metrics(tmp_path / name), strict=True):
+            assert b.get("loss", 0) == pytest.approx(a.get("loss", 0), rel=1e-5)
+    assert abs(metrics(tmp_path / "one")[0]["rewards/chosen"]) > 0.01
+
+
+@pytest.mark.slow
 def test_deepspeed_gives_the_numbers_of_one_process(home: Path, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install 'ktokit[deepspeed]'")
     settings = ("train.pack_tokens=200", "train.save_every=2", "train.keep_checkpoints=0")
