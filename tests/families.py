@@ -313,6 +313,10 @@ SAMPLES: dict[str, list[Record]] = {
 # of what may be in them.
 VARIANTS: dict[str, list[Record]] = {
     "shp": [{key: value for key, value in shp("p3", "a", "b", (30, 10)).items() if key != "score_ratio"}],
+    "oasst": [
+        {"message_id": "r1", "message_tree_id": "r1", "text": "q", "role": "prompter"},
+        {"message_id": "r2", "text": "q", "role": "prompter"},
+    ],
     "oasst-trees": [{"prompt": nested("q", reply("best", 0), reply("worst", 1))}],
     "orca-pairs": [
         {"system": None, "question": "q1", "chosen": [assistant("good")], "rejected": [assistant("bad")]},

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from families import EXPECTED, SAMPLES, SKIPPED, argilla_orca, helpsteer, message, nested, reply, shp, ultrafeedback
 
 from ktodata.cli import main
-from ktodata.errors import RowError, UsageError
+from ktodata.errors import RowError, SourceError, UsageError
 from ktodata.schema import Row, plain
 from ktodata.sources import OPTIONS, SOURCES, detect, get_source, of_hub_id
 from ktodata.sources.contract import number
@@ -403,3 +403,21 @@ def test_nan_is_not_called_null() -> None:
     ):
         with pytest.raises(RowError, match=told):
             number({"score_chosen": value}, "score_chosen", "")
+
+
+@pytest.mark.parametrize("preset", ["", "oasst"])
+@pytest.mark.parametrize("leave", [{"parent_id"}, {"parent_id", "message_tree_id"}])
+def test_first_messages_without_the_key_of_a_parent(preset: str, leave: set[str], tmp_path: Path) -> None:
+    records = [
+        {name: value for name, value in record.items() if name not in leave or (name == "parent_id" and value)}
+        for record in SAMPLES["oasst"]
+    ]
+    assert "parent_id" not in records[0]
+    made = unpair(save(tmp_path / "a.jsonl", records), preset=preset)
+    assert made.layout.name == "oasst"
+    assert found(made) == Counter(EXPECTED["oasst"])
+
+
+def test_messages_of_other_chats_are_no_trees() -> None:
+    with pytest.raises(SourceError, match="no layout that can be read"):
+        detect({"message_id": "m1", "text": "hi", "role": "user"}, where="")

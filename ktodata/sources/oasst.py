@@ -135,6 +135,11 @@ def _path(nodes: Sequence[Node], place: dict[str, int], name: str) -> tuple[list
     return turns[::-1], ""
 
 
+def _is_message(record: Record) -> bool:
+    """Whether it is one of a tree, as other chats have such columns too."""
+    return "parent_id" in record or "message_tree_id" in record or record["role"] in tuple(ROLES)
+
+
 def _is_tree(record: Record) -> bool:
     root: Any = record["prompt"]
     return isinstance(root, dict) and "text" in root and "replies" in root
@@ -143,7 +148,13 @@ def _is_tree(record: Record) -> bool:
 OASST = Source(
     name="oasst",
     about="OpenAssistant's messages, one a record: of the ranked replies to one, the best and the worst",
-    columns=(("message_id", "parent_id", "text", "role"),),
+    # A tree's first message may come without the key of its parent.
+    columns=(
+        ("message_id", "parent_id", "text", "role"),
+        ("message_id", "message_tree_id", "text", "role"),
+        ("message_id", "text", "role"),
+    ),
+    detect=_is_message,
     read=read_flat,
     join=join,
     unit="messages",
