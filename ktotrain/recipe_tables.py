@@ -54,8 +54,8 @@ class ModelRecipe:
         metadata=key(
             "When the reference's log-probabilities are computed. `cached`: all before training, kept in a file that "
             "later runs with the same reference and rows use, whatever else they change (in half precision: with the "
-            "same attention, since it decides the last digits); a second model is freed then, and not even loaded where "
-            "all is known. `online`: in each step, so that the first one comes at once. `auto`: cached."
+            "same attention, since it decides the last digits); a second model is freed then, and not even loaded "
+            "where all is known. `online`: in each step, so that the first one comes at once. `auto`: cached."
         ),
     )
     quantization: Quantization = field(
