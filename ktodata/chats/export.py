@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import pickle
+import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from ktodata.chats import tables, telegram, voice, whatsapp
 from ktodata.chats.tables import Fields
 from ktodata.chats.voice import Voice
-from ktodata.errors import NothingLeftError, RowError, SourceError, UsageError
+from ktodata.errors import NothingLeftError, RowError, SourceError, UsageError, WriteError
 from ktodata.io import Raw, chain_parts, find_parts, is_there, local_path
 from ktodata.peek import peek
 from ktodata.sources import Piece, Skip, Source
@@ -57,21 +61,23 @@ def chat_records(
     source: str, speaking: Voice, *, fields: Fields, limit: int | None = None, strict: bool = True
 ) -> tuple[Source, Iterator[Raw]]:
     """How to read the messages of a chat, and these; see `label_chat`."""
-    name, read, raws = _open_chat(source, fields, strict=strict)
-    messages = list(itertools.islice(raws, limit))
+    name, read, opened = _open_chat(source, fields, strict=strict)
     authors: Counter[str] = Counter()
     known = False
-    unreadable: list[RowError] = []
+    messages = unreadable = 0
+    first: RowError | None = None
     chats: set[str] = set()  # in which no message has come yet since one that cannot be read
     seen: set[str] = set()
     after_gap: set[str] = set()
-    for raw in messages:
+    # Who speaks is asked before anything is made of it, so all is read twice: that takes less than holding it would.
+    for raw in itertools.islice(opened(), limit):
+        messages += 1
         try:
             found = list(read(raw.values(), raw.where))
         except RowError as error:
             if strict:
                 raise
-            unreadable.append(error)
+            unreadable, first = unreadable + 1, first or error
             chats = seen.copy()  # it may have stood in any of them
             continue
         for one in found:
@@ -83,14 +89,13 @@ def chat_records(
             if isinstance(one, Piece) and one.value.text:
                 authors[one.value.author] += 1
                 known = known or speaking.speaks(one.value)
-    if not known and unreadable and not authors:
-        first = unreadable[0]
+    if not known and first and not authors:
         raise NothingLeftError(
-            f"{len(unreadable)} of {len(messages)} messages cannot be read, and nobody says anything in the others; "
+            f"{unreadable} of {messages} messages cannot be read, and nobody says anything in the others; "
             f"the first: {first.what}",
             where=first.where,
             do=first.do,
-            refused=_refused(messages, read),
+            refused=_refused(itertools.islice(opened(), limit), read),
         )
     if not known:
         told = ", ".join(f"{author} ({count})" for author, count in authors.most_common(SHOWN))
@@ -98,12 +103,12 @@ def chat_records(
             f"no messages by {' or '.join(speaking.names)}" if speaking.speakers else "no --speaker",
             where=source,
             do=f"Who speaks in it: {told or 'nobody'}"
-            + (f"; {len(unreadable)} messages cannot be read, the first: {unreadable[0]}" if unreadable else ""),
+            + (f"; {unreadable} messages cannot be read, the first: {first}" if first else ""),
         )
     read = partial(read, after_gap=frozenset(after_gap))
     join = partial(voice.replies, speaking)
     layout = Source(name, "", (), read, join, unit="messages", completions=1, origin="feedback", kind="chat")
-    return layout, iter(messages)
+    return layout, itertools.islice(opened(), limit)
 
 
 def _refused(messages: Iterable[Raw], read: Callable[..., Iterable[Piece | Skip]]) -> Iterator[dict[str, Any]]:
@@ -116,9 +121,13 @@ def _refused(messages: Iterable[Raw], read: Callable[..., Iterable[Piece | Skip]
             yield raw.refused(error.what)
 
 
+Opened: TypeAlias = Callable[[], Iterator[Raw]]
+"""Gives the messages from the first on, as often as it is called."""
+
+
 def _open_chat(
     source: str, fields: Fields, *, strict: bool
-) -> tuple[str, Callable[..., Iterable[Piece | Skip]], Iterator[Raw]]:
+) -> tuple[str, Callable[..., Iterable[Piece | Skip]], Opened]:
     path = local_path(source)
     if is_there(source):
         if advice := OTHER_EXPORTS.get(path.suffix.lower()):
@@ -135,7 +144,35 @@ def _open_chat(
                 messages,
             )
     columns, raws = peek(chain_parts(find_parts(source)), strict=strict)
-    return "chat", partial(tables.read, tables.choose(fields, columns)), raws
+    read = partial(tables.read, tables.choose(fields, columns))
+    if is_there(source) and (path.is_file() or path.is_dir()):
+        return "chat", read, lambda: chain_parts(find_parts(source))
+    return "chat", read, _Aside(raws)
+
+
+class _Aside:
+    """The records of what can be read only once, a pipe say: from a file without a name, which goes with this."""
+
+    def __init__(self, raws: Iterable[Raw]) -> None:
+        """Raises WriteError if there is no room for it."""
+        try:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 - it is read for as long as this lives
+            weakref.finalize(self, self.file.close)
+            for raw in raws:
+                pickle.dump(tuple(raw), self.file)
+            self.file.flush()
+        except OSError as error:
+            raise WriteError(
+                f"what came in cannot be set aside: {error.strerror or error}",
+                where=tempfile.gettempdir(),
+                do="Free some space there, or name a file as SOURCE",
+            ) from error
+
+    def __call__(self) -> Iterator[Raw]:
+        self.file.seek(0)
+        with contextlib.suppress(EOFError):
+            while True:
+                yield Raw(*pickle.load(self.file))  # our own, made in this run
 
 
 def _refuse_columns(fields: Fields, source: str, what: str) -> None:

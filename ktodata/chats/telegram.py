@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ RESULT = "result.json"
 HEAD = 2**20  # bytes: a first line of JSON lines is not longer, or it is read with the whole
 
 
-def open_export(path: Path, source: str) -> Iterator[Raw] | None:
-    """The messages of an export, or None if the file is none.
+def open_export(path: Path, source: str) -> Callable[[], Iterator[Raw]] | None:
+    """What gives the messages of an export from the first on, or None if the file is none. It is held whole.
 
     Raises:
         SourceError: it cannot be read.
@@ -42,7 +43,7 @@ def open_export(path: Path, source: str) -> Iterator[Raw] | None:
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
     chats = _chats(value, str(path))
-    return _messages(chats, str(path), source) if chats is not None else None
+    return partial(_messages, chats, str(path), source) if chats is not None else None
 
 
 def _chats(value: dict[str, Any], name_of: str) -> list[dict[str, Any]] | None:

@@ -6,14 +6,16 @@ import contextlib
 import datetime
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ktodata.errors import SourceError
 from ktodata.io import Raw
 
-_MARKS = dict.fromkeys(map(ord, "\u200e\u200f\u202a\u202c\ufeff"))  # of writing direction
+# Marks of writing direction, and spaces that do not break.
+_MARKS = {**dict.fromkeys(map(ord, "\u200e\u200f\u202a\u202c\ufeff")), 0x202F: " ", 0xA0: " "}
 _START = re.compile(
     r"\[?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4}),? (?:at )?"
     r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?(?:\s?(?P<half>[aApP])\.?\s?[mM]\.?)?"
@@ -36,8 +38,9 @@ class _Entry(NamedTuple):
     rest: str
 
 
-def open_export(path: Path, source: str) -> Iterator[Raw] | None:
-    """The messages of an export, or None if the file is no text file.
+def open_export(path: Path, source: str) -> Callable[[], Iterator[Raw]] | None:
+    """What gives the messages of an export from the first on, or None if the file is no text file. They are held, since
+    what its dates mean is told by all of them.
 
     Raises:
         SourceError: it cannot be read, or holds no message in a form that is known.
@@ -45,27 +48,27 @@ def open_export(path: Path, source: str) -> Iterator[Raw] | None:
     if path.suffix.lower() != ".txt" or not path.is_file():
         return None
     try:
-        text = path.read_text(encoding="utf-8-sig").translate(_MARKS).replace("\u202f", " ").replace("\xa0", " ")
+        with path.open(encoding="utf-8-sig") as lines:
+            entries = list(_entries(line.removesuffix("\n").translate(_MARKS) for line in lines))
     except UnicodeDecodeError as error:
         raise SourceError(
             f"not UTF-8: {error.reason}", where=str(path), do="Convert the file to UTF-8 first"
         ) from error
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    entries = list(_entries(text))
     if not entries:
         raise SourceError(
             "no message in it that WhatsApp would have exported",
             where=str(path),
             do="A .txt file has to be one of its exports: 12.03.24, 18:05 - Anna: text",
         )
-    return _messages(entries, str(path), source)
+    return partial(_messages, entries, _times(entries, str(path)), str(path), source)
 
 
-def _entries(text: str) -> Iterator[_Entry]:
+def _entries(lines: Iterable[str]) -> Iterator[_Entry]:
     """The messages; a line that begins with no date goes on with the one before."""
     waiting: _Entry | None = None
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         match = _START.fullmatch(line.rstrip("\r"))
         if match is None:
             if waiting:
@@ -83,8 +86,7 @@ def _entries(text: str) -> Iterator[_Entry]:
         yield waiting
 
 
-def _messages(entries: list[_Entry], name: str, source: str) -> Iterator[Raw]:
-    times = _times(entries, name)
+def _messages(entries: list[_Entry], times: list[float], name: str, source: str) -> Iterator[Raw]:
     for entry, time in zip(entries, times, strict=True):
         match = _SAID.fullmatch(entry.rest.rstrip("\n"))
         author, text = (match["author"], match["text"]) if match else (None, entry.rest)
