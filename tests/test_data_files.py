@@ -23,6 +23,8 @@ AWKWARD = [
     "",
     "null",
     "true",
+    '[{"role": "user", "content": "like a message"}]',
+    '{"from": "gpt", "value": "like another"}',
 ]
 
 
@@ -167,6 +169,18 @@ def test_a_first_line_that_is_an_array_is_a_bad_line_among_others(tmp_path: Path
     with Quarantine(tmp_path / "bad") as refused:
         assert len(read_rows(str(tmp_path / "a.jsonl"), quarantine=refused)) == 1
     assert refused.count == 1
+
+
+def test_text_that_looks_like_messages_stays_text(tmp_path: Path) -> None:
+    like = '{"role": "user", "content": "q"}'
+    rows = [make_row(like, like, label, source=like, origin="pair") for label in (True, False)]
+    path = tmp_path / "a.csv"
+    write_rows(rows, str(path))
+    assert read_rows(str(path)) == rows
+    # Without an id, as in files of others, it is a chat.
+    header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text(header.replace("id", "name", 1) + "".join(lines), encoding="utf-8")
+    assert [raw.values()["prompt"] for raw in read_records(str(path))] == [json.loads(like)] * 2
 
 
 def test_blank_lines_in_csv_are_passed_over(tmp_path: Path) -> None:

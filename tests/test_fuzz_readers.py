@@ -198,12 +198,23 @@ def test_the_quarantine_file_has_every_byte_of_a_bad_row(tmp_path: Path) -> None
         assert "\\xe9" in str(kept["record"])
 
 
-@settings(max_examples=30, deadline=None)
+PLAIN = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+# Text that is a message as JSON, or what else looks like a cell of a chat's file.
+LIKE_CHAT = st.builds(
+    lambda names, role, content, form: form % json.dumps(dict(zip(names, (role, content), strict=True))),
+    st.sampled_from([("role", "content"), ("from", "value")]),
+    st.sampled_from(["user", "assistant", "human", "x"]),
+    PLAIN,
+    st.sampled_from(["%s", "[%s]", "[%s] ", " %s", "{%s"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(
         st.tuples(
-            st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
-            st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8),
+            PLAIN | LIKE_CHAT,
+            PLAIN.map(lambda text: f"c {text}") | LIKE_CHAT,
             st.booleans(),
         ),
         min_size=1,
@@ -214,7 +225,7 @@ def test_the_quarantine_file_has_every_byte_of_a_bad_row(tmp_path: Path) -> None
 def test_any_text_comes_back_from_any_format(
     suffix: str, tmp_path_factory: pytest.TempPathFactory, values: list[tuple[str, str, bool]]
 ) -> None:
-    rows = [make_row(prompt, f"c {text}", good, source="s", origin="pair") for prompt, text, good in values]
+    rows = [make_row(prompt, text, good, source=prompt or "s", origin="pair") for prompt, text, good in values]
     path = str(tmp_path_factory.mktemp("any") / f"rows{suffix}")
     write_rows(rows, path)
     assert read_rows(path) == rows

@@ -13,15 +13,20 @@ from typing import IO, Any, BinaryIO, cast
 from ktodata.errors import SourceError, listed
 from ktodata.io import records
 from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, UTF8_ADVICE, Raw, is_broken
+from ktodata.schema import COLUMNS, RowIds
 
 _ESCAPED = re.compile("[\udc80-\udcff]+")
+
+
+_TEXT = frozenset(COLUMNS) - {"prompt", "completion", "label"}  # what is text in any row
 
 
 def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     """Comma-separated values with a header line, text verbatim.
 
     A csv file knows text only, so two things are turned back: a `label` (or `kto_tag`) of true or false, and a cell
-    that holds messages as JSON, which is how `write_rows` writes them.
+    that holds messages as JSON, which is how `write_rows` writes them. Where a row has an `id`, as those of
+    `write_rows` do, it tells text that merely looks like messages from messages.
     """
     csv.field_size_limit(records.LONGEST)
     with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
@@ -47,7 +52,7 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
                     problem = f"{len(cells)} cells, but the header names {len(header)} columns"
                     yield Raw(cells, where, source, problem)
             else:
-                yield Raw({key: _cell(key, value) for key, value in zip(header, cells, strict=True)}, where, source)
+                yield Raw(_record(header, cells), where, source)
 
 
 def _csv_rows(reader: Any, name: str) -> Iterator[list[str]]:
@@ -61,10 +66,21 @@ def _csv_rows(reader: Any, name: str) -> Iterator[list[str]]:
         raise SourceError(f"not csv: {what}", where=f"{name}:{reader.line_num}", do=do) from error
 
 
+def _record(header: list[str], cells: list[str]) -> dict[str, object]:
+    texts = dict(zip(header, cells, strict=True))
+    record = {name: _cell(name, text) for name, text in texts.items()}
+    looks_like_chat = any(name in texts and record[name] is not texts[name] for name in ("prompt", "completion"))
+    if looks_like_chat and texts.keys() >= {"prompt", "completion", "id"} and isinstance(record.get("label"), bool):
+        id_of_text = RowIds(texts["prompt"]).of(texts["completion"], record["label"] is True)
+        if texts["id"] == id_of_text:
+            record |= {name: texts[name] for name in ("prompt", "completion")}
+    return record
+
+
 def _cell(column: str, text: str) -> object:
     if column in ("label", "kto_tag"):
         return {"true": True, "false": False}.get(text.lower(), text)
-    if text[:1] in "[{" and text:
+    if text[:1] in "[{" and text and column not in _TEXT:
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
             items = value if isinstance(value, list) else [value]
