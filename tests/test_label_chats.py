@@ -410,6 +410,51 @@ def test_unreadable_messages_go_to_the_quarantine(tmp_path: Path) -> None:
     assert len(lines) == 10
 
 
+WRONG_AUTHORS: list[Any] = [{"a": 1}, ["Anna"], 5, True]
+
+
+@pytest.mark.parametrize("field", ["from", "from_id"])
+def test_an_author_of_another_type_is_unreadable(tmp_path: Path, field: str) -> None:
+    wrong = [one for one in WRONG_AUTHORS if not (field == "from_id" and one == 5)]
+    messages = [message(0, "Bob", "hi"), message(1, "Anna", "hey")]
+    messages += [message(2 + n, "Bob", "x", **{field: one}) for n, one in enumerate(wrong)]
+    messages += [message(9, "Anna", "what?"), message(10, None, "gone", from_id=None), message(11, "Anna", "yes")]
+    (tmp_path / "result.json").write_text(json.dumps({"name": "B", "type": "x", "id": 1, "messages": messages}))
+    bad = tmp_path / "bad.jsonl"
+    options = ["-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna"]
+    result = run(str(tmp_path / "result.json"), *options)
+    assert (result.exit_code, f"{field} is dict {{'a': 1}}, not a string" in result.stderr) == (1, True), result.stderr
+    result = run(str(tmp_path / "result.json"), *options, "--quarantine", str(bad))
+    assert result.exit_code == 0, result.stderr
+    reasons = [json.loads(line) for line in bad.read_text().splitlines()]
+    assert [one["record"][field] for one in reasons if one["reason"] == "unreadable"] == wrong
+
+
+@pytest.mark.parametrize("chat", [None, "", " ", {"id": 1}, [1], True, ...])
+def test_a_message_of_an_unknown_chat_is_unreadable_and_in_none(tmp_path: Path, chat: Any) -> None:
+    lines: list[dict[str, Any]] = [
+        {"author": "Bob", "time": 1, "text": "in one", "chat": "a"},
+        {"author": "Bob", "time": 2, "text": "lost", "chat": chat},
+        {"author": "Anna", "time": 3, "text": "lost too", "chat": chat},
+        {"author": "Bob", "time": 4, "text": "in seven", "chat": 7},
+        {"author": "Anna", "time": 5, "text": "reply", "chat": 7},
+    ]
+    records = [{key: value for key, value in line.items() if value is not ...} for line in lines]
+    source, bad = tmp_path / "a.jsonl", tmp_path / "bad.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    result = run(str(source), "-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna")
+    assert result.exit_code == 1
+    assert "a.jsonl:2: chat is " in result.stderr
+    assert "so it is not known which chat the message is in" in result.stderr
+    options = ["-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna", "--quarantine", str(bad)]
+    assert run(str(source), *options).exit_code == 0
+    refused = [json.loads(line) for line in bad.read_text().splitlines()]
+    assert [one["where"][-1] for one in refused if one["reason"] == "unreadable"] == ["2", "3"]
+    assert [row.completion for row in read_rows(str(tmp_path / "o.jsonl"))] == [
+        [{"role": "assistant", "content": "reply"}]
+    ]
+
+
 def test_rows_of_messages_are_no_chat_export(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     path = tmp_path / "a.json"

@@ -66,7 +66,7 @@ def read(
         after_gap: the places of messages before which one could not be read.
 
     Raises:
-        RowError: an author or text that is no string, or a time that is none.
+        RowError: an author or text that is no string, a time that is none, or no chat where messages have one.
     """
     author, text = (column(record, name, where) for name in (fields.author, fields.text))
     for name, value in ((fields.author, author), (fields.text, text)):
@@ -79,8 +79,21 @@ def read(
     time = moment_of(
         record.get(fields.time) if reason else column(record, fields.time, where), fields.time, where, reason
     )
-    chat = str(record.get(fields.chat)) if fields.chat else where.rpartition(":")[0]
+    chat = _chat_of(record, fields.chat, where) if fields.chat else where.rpartition(":")[0]
     yield Piece(chat, Said(author or "", "", time, "" if reason else text, reason, where in after_gap))
+
+
+def _chat_of(record: Record, name: str, where: str) -> str:
+    """The chat of a message: text or a number. Messages of unknown chats are not to meet in one."""
+    value = value_of(record.get(name))
+    if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) and str(value).strip():
+        return str(value)
+    told = "is missing" if name not in record else "is empty" if value in (None, "") else f"is {named(value)}"
+    raise RowError(
+        f"{name} {told}, so it is not known which chat the message is in",
+        where=where,
+        do="Mend it, or name a --quarantine FILE for such records; or name another column with --chat",
+    )
 
 
 def moment_of(value: object, name: str, where: str, reason: str) -> float:

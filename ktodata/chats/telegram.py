@@ -81,7 +81,9 @@ def _list(value: object) -> list[Any]:
 
 def _messages(chats: list[dict[str, Any]], name: str, source: str) -> Iterator[Raw]:
     for place, chat in enumerate(chats):
-        title = str(chat.get("name") or chat.get("type") or "chat").encode(errors="replace").decode()
+        names = (chat.get(key) for key in ("name", "type"))
+        title = next((name for name in names if name and isinstance(name, str)), "chat")
+        title = title.encode(errors="replace").decode()
         for row, message in enumerate(_list(chat.get("messages"))):
             shown = message.get("id", row) if isinstance(message, dict) else row
             record = {**message, "chat": f"{place} {title}"} if isinstance(message, dict) else message
@@ -103,7 +105,7 @@ def read(record: Record, where: str, *, after_gap: frozenset[str] = frozenset())
     `after_gap` has the places of messages before which one could not be read.
 
     Raises:
-        RowError: it has no date, or a text in a form that is unknown.
+        RowError: it has no date, or a text or an author in a form that is unknown.
     """
     text = plain_text(record.get("text", ""), where)
     if record.get("type") != "message":
@@ -111,9 +113,17 @@ def read(record: Record, where: str, *, after_gap: frozenset[str] = frozenset())
         return
     reason = "forwarded" if record.get("forwarded_from") is not None else "" if text.strip() else "no text"
     time = moment_of(record.get("date_unixtime") or record.get("date"), "date", where, reason)
-    author, identity = (str(record.get(name) or "") for name in ("from", "from_id"))
+    author, identity = (_name(record, name, where) for name in ("from", "from_id"))
     said = Said(author or "Deleted Account", identity, time, "" if reason else text, reason, where in after_gap)
     yield Piece(str(record["chat"]), said)
+
+
+def _name(record: Record, name: str, where: str) -> str:
+    """An author or an author's id; "" where Telegram has none left."""
+    value = record.get(name)
+    if value is None or isinstance(value, str) or (name == "from_id" and type(value) is int):
+        return "" if value is None else str(value)
+    raise RowError(f"{name} is {named(value)}, not a string", where=where)
 
 
 def plain_text(text: object, where: str) -> str:
