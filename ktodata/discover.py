@@ -77,7 +77,7 @@ def _stamping(layout: Source, raws: Iterator[Raw]) -> Iterator[Raw]:
     for raw in raws:
         if raw.source not in names:
             names[raw.source] = stamped(layout, raw.source)
-        yield Raw(raw.data, raw.where, names[raw.source], raw.problem)
+        yield raw._replace(source=names[raw.source])
 
 
 def _find(source: str, *, split: str, limit: int | None, folders: Sequence[str]) -> list[Part]:

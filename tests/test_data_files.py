@@ -226,7 +226,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     ),
     "nested": ("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl:1: "),
     "array cut off": ("a.json", f"[{ROW},\n".encode(), "a.json:2: not JSON"),
-    "comma too many": ("a.json", f"[{ROW},\n\n]".encode(), "a.json:3: not JSON: Expecting value. Mend it there, or"),
+    "comma too many": ("a.json", f"[{ROW},\n\n]".encode(), "a.json:3: not JSON: Expecting value. `ktodata unpair"),
     "a quote that stays open": (
         "a.csv",
         b'prompt,completion,label\n"p,c,true\n',

@@ -195,3 +195,87 @@ def test_negatives_speaks_of_its_quarantine_file_only_if_something_is_in_it() ->
     assert "skipped ones are in" not in result.stderr
     save(Path("a.jsonl"), [*ROWS, {"oops": 1}])
     assert "skipped ones are in bad.jsonl" in CliRunner().invoke(main, given).stderr
+
+
+def row(n: int) -> str:
+    return json.dumps(ROWS[n])
+
+
+BROKEN_ARRAYS = {  # the file, rows that are written, records that are set aside, where
+    "a line of its own": (
+        f'[\n{row(0)},\n{{"prompt": oops}},\n{row(2)}\n]',
+        "02",
+        ['{"prompt": oops}'],
+        [3],
+    ),
+    "a bad first item": (f'[\n  {{"prompt": "a\n"}},\n  {row(1)}\n]', "1", ['{"prompt": "a\n"}'], [2]),
+    "two bad items": (f"[\n{row(0)},\n{{,\n}},\n{row(1)},\n{{]\n,\n{row(2)}]", "012", ["{,\n}", "{]"], [3, 6]),
+    "a comma too few": (f"[\n{row(0)}\n{row(1)},\n{row(2)}]", "02", [row(1)], [3]),
+    "a comma too many": (f"[\n{row(0)},\n]", "0", ["]"], [3]),
+    "cut off in an item": (f'[{row(0)},\n{{"prompt": "p', "0", ['{"prompt": "p'], [2]),
+    "cut off between items": (f"[{row(0)}\n", "0", [""], [2]),
+    "one line": (f"[{row(0)}, {{oops}}, {row(2)}]", "0", [f"{{oops}}, {row(2)}]"], [1]),
+    "more than an array": (f"[{row(0)}]\n[{row(1)}]\n", "0", [f"[{row(1)}]"], [2]),
+}
+
+
+def unpaired(source: str) -> tuple[str, list[dict[str, Any]], str]:
+    """The numbers of the rows that `unpair` writes, what it sets aside, and what it says without a place for that."""
+    arguments = ["unpair", source, "-o", "o.jsonl"]
+    strict = CliRunner().invoke(main, arguments)
+    assert (strict.exit_code, strict.stderr.count("\n")) == (1, 1)
+    result = CliRunner().invoke(main, [*arguments, "--quarantine", "bad.jsonl"])
+    assert result.exit_code == 0, result.stderr
+    written = sorted(json.loads(line)["prompt"][1:] for line in Path("o.jsonl").read_text("utf-8").splitlines())
+    kept = [json.loads(line) for line in Path("bad.jsonl").read_text("utf-8").splitlines()]
+    return "".join(written), kept, strict.stderr
+
+
+@pytest.mark.parametrize("block", [7, 2**20])
+@pytest.mark.parametrize("case", BROKEN_ARRAYS)
+def test_what_is_broken_in_an_array_is_set_aside(case: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ktodata.io.records.BLOCK", block)
+    text, rows, bad, lines = BROKEN_ARRAYS[case]
+    Path("a.json").write_text(text, encoding="utf-8")
+    written, kept, told = unpaired("a.json")
+    assert written == rows
+    assert [one["record"] if isinstance(one["record"], str) else json.dumps(one["record"]) for one in kept] == bad
+    assert [one["where"] for one in kept] == [f"a.json:{line}" for line in lines]
+    assert told.startswith(f"error: a.json:{lines[0]}: ")
+    assert "name a --quarantine FILE" in told
+
+
+HEADER = "prompt,completion,label\n"
+BROKEN_TABLES = {
+    "a stray quote": (f'{HEADER}q0,c,true\n"a "b" c",d,true\n"q2",c,false\n', "02", ['"a "b" c",d,true\n'], 3),
+    "a quote that stays open": (f'{HEADER}q0,c,true\n"a,b,true\nx,y,true\n', "0", ['"a,b,true\nx,y,true\n'], 4),
+    "a text over lines": (
+        f'{HEADER}q0,c,true\nq1,"he said "hi\nthere" and, left",true\nq2,c,true\n',
+        "0",
+        ['q1,"he said "hi\nthere" and, left",true\nq2,c,true\n'],
+        3,
+    ),
+    "the last row": (f'{HEADER}q0,c,true\n"a"b,c,true', "0", ['"a"b,c,true'], 3),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_TABLES)
+def test_what_is_broken_in_csv_is_set_aside(case: str) -> None:
+    text, rows, bad, line = BROKEN_TABLES[case]
+    Path("a.csv").write_text(text, encoding="utf-8")
+    written, kept, told = unpaired("a.csv")
+    assert (written, [one["record"] for one in kept], kept[0]["where"]) == (rows, bad, f"a.csv:{line}")
+    assert told.startswith(f"error: a.csv:{line}: not csv: ")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv"])
+def test_what_is_too_long_to_be_set_aside_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ktodata.io.records.LONGEST", 1000)
+    monkeypatch.setattr("ktodata.io.records.BLOCK", 100)
+    more = "x" * 500 + "\n"
+    begin = f"[{row(0)},\n{{oops" if name == "a.json" else f'{HEADER}q0,c,true\n"a" b,c,true\n'
+    Path(name).write_text(begin + 10 * more, encoding="utf-8")
+    result = CliRunner().invoke(main, ["unpair", name, "-o", "o.jsonl", "--quarantine", "bad.jsonl"])
+    assert result.exit_code == 1
+    assert "what follows is too long to be set aside" in result.stderr
+    assert not Path("o.jsonl").exists()

@@ -7,17 +7,19 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
-from typing import IO, Any, BinaryIO, cast
+from collections.abc import Iterable, Iterator
+from typing import IO, BinaryIO, cast
 
 from ktodata.errors import SourceError, listed
 from ktodata.io import records
-from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, UTF8_ADVICE, Raw, is_broken
+from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, TOO_LONG, UTF8_ADVICE, Raw, is_broken
 from ktodata.schema import COLUMNS, RowIds
 
 _ESCAPED = re.compile("[\udc80-\udcff]+")
 
 
+_CELL = r'(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)'
+_ROW = re.compile(rf"{_CELL}(?:,{_CELL})*+[\r\n]*+")
 _TEXT = frozenset(COLUMNS) - {"prompt", "completion", "label"}  # what is text in any row
 
 
@@ -27,43 +29,125 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     A csv file knows text only, so two things are turned back: a `label` (or `kto_tag`) of true or false, and a cell
     that holds messages as JSON, which is how `write_rows` writes them. Where a row has an `id`, as those of
     `write_rows` do, it tells text that merely looks like messages from messages.
+
+    Raises:
+        SourceError: the header is none, or what follows a stray quote is too long to be set aside with it.
     """
     csv.field_size_limit(records.LONGEST)
     with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        reader = csv.reader(text, strict=True)
-        header: list[str] | None = None
-        for cells in _csv_rows(reader, name):
-            where = f"{name}:{reader.line_num}"
-            if header is None:
-                if not cells:
-                    continue
-                header = cells
-                if not_utf8 := _text_problem("".join(header)):
-                    raise SourceError(not_utf8, where=where, do=UTF8_ADVICE)
-                if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), "")):
-                    what = f"the header is one column, {header[0]!r}, as its cells are separated by {mark!r}"
-                    raise SourceError(what, where=where, do=COMMA_ADVICE)
-                if len(set(header)) < len(header):
-                    raise SourceError(f"a column is named twice ({listed(header)})", where=where, do="Rename one")
+        file = _Csv(text, name)
+        header = file.header()
+        for line, cells, problem in file.rows(len(header)):
+            where = f"{name}:{line}"
+            if problem:
+                data = "".join(cells).encode("utf-8", "surrogateescape")
+                yield Raw(data, where, source, f"not csv: {problem}", QUOTE_ADVICE)
             elif not_utf8 := _text_problem("".join(cells)):
                 yield Raw([cell.encode("utf-8", "surrogateescape") for cell in cells], where, source, not_utf8)
             elif len(cells) != len(header):
-                if cells:
-                    problem = f"{len(cells)} cells, but the header names {len(header)} columns"
-                    yield Raw(cells, where, source, problem)
+                yield Raw(cells, where, source, f"{len(cells)} cells, but the header names {len(header)} columns")
             else:
                 yield Raw(_record(header, cells), where, source)
 
 
-def _csv_rows(reader: Any, name: str) -> Iterator[list[str]]:
-    """The reader's rows, with its errors as ours."""
+class _Csv:
+    """The rows of a file, and those of what follows a bad one."""
+
+    def __init__(self, text: Iterable[str], name: str) -> None:
+        self.text, self.name = iter(text), name
+        self.held: list[str] = []  # lines of the row at hand
+        self.passed = 0  # lines before those of the reader
+        self.reader = csv.reader(self._lines(self.text), strict=True)
+
+    def header(self) -> list[str]:
+        """The names of the columns; none, if there is no line.
+
+        Raises:
+            SourceError: it is not csv, not UTF-8, or names a column twice.
+        """
+        try:
+            header = next((cells for cells in self.reader if cells), [])
+        except csv.Error as error:
+            # One of quoted names and semicolons ends here.
+            do = COMMA_ADVICE if "expected after" in str(error) else QUOTE_ADVICE
+            raise SourceError(f"not csv: {_told(error)}", where=f"{self.name}:{self.reader.line_num}", do=do) from error
+        where = f"{self.name}:{self.reader.line_num}"
+        if not_utf8 := _text_problem("".join(header)):
+            raise SourceError(not_utf8, where=where, do=UTF8_ADVICE)
+        if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), "")):
+            what = f"the header is one column, {header[0]!r}, as its cells are separated by {mark!r}"
+            raise SourceError(what, where=where, do=COMMA_ADVICE)
+        if len(set(header)) < len(header):
+            raise SourceError(f"a column is named twice ({listed(header)})", where=where, do="Rename one")
+        return header
+
+    def rows(self, width: int) -> Iterator[tuple[int, list[str], str]]:
+        """The rows that are not blank: the line that each ends in, its cells, and what is wrong with its syntax.
+
+        After a syntax error nothing says whether the next line begins a row or is in the middle of a text. It is taken
+        to begin one where all that follows is sound csv of so many columns then, to the end of the file: within a text
+        it would not be. Else all of that goes with the bad row, whose cells are its lines as they stand there.
+
+        Raises:
+            SourceError: more than `LONGEST` characters follow a syntax error.
+        """
+        while True:
+            self.held.clear()
+            try:
+                cells = next(self.reader, None)
+            except csv.Error as error:
+                place = self.passed + self.reader.line_num
+                rest = self._rest(error)
+                if not _is_sound(rest, width):
+                    yield place, [*self.held, *rest], f"{_told(error)}, and where the next row begins cannot be told"
+                    return
+                yield place, list(self.held), _told(error)
+                self.passed, self.reader = place, csv.reader(self._lines(iter(rest)), strict=True)
+                continue
+            if cells is None:
+                return
+            if cells:
+                yield self.passed + self.reader.line_num, cells, ""
+
+    def _lines(self, lines: Iterator[str]) -> Iterator[str]:
+        for line in lines:
+            self.held.append(line)
+            yield line
+
+    def _rest(self, error: csv.Error) -> list[str]:
+        """The lines that follow."""
+        lines: list[str] = []
+        size = 0
+        for line in self.text:
+            lines.append(line)
+            size += len(line)
+            if size > records.LONGEST:
+                what = f"not csv: {_told(error)}; what follows is too long to be set aside ({TOO_LONG})"
+                raise SourceError(what, where=f"{self.name}:{self.reader.line_num}", do=QUOTE_ADVICE) from error
+        return lines
+
+
+def _told(error: csv.Error) -> str:
+    return "a quote that is never closed" if "unexpected end" in str(error) else str(error)
+
+
+def _is_sound(lines: list[str], width: int) -> bool:
+    """Whether some lines are rows of so many columns, each with quotes round whole cells only."""
+    held: list[str] = []
+
+    def follow() -> Iterator[str]:
+        for line in lines:
+            held.append(line)
+            yield line
+
     try:
-        yield from reader
-    except csv.Error as error:
-        # A header of quoted names and semicolons ends here. Further down it is a stray quote.
-        do = COMMA_ADVICE if reader.line_num == 1 and "expected after" in str(error) else QUOTE_ADVICE
-        what = "a quote that is never closed" if "unexpected end" in str(error) else str(error)
-        raise SourceError(f"not csv: {what}", where=f"{name}:{reader.line_num}", do=do) from error
+        for cells in csv.reader(follow(), strict=True):
+            if cells and (len(cells) != width or not _ROW.fullmatch("".join(held))):
+                return False
+            held.clear()
+    except csv.Error:
+        return False
+    return True
 
 
 def _record(header: list[str], cells: list[str]) -> dict[str, object]:

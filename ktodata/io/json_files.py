@@ -13,6 +13,8 @@ from ktodata.io import records
 from ktodata.io.records import ARRAY_ADVICE, BOM, TOO_LONG, Raw, read_lines, why
 
 _BLANK = re.compile(r"\s*")
+_DECODER = json.JSONDecoder()
+LONGEST_WORD = 32  # characters that a number, a word or an escape has, or fewer, where it is not all there
 _ARRAY = re.compile(rb"\[\s*(\{|$)")
 
 
@@ -31,7 +33,7 @@ def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     """A JSON array of objects, read piece by piece; or JSON lines in a file that is called `.json`.
 
     Raises:
-        SourceError: it is neither. What follows a syntax error in an array cannot be told apart, so it is fatal.
+        SourceError: it is neither, or something in it is too long. Syntax errors are those of a record.
     """
     head = _head(cast(io.BufferedReader, stream))
     if head[:1] == b"{":
@@ -40,9 +42,10 @@ def read_json(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
             raise SourceError("one JSON object over many lines", where=name, do=advice)
         yield from read_lines(stream, name, source)
     elif head[:1] == b"[":
-        with io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", errors="surrogateescape") as text:
-            for line, item in _array_items(text, name):
-                yield Raw(item.encode("utf-8", "surrogateescape"), f"{name}:{line}", source)
+        plain = cast(BinaryIO, stream)
+        with io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+            for line, item, problem in _Array(text, name).items():
+                yield Raw(item.encode("utf-8", "surrogateescape"), f"{name}:{line}", source, problem)
     elif head:
         raise SourceError("neither a JSON array of objects nor JSON lines", where=name)
 
@@ -56,62 +59,114 @@ def _head(stream: io.BufferedReader) -> bytes:
     return b""
 
 
-def _array_items(text: IO[str], name: str) -> Iterator[tuple[int, str]]:
-    """The items of a JSON array as they stand there, with their lines, holding little more than one at a time."""
-    decoder, buffer, place, line, ended, first = json.JSONDecoder(), "", 0, 1, False, True
+class _Array:
+    """A JSON array that is taken apart item by item, holding little more than one at a time."""
 
-    def more(size: int) -> None:
-        nonlocal buffer, place, ended
-        chunk = text.read(size)
-        ended = not chunk
-        buffer, place = buffer[place:] + chunk, 0
+    def __init__(self, text: IO[str], name: str) -> None:
+        self.text, self.name = text, name
+        self.buffer, self.place, self.line, self.ended = "", 0, 1, False
+        self.margin: str | None = None  # what stands before an item on its line, if only white space does
 
-    def skip_blank() -> str:
-        """Step over white space; the character after it, or "" at the end of the file."""
-        nonlocal place, line
+    def items(self) -> Iterator[tuple[int, str, str]]:
+        """The items as they stand there: the line, the text, and what is wrong with it if that ends the reading of it.
+
+        After a syntax error reading goes on with the next item that begins a line as the bad one does; where it does
+        not begin one, or no other follows, all the rest is one item, since where the next begins cannot be told.
+
+        Raises:
+            SourceError: an item, or such a rest, of more than `LONGEST` characters.
+        """
+        self._blank()
+        self.place += 1  # the opening bracket, which the caller has seen
+        mark, self.margin = self._blank()
+        expected = mark != "]"
         while True:
-            match = _BLANK.match(buffer, place)
-            end = match.end() if match else place
-            line += buffer.count("\n", place, end)
-            place = end
-            if place < len(buffer) or ended:
-                return buffer[place : place + 1]
-            more(records.BLOCK)
+            problem = ""
+            if not expected:
+                mark, _ = self._blank()
+                if mark == "]":
+                    self.place += 1
+                    if self._blank()[0]:
+                        yield self._rest("something follows the JSON array", margin=None)
+                    return
+                if mark != ",":
+                    problem = f"',' or ']' expected in the JSON array, not {mark!r}"
+                    problem = problem if mark else "the JSON array is not closed: cut off?"
+            if not problem:
+                if not expected:
+                    self.place += 1  # the comma
+                    _, self.margin = self._blank()
+                end, problem = self._item()
+                if not problem:
+                    yield self.line, self._taken(end), ""
+                    expected = False
+                    continue
+            yield self._rest(problem, margin=self.margin)
+            if self.place == len(self.buffer) and self.ended:
+                return
+            expected = True
 
-    skip_blank()
-    place += 1  # the opening bracket, which the caller has seen
-    while True:
-        if (mark := skip_blank()) == "]":
-            place += 1
-            if skip_blank():
-                raise SourceError("something follows the JSON array", where=f"{name}:{line}")
-            return
-        if not first:
-            if mark != ",":
-                raise SourceError(_array_problem(mark), where=f"{name}:{line}", do=ARRAY_ADVICE)
-            place += 1
-            skip_blank()
-        size, first = records.BLOCK, False
+    def _more(self, size: int) -> None:
+        chunk = self.text.read(size)
+        self.ended = not chunk
+        self.buffer, self.place = self.buffer[self.place :] + chunk, 0
+
+    def _taken(self, end: int) -> str:
+        """The text from here to a place in the buffer, which is passed."""
+        found = self.buffer[self.place : end]
+        self.line += found.count("\n")
+        self.place = end
+        return found
+
+    def _blank(self) -> tuple[str, str | None]:
+        """Step over white space; the character after it ("" at the end), and what of it is on the line of that."""
+        margin: str | None = None
+        while True:
+            match = _BLANK.match(self.buffer, self.place)
+            passed = self._taken(match.end() if match else self.place)
+            if "\n" in passed:
+                margin = passed.rpartition("\n")[2]
+            elif margin is not None:
+                margin += passed
+            if self.place < len(self.buffer) or self.ended:
+                return self.buffer[self.place : self.place + 1], margin
+            self._more(records.BLOCK)
+
+    def _item(self) -> tuple[int, str]:
+        """Where the item that begins here ends in the buffer, or what is wrong with it."""
+        size = records.BLOCK
         while True:
             try:
-                _, end = decoder.raw_decode(buffer, place)
-            except RecursionError as error:
-                raise SourceError("JSON nested too deeply", where=f"{name}:{line}") from error
+                _, end = _DECODER.raw_decode(self.buffer, self.place)
+            except RecursionError:
+                return 0, "JSON nested too deeply"
             except ValueError as error:
-                if ended:
-                    # Its own line and column count from this item on.
-                    raise SourceError(f"not JSON: {why(error)}", where=f"{name}:{line}", do=ARRAY_ADVICE) from error
-                if len(buffer) > records.LONGEST:
-                    raise SourceError(f"an item {TOO_LONG}", where=f"{name}:{line}") from error
+                if self.ended or self._is_certain(error):
+                    return 0, f"not JSON: {why(error)}"
+                if len(self.buffer) > records.LONGEST:
+                    raise SourceError(f"an item {TOO_LONG}", where=f"{self.name}:{self.line}") from error
             else:
-                if end < len(buffer) or ended:  # a number at the buffer's end may go on
-                    break
-            more(size)
+                if end < len(self.buffer) or self.ended:  # a number at the buffer's end may go on
+                    return end, ""
+            self._more(size)
             size *= 2  # an item of any length is tried again a logarithmic number of times
-        yield line, buffer[place:end]
-        line += buffer.count("\n", place, end)
-        place = end
 
+    def _is_certain(self, error: ValueError) -> bool:
+        """Whether an error would be there whatever follows: not one where a text or a word has been cut off."""
+        place = getattr(error, "pos", len(self.buffer))
+        return not str(error).startswith("Unterminated") and place < len(self.buffer) - LONGEST_WORD
 
-def _array_problem(mark: str) -> str:
-    return f"',' or ']' expected in the JSON array, not {mark!r}" if mark else "the JSON array is not closed: cut off?"
+    def _rest(self, problem: str, *, margin: str | None) -> tuple[int, str, str]:
+        """What is passed over for a problem: all up to the next item with this margin, or to the end."""
+        line, size = self.line, records.BLOCK
+        next_item = re.compile(rf"\n{re.escape(margin)}(?=\{{)") if margin is not None else None
+        while True:
+            match = next_item.search(self.buffer, self.place + 1) if next_item else None
+            if match or self.ended:
+                text = self._taken(match.end() if match else len(self.buffer)).rstrip()
+                return line, text.removesuffix(",").rstrip() if match else text, problem
+            if len(self.buffer) - self.place > records.LONGEST:
+                what = f"{problem}; what follows is too long to be set aside ({TOO_LONG})"
+                raise SourceError(what, where=f"{self.name}:{line}", do=ARRAY_ADVICE)
+            self._more(size)
+            size *= 2

@@ -30,13 +30,14 @@ class Raw(NamedTuple):
     """One record as it came: the unparsed JSON of a line or an array's item, or the values of a columnar file.
 
     `where` is the file and line or row; `source` the provenance that rows made of it get; `problem` is set where
-    the reader already knows that the record cannot be read.
+    the reader already knows that the record cannot be read, `advice` where it knows what to do.
     """
 
     data: bytes | object
     where: str
     source: str
     problem: str = ""
+    advice: str = ""
 
     def values(self) -> dict[str, Any]:
         """The record as a dict.
@@ -45,7 +46,7 @@ class Raw(NamedTuple):
             RowError: it is not UTF-8, not JSON, or not an object.
         """
         if self.problem:
-            raise RowError(self.problem, where=self.where)
+            raise RowError(self.problem, where=self.where, do=self.advice)
         value = _parse_line(self.data, self.where) if isinstance(self.data, bytes) else self.data
         if not isinstance(value, dict):
             raise RowError(f"a JSON {_json_name(value)}, not an object with columns", where=self.where)
@@ -138,7 +139,7 @@ TOO_LONG = f"longer than {LONGEST // 2**20} MiB: not a file of this format?"
 BROKEN_EMOJI = "half of a surrogate pair (a broken emoji) in the text"
 UTF8_ADVICE = "Convert the file to UTF-8 first"
 COMMA_ADVICE = "The separator of a csv file must be a comma"
-ARRAY_ADVICE = "Mend it there, or write an object a line (.jsonl): a bad line can then be set aside with --quarantine"
+ARRAY_ADVICE = "Mend it there, or write an object a line (.jsonl): then a bad line is told from others"
 QUOTE_ADVICE = 'A text with a quote or a line feed in it stands in quotes, and a quote in it is written twice ("")'
 AGAIN_ADVICE = "Fetch or write the file again"
 
