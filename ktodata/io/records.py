@@ -26,6 +26,10 @@ _BARE_COLONS = re.compile(rb'(?<!\\)(?:\\\\)*"\s*:')
 UNREADABLE = "unreadable"
 
 
+class Verbatim(str):
+    """JSON that is to be written as it stands here: 1.10 is not 1.1 to who looks for it."""
+
+
 class Raw(NamedTuple):
     """One record as it came: the unparsed JSON of a line or an array's item, or the values of a columnar file.
 
@@ -53,13 +57,19 @@ class Raw(NamedTuple):
         return value
 
     def shown(self) -> object:
-        """The record for the quarantine file, parsed if it can be: as it stands there, numbers of any size included."""
+        """The record for the quarantine file, as it stands there: its JSON if it is some, else its text."""
+        import orjson
+
         if not isinstance(self.data, bytes):
             return self.data
         try:
-            return _parse_slowly(self.data, self.where)
-        except RowError:
-            return self.data.decode("utf-8", errors="backslashreplace")  # no byte of it is lost
+            if not self.problem:
+                orjson.loads(self.data)  # it takes nothing but JSON: no NaN, no number beyond what a float can hold
+                _parse_line(self.data, self.where)
+                return Verbatim(self.data.decode("utf-8"))
+        except (orjson.JSONDecodeError, RowError):
+            pass
+        return self.data.decode("utf-8", errors="backslashreplace")  # no byte of it is lost
 
     def refused(self, detail: str, *, reason: str = UNREADABLE) -> dict[str, Any]:
         """What the quarantine file says of it, as arguments of `ktodata.io.Quarantine.add`."""

@@ -9,7 +9,9 @@ import gzip
 import io
 import itertools
 import json
+import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -21,11 +23,13 @@ from ktodata.errors import NothingLeftError, UsageError, WriteError
 from ktodata.io.ahead import OneAhead
 from ktodata.io.leftover import claimed, clear
 from ktodata.io.paths import local_path
+from ktodata.io.records import Verbatim
 from ktodata.io.table import Table, arrow_schema, records_of, table_of
 from ktodata.schema import COLUMNS, Kind, Row
 
 STDOUT = "-"
 TEMPORARY = ".tmp"
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 CHUNK = 8192  # rows in one row group of a parquet file
 
 
@@ -245,7 +249,8 @@ WRITERS: dict[str, Callable[[Iterator[Table], Kind, IO[bytes]], int]] = {
 
 
 class Quarantine:
-    """Where rows go that were read but not written: one JSON line each, with the reason, the place and the record.
+    """Where rows go that were read but not written: one JSON line each, with the reason, the place and the record,
+    as it stands in its file where that is JSON, and as text where it is none (NaN is not).
 
     A context manager. The file is made even if it stays empty, and atomically, so after an error there is none: but
     for `NothingLeftError`, since all records are in it then; the error names it. With `path` None nothing is kept.
@@ -282,5 +287,26 @@ class Quarantine:
         """One record, with whatever more the caller wants to say about it."""
         self.count += 1
         if self._stream:
-            line = json.dumps({"reason": reason, "where": where, **more, "record": record}, default=str)
-            self._stream.write(f"{line}\n".encode())
+            said = _strict_json({"reason": reason, "where": where, **more})
+            self._stream.write(f'{said[:-1]}, "record": {_strict_json(record)}}}\n'.encode())
+
+
+def _strict_json(value: object) -> str:
+    """A value as JSON that any parser takes, on a line of ASCII; what JSON does not have, as text."""
+    if isinstance(value, Verbatim):
+        # In texts, a line feed can stand only as \\n.
+        one_line = value.replace("\r", " ").replace("\n", " ")
+        return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], one_line)
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same with NaN and infinities as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
