@@ -33,6 +33,7 @@ def changed(preset: str, change: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if value is not GONE}
 
 
+NO_HISTORIES: tuple[object, ...] = (5, 0, True, "earlier", {})
 # preset, what is changed in its record, what is said about it
 UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "hh: no rejected": ("hh-rlhf", {"rejected": GONE}, "no column 'rejected' (columns seen: chosen)"),
@@ -154,7 +155,7 @@ UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
             {"instruction": "q", "history": value, "conversations": GONE},
             f"history is {type(value).__name__} {value!r}, not a list of exchanges",
         )
-        for value in (5, 0, True, "earlier", {})
+        for value in NO_HISTORIES
     },
     "llama-factory: an exchange of one": (
         "llama-factory-kto",

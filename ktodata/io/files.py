@@ -24,6 +24,8 @@ from ktodata.io.records import (
 )
 
 GZIP = b"\x1f\x8b"
+# Byte order marks, the longer ones first: UTF-32's begins with UTF-16's.
+OTHER_MARKS = {"UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "UTF-16": (b"\xff\xfe", b"\xfe\xff")}
 LFS = b"version https://git-lfs"
 
 READERS: dict[str, Callable[[IO[bytes], str, str], Iterator[Raw]]] = {
@@ -93,10 +95,12 @@ def _refuse_others(stream: IO[bytes], suffix: str, name: str) -> None:
     head = cast(io.BufferedReader, stream).peek(64)
     if head.startswith(LFS):
         raise SourceError("a pointer of Git LFS, not the data", where=name, do="Fetch them with `git lfs pull`")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise SourceError("UTF-16, not UTF-8", where=name, do=UTF8_ADVICE)
+    for encoding, marks in OTHER_MARKS.items():
+        if head.startswith(marks):
+            raise SourceError(f"{encoding}, not UTF-8", where=name, do=UTF8_ADVICE)
     if head.startswith(GZIP):
-        raise SourceError("gzip data", where=name, do="Unpack it first" if "gz" in suffix else f"Call it {name}.gz")
+        do = f"Call it {name}.gz" if f"{suffix}.gz" in SUFFIXES else "Unpack it first"
+        raise SourceError("gzip data", where=name, do=do)
 
 
 def _unpacked(stream: BinaryIO, suffix: str) -> contextlib.AbstractContextManager[IO[bytes]]:
