@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Callable
 from typing import Any
 
 from ktodata.evenly import evenly
-from ktodata.keys import MAX_RUN, Keys, Numbers, Table
+from ktodata.keys import MAX_RUN, PROMPT, Keys, Numbers, Table
 from ktodata.waiting import in_turn
 
 FEW = 1000  # rows for which several arrangements are tried while clashes remain: chance decides much there
 ATTEMPTS = 20
+TINY = 8  # rows of which all orders are looked at where clashes remain
 REPAIRS = 100  # places tried for one row that found none, and rows without a place before giving up
 
 
@@ -29,24 +31,74 @@ def arrange(
     """
     import numpy as np
 
-    best, least = np.arange(len(keys)), (len(keys) + 1, 0)
+    best, least = np.arange(len(keys)), (len(keys) + 1, 0, 0)
     attempts = ATTEMPTS if len(keys) <= FEW else 1
-    for attempt in range(attempts):
-        shuffled = _shuffled(keys, f"{seed} {attempt}", provenance)
+    for attempt in range(attempts + max(1, attempts // 4)):
+        shuffled = _shuffled(keys, f"{seed} {attempt % attempts}", provenance)
         table = Table(keys.take(shuffled), before)
-        order = _spread(table) if len(keys) > FEW else None
-        if order is None or table.faults(order) > (table.unavoidable, 0):
-            order = in_turn(table, random.Random(f"{seed} {attempt} spread"))
+        aim = table.unavoidable
+        if attempt >= attempts:  # those that share completions stood in the way of those that share prompts
+            if least[0] <= aim[0]:
+                break
+            alone = dataclasses.replace(keys.take(shuffled), completions=np.arange(len(keys), dtype=np.uint64))
+            order = in_turn(Table(alone, before), random.Random(f"{seed} {attempt} spread"))
             _repair(order, table, random.Random(f"{seed} {attempt} repair"))
+        else:
+            order = _tried(table, len(keys), f"{seed} {attempt}")
         faults = table.faults(order)
+        if faults > aim and len(keys) <= TINY:
+            order = least_clashes(table)
+            faults = aim = table.faults(order)
         if faults < least:
             places = [index - table.fixed for index in order[table.fixed :]]
             best, least = shuffled[np.array(places, dtype=np.int64)], faults
-        if faults <= (table.unavoidable, 0):
+        if faults <= aim:
             break
-    if least[1]:
+    if least[2]:
         return _without_runs(keys, best, attempts, seed=seed, before=before, provenance=provenance)
     return best
+
+
+def _tried(table: Table, rows: int, name: str) -> list[int]:
+    """One attempt at an order of the table's rows, of which so many are its own."""
+    order = _spread(table) if rows > FEW else None
+    if order is None or table.faults(order) > table.unavoidable:
+        order = in_turn(table, random.Random(f"{name} spread"))
+        _repair(order, table, random.Random(f"{name} repair"))
+    return order
+
+
+def least_clashes(table: Table) -> list[int]:
+    """The order of `TINY` rows or fewer with the fewest neighbours of one prompt, and then with the fewest of one
+    completion. Looks at all orders (Held and Karp 1962), in time and memory that double with each row.
+    """
+    own = range(table.fixed, len(table.label_array))
+    count = len(own)
+
+    def weight(one: int, other: int) -> int:  # of equal ones, those are better whose labels take turns
+        return table.weight(one, other) * 2 * TINY + (table.labels[one] == table.labels[other])
+
+    weights = [[weight(one, other) for other in own] for one in own]
+    start = [weight(table.fixed - 1, one) if table.fixed else 0 for one in own]
+    # By the rows that have their places, as bits, and the last of them: the weight, and the one before the last.
+    best: list[dict[int, tuple[int, int]]] = [{} for _ in range(2**count)]
+    for one in range(count):
+        best[1 << one][one] = start[one], -1
+    for placed in range(1, 2**count):
+        for last, (so_far, _) in best[placed].items():
+            for one in range(count):
+                if not placed >> one & 1:
+                    after = best[placed | 1 << one]
+                    found = so_far + weights[last][one], last
+                    if one not in after or found < after[one]:
+                        after[one] = found
+    order: list[int] = []
+    placed = 2**count - 1
+    last = min(best[placed], key=lambda one: best[placed][one]) if count else -1
+    while last >= 0:
+        order.append(last)
+        placed, last = placed & ~(1 << last), best[placed][last][1]
+    return [*range(table.fixed), *(own[one] for one in reversed(order))]
 
 
 def _without_runs(
@@ -66,10 +118,10 @@ def _without_runs(
         table = Table(keys.take(shuffled), before)
         order = _evenly(table)
         tried.append((shuffled[order], table.faults([*range(table.fixed), *(one + table.fixed for one in order)])))
-        if tried[-1][1] <= (table.unavoidable, 0):
+        if tried[-1][1] <= table.unavoidable:
             break
     # Within 3:1, no run is too long, whatever it takes; beyond, clashes count for more, as elsewhere.
-    return min(tried, key=lambda one: one[1][::-1] if table.run_limit == MAX_RUN else one[1])[0]
+    return min(tried, key=lambda one: (one[1][2], *one[1]) if table.run_limit == MAX_RUN else one[1])[0]
 
 
 def _evenly(table: Table) -> list[int]:
@@ -148,27 +200,48 @@ def _repair(order: list[int], table: Table, rng: random.Random) -> None:
 
 
 def _move(order: list[int], place: int, table: Table, rng: random.Random) -> bool:
-    """Take out one of the two rows that clash and put it in elsewhere, so that clashes get fewer."""
+    """Take out one of the two rows that clash and put it in elsewhere, so that clashes get fewer, or lesser ones."""
     for start in (place, place - 1):
         if start < table.fixed:
             continue
         index = order.pop(start)
-        joined = 0 < start < len(order) and table.clash(order[start - 1], order[start])
-        if not joined:
-            spots = (
-                range(table.fixed, len(order) + 1)
-                if len(order) <= FEW
-                else (rng.randrange(table.fixed, len(order) + 1) for _ in range(REPAIRS))
-            )
-            for spot in spots:
-                around = order[max(0, spot - 1) : spot + 1]
-                if not any(table.clash(index, other) for other in around):
-                    order.insert(spot, index)
-                    if _run_at(order, spot, table.labels) <= table.run_limit:
-                        return True
-                    order.pop(spot)
+        if not 0 < start < len(order) or not table.clash(order[start - 1], order[start]):
+            here = sum(table.weight(index, other) for other in order[max(0, start - 1) : start + 1])
+            for spot in _better(order, index, here, table, rng):
+                order.insert(spot, index)
+                if _run_at(order, spot, table.labels) <= table.run_limit:
+                    return True
+                order.pop(spot)
         order.insert(start, index)
     return False
+
+
+def _better(order: list[int], index: int, here: int, table: Table, rng: random.Random) -> list[int]:
+    """Places where a row adds less to the weight of the clashes than `here`: those where it adds none, or the best."""
+    import numpy as np
+
+    if len(order) <= FEW:
+        spots = np.arange(table.fixed, len(order) + 1)
+        borders = np.array([-1, *order, -1])
+        before, after = borders[spots], borders[spots + 1]
+    else:
+        spots = np.array([rng.randrange(table.fixed, len(order) + 1) for _ in range(REPAIRS)])
+        before, after = (
+            np.array([order[spot] if 0 <= spot < len(order) else -1 for spot in some.tolist()])
+            for some in (spots - 1, spots)
+        )
+    prompts, completions = table.arrays
+
+    def weight(one: Any, other: Any) -> Any:
+        both = (one >= 0) & (other >= 0)
+        return ((prompts[one] == prompts[other]) * PROMPT + (completions[one] == completions[other])) * both
+
+    row = np.int64(index)
+    added = weight(before, row) + weight(row, after) - weight(before, after)
+    free = spots[added <= 0]
+    best = free if len(free) else spots[(added < here) & (added == added.min())]
+    found: list[int] = best.tolist()
+    return found
 
 
 def _run_at(order: list[int], place: int, labels: list[bool]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 MAX_RUN = 8  # rows of one label in a row, at a class ratio within 3:1
+PROMPT = 2**40  # the weight of two neighbours with one prompt, where one completion weighs 1
 LARGE = 64  # groups (rows of one prompt, or with one completion) that are watched, the largest
 
 Numbers: TypeAlias = Any
@@ -44,6 +45,9 @@ def longest_run(labels: Any) -> int:
     return int(np.diff([0, *borders, len(array)]).max()) if len(array) else 0
 
 
+Faults: TypeAlias = tuple[int, int, int]
+"""See `Table.faults`. Of two orders the one with the smaller faults is better."""
+
 Key: TypeAlias = tuple[int | None, int | None, bool]
 """See `Table.key`."""
 
@@ -72,7 +76,8 @@ class Table:
         # The largest group (the array it is in and its number there), and how many rows it has.
         self.heaviest = place, largest
         # One with more than half of the rows leaves so many of them side by side, whatever the order.
-        self.unavoidable = max(0, 2 * largest - len(own) - 1)
+        least = [max(0, 2 * int(counts.max()) - len(own) - 1) for counts in counted] or [0, 0]
+        self.unavoidable: Faults = (least[0], least[1], 0)
 
     # Lists, which a walk over rows is faster on, are made for those who walk.
 
@@ -122,6 +127,16 @@ class Table:
         prompts, completions = (numbers[np.array(order, dtype=np.int64)] for numbers in self.arrays)
         return int(((prompts[1:] == prompts[:-1]) | (completions[1:] == completions[:-1])).sum())
 
-    def faults(self, order: Sequence[int]) -> tuple[int, int]:
-        """How many neighbours clash, and by how much the longest run of one label is too long."""
-        return self.count(order), max(0, longest_run(self.label_array[list(order)]) - self.run_limit)
+    def weight(self, one: int, other: int) -> int:
+        """How bad it is if two rows are neighbours: one shared prompt is worse than any number of shared completions,
+        since TRL then pairs a prompt with a reply of its own."""
+        return (self.prompts[one] == self.prompts[other]) * PROMPT + (self.completions[one] == self.completions[other])
+
+    def faults(self, order: Sequence[int]) -> Faults:
+        """How many neighbours share a prompt, how many a completion, and by how much the longest run of one label is
+        too long."""
+        import numpy as np
+
+        places = np.array(order, dtype=np.int64)
+        prompts, completions = (int((one[1:] == one[:-1]).sum()) for one in (array[places] for array in self.arrays))
+        return prompts, completions, max(0, longest_run(self.label_array[places]) - self.run_limit)

@@ -2,7 +2,7 @@
 
 File order is training order for some trainers, and TRL's estimate of the reference point pairs each prompt with its
 neighbour's completion. So neighbours have different prompts and different completions wherever the rows allow it,
-and no long run carries one label. The order is a function of the set of rows and the seed: not of the order they
+prompts first where they do not allow both, and no long run carries one label. The order is a function of the set of rows and the seed: not of the order they
 came in.
 
 Each row draws a number from the seed and its id; rows are shuffled by it. Many rows are first dealt to stretches of

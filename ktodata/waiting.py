@@ -25,13 +25,16 @@ class Waiting:
             self.lines.setdefault(table.key(index), deque()).append(index)
         self.heads = sorted((line[0], key) for key, line in self.lines.items())  # sorted, and so a heap
 
-    def find(self, last: int | None, wanted: bool | None = None) -> int | None:
-        """The first row found that may follow `last`, of the wanted label if one is wanted; older lines first."""
+    def find(self, last: int | None, wanted: bool | None = None, *, prompts_only: bool = False) -> int | None:
+        """The first row found that may follow `last`, of the wanted label if one is wanted; older lines first.
+
+        With `prompts_only` it may have the same completion.
+        """
         seen: list[Key] = []
         found = None
         while self.heads and found is None:
             seen.append(heapq.heappop(self.heads)[1])
-            found = self._in_line(seen[-1], last, wanted)
+            found = self._in_line(seen[-1], last, wanted, prompts_only)
         for key in seen:
             self._queue(key)
         return found
@@ -44,13 +47,20 @@ class Waiting:
         if line:
             heapq.heappush(self.heads, (line[0], key))
 
-    def _in_line(self, key: Key, last: int | None, wanted: bool | None) -> int | None:
+    def _in_line(self, key: Key, last: int | None, wanted: bool | None, prompts_only: bool) -> int | None:
+        table = self.table
         if wanted is not None and key[2] != wanted:
             return None
-        if last is not None and (key[0] == self.table.prompts[last] or key[1] == self.table.completions[last]):
+        if last is not None and key[0] == table.prompts[last]:
+            return None
+        if last is not None and key[1] == table.completions[last] and not prompts_only:
             return None
         for index in itertools.islice(self.lines[key], LOOKAHEAD):
-            if index not in self.used and (last is None or not self.table.clash(last, index)):
+            if index in self.used:
+                continue
+            if last is None or not table.clash(last, index):
+                return index
+            if prompts_only and table.prompts[last] != table.prompts[index]:
                 return index
         return None
 
@@ -114,6 +124,9 @@ def in_turn(table: Table, rng: random.Random) -> list[int]:
         for label in (wanted, not wanted):
             if index is None:
                 index = waiting[label].find(last)
+        for label in (wanted, not wanted):
+            if index is None:  # the lesser clash
+                index = waiting[label].find(last, prompts_only=True)
         for label in (wanted, not wanted):
             if index is None:  # nothing fits: a clash that `_repair` may mend
                 index = waiting[label].first()

@@ -4,17 +4,18 @@ import itertools
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktodata import order
-from ktodata.order import MAX_RUN, clashes, longest_run, training_order
+from ktodata.order import MAX_RUN, Keys, arrange, clashes, longest_run, training_order
 from ktodata.schema import Row, make_row
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=40)
-FEW_ROWS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), max_size=6)
 
 
 def rows_of(parts: list[tuple[int, int, bool]]) -> list[Row]:
@@ -44,11 +45,80 @@ def test_another_seed_is_another_order() -> None:
     assert training_order(rows, seed=1) != training_order(rows, seed=2)
 
 
-@given(FEW_ROWS)
-def test_no_order_of_few_rows_has_fewer_clashes(parts: list[tuple[int, int, bool]]) -> None:
-    rows = rows_of(parts)
-    fewest = min((clashes(order) for order in itertools.permutations(rows)), default=0)
-    assert clashes(training_order(rows, seed=0)) == fewest
+def shared(parts: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """How many neighbours have one prompt, and how many one completion."""
+    pairs_of = list(itertools.pairwise(parts))
+    return sum(one[0] == other[0] for one, other in pairs_of), sum(one[1] == other[1] for one, other in pairs_of)
+
+
+def partitions(count: int) -> Iterator[list[int]]:
+    """Every way to share out so many rows: numbered from 0 in the order they come."""
+    found = [[0]] if count else [[]]
+    for _ in range(count - 1):
+        found = [[*one, new] for one in found for new in range(max(one) + 2)]
+    yield from found
+
+
+def tiny_sets(count: int) -> Iterator[list[tuple[int, int]]]:
+    """The prompts and completions of all sets of so many rows, but for names and the order they come in."""
+    for prompts in partitions(count):
+        sizes = [prompts.count(one) for one in range(max(prompts, default=-1) + 1)]
+        if prompts == sorted(prompts) and sizes == sorted(sizes):
+            for completions in partitions(count):
+                yield list(zip(prompts, completions, strict=True))
+
+
+def fewest(parts: list[tuple[int, int]]) -> tuple[int, int]:
+    """`shared` of the best order, by looking at all of them; it has the fewest of one prompt first."""
+    best = (len(parts), len(parts))
+
+    def go_on(last: tuple[int, int] | None, left: list[tuple[int, int]], prompts: int, completions: int) -> None:
+        nonlocal best
+        if (prompts, completions) >= best:
+            return
+        if not left:
+            best = prompts, completions
+        for place, one in enumerate(left):
+            if one not in left[:place]:
+                same = (last[0] == one[0], last[1] == one[1]) if last else (False, False)
+                go_on(one, left[:place] + left[place + 1 :], prompts + same[0], completions + same[1])
+
+    go_on(None, parts, 0, 0)
+    return best
+
+
+def arranged(parts: Sequence[tuple[int, int]], labels: Sequence[bool], seed: int) -> tuple[int, int]:
+    numbers = np.array(parts, dtype=np.uint64).reshape(-1, 2)
+    keys = Keys(np.arange(len(parts), dtype=np.uint64), numbers[:, 0], numbers[:, 1], np.array(labels, dtype=bool))
+    order_of = arrange(keys, seed=seed).tolist()
+    assert sorted(order_of) == list(range(len(parts)))
+    return shared([parts[place] for place in order_of])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, pytest.param(6, marks=pytest.mark.slow)])
+def test_no_order_of_few_rows_has_fewer_neighbours_of_one_prompt_or_then_of_one_completion(count: int) -> None:
+    """All sets of so many rows, against all of their orders."""
+    for number, parts in enumerate(tiny_sets(count)):
+        labels = [bool(place + number & 1) if number & 2 else place >= count / 2 for place in range(count)]
+        assert arranged(parts, labels, number % 7) == fewest(parts), (parts, labels)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_completions_give_way_to_prompts(seed: int) -> None:
+    parts = [(0, 0, True), (0, 1, False), (1, 0, True), (1, 1, False)]
+    ordered = training_order(rows_of(parts), seed=seed)
+    assert shared([(int(str(row.prompt)[1:]), int(str(row.completion)[1:])) for row in ordered]) == (0, 1)
+
+
+def test_no_avoidable_neighbours_of_one_prompt_however_completions_stand_in_the_way() -> None:
+    for case in range(150):
+        rng = random.Random(case)
+        count = rng.choice([7, 8, 9, 12, 20, 40])
+        prompts, completions = rng.choice([2, 3, 5]), rng.choice([1, 2, 3, 5])
+        parts = [(rng.randrange(prompts), rng.randrange(completions)) for _ in range(count)]
+        largest = max(Counter(prompt for prompt, _ in parts).values())
+        labels = [rng.random() < 0.5 for _ in parts]
+        assert arranged(parts, labels, 0)[0] == max(0, 2 * largest - count - 1), parts
 
 
 def test_no_avoidable_clash_and_no_long_run_among_few_prompts_and_completions() -> None:
