@@ -108,12 +108,14 @@ class Conflicts:
 
 
 def drop_duplicates(items: Sequence[Item]) -> Kept:
-    """Rows that are equal to the letter, but for one of each (the first by provenance, wherever it stands)."""
-    first: dict[str, int] = {}
+    """Rows of one label that are equal after normalising, but for one of each: the first by provenance and id, wherever
+    it stands."""
+    first: dict[tuple[Meaning, bool], int] = {}
     for index, item in enumerate(items):
-        there = first.setdefault(item.id, index)
-        if there != index and item.provenance < items[there].provenance:
-            first[item.id] = index
+        key = item.meaning, item.label
+        there = first.setdefault(key, index)
+        if there != index and (item.provenance, item.id) < (items[there].provenance, items[there].id):
+            first[key] = index
     if len(first) == len(items):
         return Kept(list(items), [])
     stay = set(first.values())

@@ -2,8 +2,8 @@
 
 File order is training order for some trainers, and TRL's estimate of the reference point pairs each prompt with its
 neighbour's completion. So neighbours have different prompts and different completions wherever the rows allow it,
-prompts first where they do not allow both, and no long run carries one label. The order is a function of the set of rows and the seed: not of the order they
-came in.
+prompts first where they do not allow both, and no long run carries one label. The order is a function of the set of
+rows and the seed: not of the order they came in.
 
 Each row draws a number from the seed and its id; rows are shuffled by it. Many rows are first dealt to stretches of
 the order by that number, and each stretch is arranged for itself, so that no more than one is ever needed at a time.

@@ -1,9 +1,12 @@
 """Contradictions, duplicates, one completion per prompt: what stays, whatever the order."""
 
+import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +20,7 @@ from ktodata.clean import (
     drop_duplicates,
     resolve_conflicts,
 )
+from ktodata.cli import main
 from ktodata.errors import SourceError
 from ktodata.order import completion_number
 from ktodata.schema import Row, make_row
@@ -88,11 +92,26 @@ def test_the_same_completion_to_another_prompt_is_no_contradiction() -> None:
     assert resolve_conflicts(items, "drop").dropped == []
 
 
-def test_duplicates_are_those_that_agree_to_the_letter() -> None:
-    items = [item("p", "c", True, "z"), item("p", "c", True, "a"), item("p", "C", True), item("p", "c", False)]
+def test_duplicates_are_those_that_agree_after_normalising() -> None:
+    items = [item("p", "c", True, "z"), item("P ", " C", True, "a"), item("p", "c!", True), item("p", "c", False)]
     found = drop_duplicates(items)
     assert [(row_of(one).completion, row_of(one).source) for one in found.dropped] == [("c", "z")]
     assert drop_duplicates(items[::-1]).dropped == found.dropped
+    letters = [item("p", "c", True), item("p", "C", True)]
+    assert drop_duplicates(letters).kept == drop_duplicates(letters[::-1]).kept
+
+
+def test_what_unpair_writes_has_no_duplicates_for_check(tmp_path: Path) -> None:
+    source, out = tmp_path / "pairs.jsonl", str(tmp_path / "o.jsonl")
+    pairs = [{"prompt": f"p{n // 2}", "chosen": f"good {n // 2}", "rejected": f"bad {n}"} for n in range(40)]
+    pairs += [{"prompt": f"P{n} ", "chosen": f" Good  {n}\n", "rejected": f"worse {n}"} for n in range(20)]
+    source.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    done = CliRunner().invoke(main, ["unpair", str(source), "-o", out])
+    assert "40 duplicate" in done.stderr
+    found = json.loads(CliRunner().invoke(main, ["check", out, "--json"]).stdout)
+    assert {"duplicates": "pass", "contradictions": "pass"}.items() <= {
+        one["name"]: one["verdict"] for one in found["checks"]
+    }.items()
 
 
 def test_one_per_prompt_balances_the_classes() -> None:

@@ -62,7 +62,7 @@ def convert(
     is written reads back as it was, except for text in a format of chats (axolotl-chat, llama-factory, halos): it
     becomes the turns of a transcript, which --as text turns back, or else one user turn, which stays one. The lines
     for the trainer's configuration are printed, ready to paste.
-    Contradictions stay, exact duplicates go and are counted.
+    Contradictions stay, duplicates go and are counted.
     """
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)

@@ -61,7 +61,7 @@ def split_command(
     """Split rows in two, so that no prompt is on both sides.
 
     Rows of one prompt, and of prompts that are nearly equal, go to one side. The classes are mixed alike on both, and
-    each is on both wherever that is possible. SOURCE is whatever `ktodata unpair` reads; contradictions stay, exact
+    each is on both wherever that is possible. SOURCE is whatever `ktodata unpair` reads; contradictions stay,
     duplicates go and are counted.
     """
     if share is not None and rows is not None:
