@@ -175,7 +175,7 @@ def test_a_full_disk_leaves_both_old_files(tmp_path: Path, monkeypatch: pytest.M
     source = save(tmp_path / "in.jsonl", records())
     assert run(source, tmp_path).exit_code == 0
     before = {side: (tmp_path / f"{side}.jsonl").read_bytes() for side in SIDES}
-    write = ktodata.io.write._write_jsonl
+    write = ktodata.io.write.WRITERS[".jsonl"]
 
     def half(tables: Any, kind: Any, stream: Any) -> int:
         if f".{full}.jsonl." in stream.name:

@@ -7,7 +7,7 @@ its own settings; where floats or another's server decide more than that, its mo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from ktodata.negatives.contract import Skip
@@ -74,8 +74,3 @@ class Backend(Protocol):
         Raises:
             ModelError: the model or its server cannot be used.
         """
-
-
-def facts_of(sampling: Sampling) -> Mapping[str, object]:
-    """The settings that decide replies, for journal and card."""
-    return dataclasses.asdict(sampling)

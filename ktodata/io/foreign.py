@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from ktodata.io.paths import local_path
-from ktodata.io.write import CHUNK, STDOUT, atomic_file
+from ktodata.io.write import CHUNK, JSON_WRITERS, STDOUT, atomic_file, suffix_to_write, write_lines
 
 Record = Mapping[str, Any]
 
@@ -25,36 +23,15 @@ def write_records(records: Iterable[Record], columns: Mapping[str, str], out: st
     Raises:
         WriteError: the disk says no.
     """
-    some = iter(records)
     if out == STDOUT:
-        _write_lines(some, sys.stdout.buffer)
+        write_lines(records, sys.stdout.buffer)
         return
-    name = local_path(out).name.lower()
+    suffix = suffix_to_write(local_path(out))
     with atomic_file(out) as stream:
-        if name.endswith(".parquet"):
-            _write_parquet(some, columns, stream)
-        elif name.endswith(".jsonl.gz"):
-            # Neither a time nor a name inside: the same rows give the same bytes.
-            with gzip.GzipFile(fileobj=stream, mode="wb", filename="", mtime=0, compresslevel=6) as packed:
-                _write_lines(some, packed)
-        elif name.endswith(".json"):
-            _write_array(some, stream)
+        if suffix == ".parquet":
+            _write_parquet(iter(records), columns, stream)
         else:
-            _write_lines(some, stream)
-
-
-def _write_lines(records: Iterator[Record], stream: IO[bytes] | gzip.GzipFile) -> None:
-    for record in records:
-        stream.write(f"{json.dumps(record, ensure_ascii=False)}\n".encode())
-    stream.flush()
-
-
-def _write_array(records: Iterator[Record], stream: IO[bytes]) -> None:
-    lead = "["
-    for record in records:
-        stream.write(f"{lead}\n{json.dumps(record, ensure_ascii=False)}".encode())
-        lead = ","
-    stream.write(b"[]\n" if lead == "[" else b"\n]\n")
+            JSON_WRITERS[suffix](records, stream)
 
 
 def _write_parquet(records: Iterator[Record], columns: Mapping[str, str], stream: IO[bytes]) -> None:

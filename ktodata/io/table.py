@@ -25,14 +25,6 @@ def arrow_schema(kind: Kind, *, large: bool = False) -> Any:
     return pyarrow.schema([(name, types.get(name, string)) for name in COLUMNS])
 
 
-def kind_of_table(table: Table) -> Kind:
-    """Whether the rows are plain text or chats."""
-    import pyarrow
-
-    kept = table.schema.field("prompt").type
-    return "text" if pyarrow.types.is_large_string(kept) or pyarrow.types.is_string(kept) else "chat"
-
-
 def table_of(rows: Sequence[Row], kind: Kind) -> Table:
     """Rows as a table, in their order."""
     import pyarrow

@@ -14,10 +14,10 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from ktodata.errors import NothingLeftError, UsageError, WriteError
 from ktodata.io.ahead import OneAhead
@@ -31,6 +31,7 @@ STDOUT = "-"
 TEMPORARY = ".tmp"
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 CHUNK = 8192  # rows in one row group of a parquet file
+JsonWriter: TypeAlias = Callable[[Iterable[Mapping[str, Any]], IO[bytes]], int]
 
 
 def check_output(out: str) -> None:
@@ -43,7 +44,7 @@ def check_output(out: str) -> None:
     if out == STDOUT:
         return
     path = local_path(out)
-    if not _suffix(path):
+    if not suffix_to_write(path):
         raise UsageError(
             f"unknown suffix {path.suffix!r}" if path.suffix else "no suffix that tells the format",
             where=out,
@@ -162,13 +163,14 @@ def write_tables(tables: Iterable[Table], kind: Kind, out: str) -> int:
     """`write_rows` for rows that come as tables, all of one kind."""
     check_output(out)
     if out == STDOUT:
-        return _write_jsonl(iter(tables), kind, sys.stdout.buffer)
+        return write_lines(_records(iter(tables)), sys.stdout.buffer)
     path = local_path(out)
     with atomic_file(path) as stream:
-        return WRITERS[_suffix(path)](iter(tables), kind, stream)
+        return WRITERS[suffix_to_write(path)](iter(tables), kind, stream)
 
 
-def _suffix(path: Path) -> str:
+def suffix_to_write(path: Path) -> str:
+    """The suffix that says how to write a file; "" if it is none that we know."""
     return max((suffix for suffix in WRITERS if path.name.lower().endswith(suffix)), key=len, default="")
 
 
@@ -180,24 +182,27 @@ def _records(tables: Iterator[Table]) -> Iterator[dict[str, Any]]:
     return itertools.chain.from_iterable(map(records_of, tables))
 
 
-def _write_jsonl(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> int:
+def write_lines(records: Iterable[Mapping[str, Any]], stream: IO[bytes]) -> int:
+    """An object a line. Gives the number of records, as the other writers do."""
     count = 0
-    for record in _records(tables):
+    for record in records:
         stream.write(f"{_json(record)}\n".encode())
         count += 1
     stream.flush()
     return count
 
 
-def _write_jsonl_gz(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> int:
-    # Neither a time nor a name inside: the same rows give the same bytes.
+def write_packed_lines(records: Iterable[Mapping[str, Any]], stream: IO[bytes]) -> int:
+    """`write_lines`, gzipped; the same records give the same bytes."""
+    # Neither a time nor a name inside.
     with gzip.GzipFile(fileobj=stream, mode="wb", filename="", mtime=0, compresslevel=6) as packed:
-        return _write_jsonl(tables, kind, packed)  # type: ignore[arg-type]  # a GzipFile is no IO[bytes] to mypy
+        return write_lines(records, packed)  # type: ignore[arg-type]  # a GzipFile is no IO[bytes] to mypy
 
 
-def _write_json(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> int:
+def write_array(records: Iterable[Mapping[str, Any]], stream: IO[bytes]) -> int:
+    """An array of objects, one a line."""
     count = 0
-    for record in _records(tables):
+    for record in records:
         stream.write(f"{',' if count else '['}\n{_json(record)}".encode())
         count += 1
     stream.write(b"\n]\n" if count else b"[]\n")
@@ -239,10 +244,17 @@ def _write_parquet(tables: Iterator[Table], kind: Kind, stream: IO[bytes]) -> in
     return count
 
 
+def _write_json(tables: Iterator[Table], kind: Kind, stream: IO[bytes], *, write: JsonWriter) -> int:
+    return write(_records(tables), stream)
+
+
+JSON_WRITERS: dict[str, JsonWriter] = {
+    ".jsonl": write_lines,
+    ".jsonl.gz": write_packed_lines,
+    ".json": write_array,
+}
 WRITERS: dict[str, Callable[[Iterator[Table], Kind, IO[bytes]], int]] = {
-    ".jsonl": _write_jsonl,
-    ".jsonl.gz": _write_jsonl_gz,
-    ".json": _write_json,
+    **{suffix: functools.partial(_write_json, write=write) for suffix, write in JSON_WRITERS.items()},
     ".csv": _write_csv,
     ".parquet": _write_parquet,
 }

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ktodata.schema import Message
 from ktodata.sources.contract import Example, Record, Skip, Source, is_empty, string
+from ktodata.sources.messages import reply_of
 from ktodata.sources.ratings import rating, verdict
 
 SCALE = (0, 4)
@@ -33,7 +34,7 @@ def read(
     elif label is None:
         yield Skip("middle rating")
     else:
-        yield Example(prompt, [{"role": "assistant", "content": completion}], label)
+        yield Example(prompt, reply_of(completion), label)
 
 
 def turns(prompt: str) -> list[Message]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
 from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, is_empty, string
-from ktodata.sources.messages import as_messages
+from ktodata.sources.messages import as_messages, reply_of
 from ktodata.sources.pairs import read_pair
 from ktodata.sources.system import system_turns
 
@@ -27,7 +27,7 @@ def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
         completion = [last]
     else:
         prompt = _prompt(record, where)
-        completion = [{"role": "assistant", "content": string(record, "output", where)}]
+        completion = reply_of(string(record, "output", where))
     if completion[0]["role"] != "assistant":
         yield Skip("no reply at the end")
     elif not prompt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ktodata.errors import RowError
 from ktodata.schema import Message, named, parse_text
+from ktodata.sources.contract import Record
 
 # ShareGPT's names, with those that LLaMA-Factory adds.
 ROLES = {
@@ -39,3 +40,13 @@ def _plain_form(item: object, name: str, where: str) -> object:
     if not isinstance(speaker, str) or speaker not in ROLES:
         raise RowError(f"{name} has a turn from {named(speaker)}", where=where, do=f"Known: {', '.join(ROLES)}")
     return {"role": ROLES[speaker], "content": item.get("value")}
+
+
+def reply_of(content: str) -> list[Message]:
+    """A completion that is one message of the assistant."""
+    return [{"role": "assistant", "content": content}]
+
+
+def has_messages(record: Record) -> bool:
+    """Whether the reply that was chosen is in messages, or in a single one."""
+    return isinstance(record["chosen"], list | dict)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from ktodata.sources import pairs
-from ktodata.sources.contract import Record, Source
-
-
-def _in_messages(record: Record) -> bool:
-    return isinstance(record["chosen"], list)
-
+from ktodata.sources.contract import Source
+from ktodata.sources.messages import has_messages
 
 TULU_3 = Source(
     name="tulu-3",
     about="Tulu 3's preference mixture: whole conversations that differ in their last turn",
     columns=(("id", "prompt", "chosen", "rejected", "source"),),
     read=pairs.read,
-    detect=_in_messages,
+    detect=has_messages,
     kind="chat",
     hub_id="allenai/llama-3.1-tulu-3-8b-preference-mixture",
     licence="ODC-BY-1.0; parts of it are not for commercial use",

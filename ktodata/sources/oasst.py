@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
 from ktodata.sources.contract import Example, Piece, Record, Skip, Source, flag, optional_number, string
+from ktodata.sources.messages import reply_of
 
 CIRCLE = "messages in a circle"
 ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -104,7 +105,7 @@ def join(nodes: Sequence[Node], *, lang: str = "") -> Iterator[tuple[int, Exampl
             if reason:
                 yield index, Skip(reason)
             else:
-                yield index, Example(prompt, [{"role": "assistant", "content": nodes[index].text}], rank == best)
+                yield index, Example(prompt, reply_of(nodes[index].text), rank == best)
 
 
 def _unusable(node: Node, lang: str) -> str:

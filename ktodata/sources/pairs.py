@@ -8,7 +8,7 @@ from typing import Any
 from ktodata.errors import RowError, listed
 from ktodata.schema import ASKING, Message, kind_of, named, reply_problem
 from ktodata.sources.contract import Example, Record, Skip, Source, column, pair
-from ktodata.sources.messages import as_messages
+from ktodata.sources.messages import as_messages, reply_of
 from ktodata.sources.system import after, system_turns
 from ktodata.sources.transcript import ASSISTANT, is_transcript, read_transcripts
 
@@ -55,7 +55,7 @@ def _strings(prompt: Any, chosen: str, rejected: str, where: str) -> Iterator[Ex
         return read_transcripts(chosen, rejected, where)
     if isinstance(prompt, list):
         turns = as_messages(prompt, name="prompt", where=where)
-        return pair((turns, turns), (_reply(chosen), _reply(rejected)))
+        return pair((turns, turns), (reply_of(chosen), reply_of(rejected)))
     if not isinstance(prompt, str):
         raise RowError(f"prompt is {named(prompt)}, not a string or messages", where=where)
     # Whole transcripts beside the prompt they begin with. Only a marker makes sure that they do: a reply to "Hi"
@@ -63,10 +63,6 @@ def _strings(prompt: Any, chosen: str, rejected: str, where: str) -> Iterator[Ex
     if prompt.endswith(ASSISTANT) and chosen.startswith(prompt) and rejected.startswith(prompt):
         return read_transcripts(chosen, rejected, where)
     return pair((prompt, prompt), (chosen, rejected))
-
-
-def _reply(content: str) -> list[Message]:
-    return [{"role": "assistant", "content": content}] if content else []
 
 
 def _explicit(prompt: list[Message], turns: tuple[list[Message], list[Message]]) -> Iterator[Example | Skip]:

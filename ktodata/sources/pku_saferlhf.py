@@ -8,6 +8,7 @@ from typing import Literal
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
 from ktodata.sources.contract import Example, Record, Skip, Source, flag, is_empty, optional_number, pair, string
+from ktodata.sources.messages import reply_of
 
 _CHOSEN = {"better": "better_response_id", "safer": "safer_response_id"}
 
@@ -15,7 +16,7 @@ _CHOSEN = {"better": "better_response_id", "safer": "safer_response_id"}
 def read(record: Record, where: str, *, axis: Literal["safe", "better", "safer"] = "safe") -> Iterator[Example | Skip]:
     """Two replies, each labelled by its own safety (`safe`), or the one preferred and the other as a pair."""
     prompt: list[Message] = [{"role": "user", "content": string(record, "prompt", where)}]
-    replies = [_reply(string(record, f"response_{n}", where)) for n in (0, 1)]
+    replies = [reply_of(string(record, f"response_{n}", where)) for n in (0, 1)]
     if axis == "safe":
         labels = [flag(record, f"is_response_{n}_safe", where) for n in (0, 1)]
         for completion, label, name in zip(replies, labels, ("response_0", "response_1"), strict=True):
@@ -28,10 +29,6 @@ def read(record: Record, where: str, *, axis: Literal["safe", "better", "safer"]
         yield from pair((prompt, prompt), (replies[int(chosen)], replies[1 - int(chosen)]))
     else:
         raise RowError(f"{_CHOSEN[axis]} is {named(record[_CHOSEN[axis]])}, not 0 or 1", where=where)
-
-
-def _reply(content: str) -> list[Message]:
-    return [{"role": "assistant", "content": content}]
 
 
 PKU_SAFERLHF = Source(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ktodata.sources import pairs
 from ktodata.sources.contract import Example, Record, Skip, Source, number
+from ktodata.sources.messages import has_messages
 
 # How the scores of the chosen and the rejected reply are called.
 SCORES = (
@@ -39,16 +40,12 @@ def reason_to_skip(margin: float, min_margin: float) -> str:
     return "margin too small" if margin < min_margin else ""
 
 
-def _in_messages(record: Record) -> bool:
-    return isinstance(record["chosen"], list | dict)
-
-
 ULTRAFEEDBACK = Source(
     name="ultrafeedback",
     about="UltraFeedback, binarized by HuggingFace H4: messages with the prompt's turn, and scores",
     columns=(("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),),
     read=read,
-    detect=_in_messages,
+    detect=has_messages,
     kind="chat",
     hub_id="HuggingFaceH4/ultrafeedback_binarized",
     licence="MIT",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ktodata.errors import RowError
 from ktodata.schema import Message, content_hash, named, plain
 from ktodata.sources.contract import Example, Piece, Record, Skip, Source, column, number, optional_number, pair, string
+from ktodata.sources.messages import reply_of
 
 
 class Clear(NamedTuple):
@@ -22,7 +23,7 @@ def read(record: Record, where: str, *, min_ratio: float = 2.0) -> Iterator[Skip
     """A pair, if one comment has so many times the votes of the other. A comment may win here and lose elsewhere:
     that is a contradiction like any other, and `--on-conflict` settles it."""
     prompt: list[Message] = [{"role": "user", "content": string(record, "history", where)}]
-    comments = {name: _reply(string(record, f"human_ref_{name}", where)) for name in "AB"}
+    comments = {name: reply_of(string(record, f"human_ref_{name}", where)) for name in "AB"}
     scores = {name: number(record, f"score_{name}", where) for name in "AB"}
     label = column(record, "labels", where)
     if isinstance(label, bool) or label not in (0, 1, "0", "1"):
@@ -75,10 +76,6 @@ def join(pieces: Sequence[Clear], *, max_pairs_per_prompt: int = 5) -> Iterator[
 def _rank(piece: Clear) -> tuple[float, str]:
     replies = [plain(one.completion) for one in piece.found if isinstance(one, Example)]
     return -piece.ratio, content_hash(*replies)
-
-
-def _reply(content: str) -> list[Message]:
-    return [{"role": "assistant", "content": content}]
 
 
 SHP = Source(
