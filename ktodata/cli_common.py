@@ -165,6 +165,19 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
         yield lambda count: bar.advance(task, count)
 
 
+def written_line(rows: int, output: str, *, desirable: int, before: str = "written", after: str = "rows") -> str:
+    """What a summary says of a file that was written."""
+    place = "stdout" if output == STDOUT else output
+    return f"{before} {rows} {after} to {place}: {desirable} desirable, {rows - desirable} undesirable"
+
+
+def skipped_line(skipped: Mapping[str, int]) -> str:
+    """What a summary says of what was skipped: the reasons, the usual ones first."""
+    reasons = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    return f"skipped {sum(skipped.values())}{f': {why}' if why else ''}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """The counts of a command: `read` of `unit`, rows `written`, and what was `skipped`, by reason."""
@@ -176,15 +189,10 @@ class Summary:
 
     def lines(self, output: str, *, desirable: int, note: str = "") -> list[str]:
         """The summary as lines. `note` says what one of the unit stands for."""
-        place = "stdout" if output == STDOUT else output
-        undesirable = self.written - desirable
-        reasons = sorted(self.skipped.items(), key=lambda item: (-item[1], item[0]))
-        why = ", ".join(f"{count} {reason}" for reason, count in reasons)
-        total = sum(self.skipped.values())
         return [
             f"read    {self.read} {self.unit}{f' ({note})' if note else ''}",
-            f"written {self.written} rows to {place}: {desirable} desirable, {undesirable} undesirable",
-            f"skipped {total}{f': {why}' if why else ''}",
+            written_line(self.written, output, desirable=desirable),
+            skipped_line(self.skipped),
         ]
 
     def show(self, output: str, *, desirable: int, note: str = "") -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from ktodata.errors import KtodataError, UsageError
+from ktodata.errors import KtodataError, UsageError, first_line
 from ktodata.stop import blocked, own_handlers
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _on_ray(
             with own_handlers():
                 ray.init(log_to_driver=False, logging_level="error", **where)
         except (OSError, ValueError, RuntimeError) as error:
-            raise UsageError(f"no Ray cluster: {_first_line(error)}", do="Look at RAY_ADDRESS") from None
+            raise UsageError(f"no Ray cluster: {first_line(error)}", do="Look at RAY_ADDRESS") from None
     try:
         task = ray.remote(work)
         known = ray.put(shared)
@@ -156,10 +156,6 @@ def _answers(address: str) -> None:
             raise ConnectionError(f"nobody answers at {address} ({error.strerror or error})") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _got(ray: Any, reference: Any) -> Any:
     """A task's result, or its error as it was raised there."""
     try:
@@ -169,4 +165,4 @@ def _got(ray: Any, reference: Any) -> Any:
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
-        raise KtodataError(f"a Ray worker was lost: {_first_line(error)}") from error
+        raise KtodataError(f"a Ray worker was lost: {first_line(error)}") from error

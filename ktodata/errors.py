@@ -91,6 +91,12 @@ def sentences(*parts: str) -> str:
     return " ".join([*(part if part.endswith((".", "?", "!", "…")) else f"{part}." for part in before), last])
 
 
+def first_line(error: BaseException, *, lines: int = 1) -> str:
+    """What a library says of its error, as far as it fits into ours: its first line or lines, else its type."""
+    text = " ".join(line.strip() for line in str(error).strip().splitlines()[:lines])
+    return (text or type(error).__name__).rstrip(".")
+
+
 def listed(names: Iterable[object]) -> str:
     """Names of columns as an error tells them: on one line, however they are called, and the first of very many."""
     shown = [repr(str(name))[1:-1] for name in names]

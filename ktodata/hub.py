@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ktodata.errors import SourceError
+from ktodata.errors import SourceError, first_line
 
 log = logging.getLogger(__name__)
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?")
@@ -135,7 +135,7 @@ def _folder_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # json, arrow, key, text and file errors, by what is damaged
-        what = f"no {error}" if isinstance(error, KeyError) else _first_line(error)
+        what = f"no {error}" if isinstance(error, KeyError) else first_line(error)
         raise SourceError(f"not a readable dataset folder: {what}", where=str(folder)) from error
 
 
@@ -171,10 +171,10 @@ def hub_errors(repo: str) -> Iterator[None]:
             "no such dataset", where=where, do="Check the spelling; for a private one, `hf auth login` first"
         ) from error
     except errors.HfHubHTTPError as error:
-        raise SourceError(f"the Hub answers: {_first_line(error)}", where=where) from error
+        raise SourceError(f"the Hub answers: {first_line(error)}", where=where) from error
     except (ValueError, OverflowError) as error:
         # `datasets`: an unknown split or configuration (the text lists those there are), or a time beyond year 9999.
-        raise SourceError(_first_line(error, lines=2), where=where) from error
+        raise SourceError(first_line(error, lines=2), where=where) from error
     except Exception as error:
         if unreachable(error):
             raise SourceError(
@@ -183,7 +183,7 @@ def hub_errors(repo: str) -> Iterator[None]:
                 do="Check the network, set HF_HUB_OFFLINE=1 to use the cache, or name a local copy",
             ) from error
         if isinstance(error, OSError) or type(error).__module__.startswith("datasets"):
-            raise SourceError(_first_line(error), where=where) from error
+            raise SourceError(first_line(error), where=where) from error
         raise
 
 
@@ -197,11 +197,6 @@ def unreachable(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
-
-
-def _first_line(error: BaseException, *, lines: int = 1) -> str:
-    text = " ".join(line.strip() for line in str(error).strip().splitlines()[:lines])
-    return (text or type(error).__name__).rstrip(".")
 
 
 @contextlib.contextmanager

@@ -132,6 +132,8 @@ def test_what_is_null_does_not_matter_where_the_rest_decides() -> None:
 
 REFUSED = {
     "outcome = 'sale'": "not understood at character 9. Compare with ==",
+    "from == 'anna'": "not understood at character 1. A column of such a name goes in backticks: `from`",
+    "turns > 3 and class == 'x'": "A column of such a name goes in backticks: `class`",
     "outcome == 'sale' && good": "Write `and`",
     "outcome == 'sale' AND good": "Write `and`",
     "good || sold": "Write `or`",

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ktodata.chats import whatsapp
 from ktodata.chats.export import label_chat
 from ktodata.chats.tables import Fields
 from ktodata.chats.voice import Said, replies, voice_of
@@ -167,6 +168,32 @@ WHATSAPP = {
         "[12/03/2024, 18:04:00] Anna: yep\r\n\u200e[12/03/2024, 18:05:00] Anna: \u200eimage omitted\r\n"
     ),
 }
+
+
+TIMES = {
+    "31.12.24 kl. 22.02 - ": "2024-12-31T22:02:00",
+    "2024-12-31 kl. 22:02 - ": "2024-12-31T22:02:00",
+    "2024/12/31 下午10:02 - ": "2024-12-31T22:02:00",
+    "2024/12/31 上午 10:02 - ": "2024-12-31T10:02:00",
+    "[2024/12/31 下午12:02:03] ": "2024-12-31T12:02:03",
+    "2024/12/31 凌晨12:02 - ": "2024-12-31T00:02:00",
+    "2024. 12. 31. 오후 10:02 - ": "2024-12-31T22:02:00",
+    "31/12/2024, 10:02 p. m. - ": "2024-12-31T22:02:00",
+    "31/12/2024 à 22:02 - ": "2024-12-31T22:02:00",
+    "31/12/2024 22:02 - ": "2024-12-31T22:02:00",
+    "12/31/24, 12:02 AM - ": "2024-12-31T00:02:00",
+    "31-12-2024 22:02 - ": "2024-12-31T22:02:00",
+}
+
+
+@pytest.mark.parametrize("start", TIMES)
+def test_whatsapp_writes_times_in_many_ways(tmp_path: Path, start: str) -> None:
+    (tmp_path / "chat.txt").write_text(f"{start}Anna: hi\nand 12.03.24 more\n", encoding="utf-8")
+    opened = whatsapp.open_export(tmp_path / "chat.txt", "s")
+    assert opened is not None
+    (one,) = opened()
+    moment = datetime.datetime.fromisoformat(f"{TIMES[start]}+00:00").timestamp()
+    assert one.values() == {"author": "Anna", "time": moment, "text": "hi\nand 12.03.24 more"}
 
 
 @pytest.mark.parametrize("country", WHATSAPP)

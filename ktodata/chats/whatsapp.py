@@ -16,8 +16,10 @@ from ktodata.io import Raw
 
 # Marks of writing direction, and spaces that do not break.
 _MARKS = {**dict.fromkeys(map(ord, "\u200e\u200f\u202a\u202c\ufeff")), 0x202F: " ", 0xA0: " "}
+_DATE = r"\[?(?P<date>\d{1,4}([./-]) ?\d{1,2}\2 ?\d{1,4})\.?,? "
+_HALF = "(?:(?P<early>上午|凌晨|早上|清晨|午前|오전)|(?P<late>下午|中午|晚上|傍晚|午後|오후))"
 _START = re.compile(
-    r"\[?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4}),? (?:at )?"
+    rf"{_DATE}(?:(?:at|kl\.?|klo|à|às|a las|alle|om|um) )?(?:{_HALF}\s?)?"
     r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?(?:\s?(?P<half>[aApP])\.?\s?[mM]\.?)?"
     r"(?:\]| -) (?P<rest>.*)",
     re.DOTALL,
@@ -78,8 +80,8 @@ def _entries(lines: Iterable[str]) -> Iterator[_Entry]:
             yield waiting
         one, two, three = (int(part) for part in re.split(r"[./-]", match["date"]))
         hour = int(match["hour"])
-        if match["half"]:
-            hour = hour % 12 + (12 if match["half"] in "pP" else 0)
+        if match["half"] or match["early"] or match["late"]:
+            hour = hour % 12 + (12 if match["late"] or (match["half"] or "") in ("p", "P") else 0)
         clock = hour, int(match["minute"]), int(match["second"] or 0)
         waiting = _Entry(number, (one, two, three), clock, match["rest"])
     if waiting:

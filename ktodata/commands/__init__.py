@@ -1,1 +1,1 @@
-"""The click commands of `ktodata unpair` and `ktodata presets`: options, one call, a summary."""
+"""The click commands of `ktodata`, a file each: options, one call of a library function, a summary."""

@@ -89,12 +89,8 @@ def _summarise(found: Mixed, output: str) -> None:
         )
         if share.account.layout.terms:
             common.say(f"note: {share.part.source}: {share.account.layout.terms}")
-    undesirable = written - found.account.desirable
-    place = "stdout" if output == STDOUT else output
-    common.say(f"written {written} rows to {place}: {found.account.desirable} desirable, {undesirable} undesirable")
-    reasons = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    why = ", ".join(f"{count} {reason}" for reason, count in reasons)
-    common.say(f"skipped {skipped.total()}{f': {why}' if why else ''}")
+    common.say(common.written_line(written, output, desirable=found.account.desirable))
+    common.say(common.skipped_line(skipped))
     if found.account.desirable in (0, written):
         common.say(
             f"warning: no {'undesirable' if found.account.desirable else 'desirable'} rows; KTO needs both classes"

@@ -115,16 +115,11 @@ def write_sides(sides: Sides, output: str, held_out: str) -> None:
 
 def _summarise(sides: Sides, output: str, held_out: str, share: float | None, rows: int | None) -> None:
     account = sides.account
-    reasons = sorted(account.skipped.items(), key=lambda item: (-item[1], item[0]))
     common.say(f"read    {account.read} {account.layout.unit} ({account.completions} completions)")
     for name, side, place in (("train", sides.train, output), ("eval ", sides.eval, held_out)):
-        shown = "stdout" if place == STDOUT else place
-        common.say(
-            f"{name}   {side.rows} rows of {side.prompts} prompts to {shown}: {side.desirable} desirable, "
-            f"{side.undesirable} undesirable"
-        )
-    why = ", ".join(f"{count} {reason}" for reason, count in reasons)
-    common.say(f"skipped {account.skipped.total()}{f': {why}' if why else ''}")
+        prompts = f"rows of {side.prompts} prompts"
+        common.say(common.written_line(side.rows, place, desirable=side.desirable, before=f"{name}  ", after=prompts))
+    common.say(common.skipped_line(account.skipped))
     if sides.joined:
         common.say(f"{sides.joined} prompts are nearly equal to others: {sides.near_groups} groups, each on one side")
     total = sides.train.rows + sides.eval.rows

@@ -21,6 +21,7 @@ zone are in UTC, and text without one in the zone of the date beside it. Anythin
 from __future__ import annotations
 
 import ast
+import keyword
 import math
 import re
 import warnings
@@ -47,6 +48,8 @@ LONGEST = 5000  # characters of an expression
 
 _CONSTANTS = {"true": True, "false": False, "null": None}
 _PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]*)`""")
+# Names that only Python's parser knows as something else.
+_KEYWORDS = sorted(set(keyword.kwlist) - {"and", "or", "not", "in", "is", "True", "False", "None"})
 # What people write who think of another language, outside of text.
 _SLIPS = (
     (re.compile(r"(?<![=!<>])=(?![=])"), "Compare with =="),
@@ -57,6 +60,7 @@ _SLIPS = (
     (re.compile(r"\.str\b"), "Leave .str out: reply.lower().contains('thanks')"),
     (re.compile(r"\bNULL\b|\bIS\b|\bIN\b|\b(LIKE|like)\b"), "Write `is null`, `in` and contains(column, 'text')"),
     (re.compile(r"['\"`]"), "A quotation mark is not closed"),
+    (re.compile(rf"\b({'|'.join(_KEYWORDS)})\b"), "A column of such a name goes in backticks: `{}`"),
 )
 
 
@@ -114,7 +118,9 @@ class _Compiled(NamedTuple):
 
 def _advice(text: str) -> str:
     bare = _PIECES.sub("x", text)
-    return next((advice for pattern, advice in _SLIPS if pattern.search(bare)), "`ktodata label --help` has examples")
+    found = ((pattern.search(bare), advice) for pattern, advice in _SLIPS)
+    told = (advice.format(match[0]) for match, advice in found if match)
+    return next(told, "`ktodata label --help` has examples")
 
 
 @lru_cache(maxsize=64)
