@@ -57,7 +57,7 @@ class _Csv:
         self.text, self.name = iter(text), name
         self.held: list[str] = []  # lines of the row at hand
         self.passed = 0  # lines before those of the reader
-        self.reader = csv.reader(self._lines(self.text), strict=True)
+        self.reader = csv.reader(_holding(self.text, self.held), strict=True)
 
     def header(self) -> list[str]:
         """The names of the columns; none, if there is no line.
@@ -102,17 +102,12 @@ class _Csv:
                     yield place, [*self.held, *rest], f"{_told(error)}, and where the next row begins cannot be told"
                     return
                 yield place, list(self.held), _told(error)
-                self.passed, self.reader = place, csv.reader(self._lines(iter(rest)), strict=True)
+                self.passed, self.reader = place, csv.reader(_holding(rest, self.held), strict=True)
                 continue
             if cells is None:
                 return
             if cells:
                 yield self.passed + self.reader.line_num, cells, ""
-
-    def _lines(self, lines: Iterator[str]) -> Iterator[str]:
-        for line in lines:
-            self.held.append(line)
-            yield line
 
     def _rest(self, error: csv.Error) -> list[str]:
         """The lines that follow."""
@@ -127,6 +122,13 @@ class _Csv:
         return lines
 
 
+def _holding(lines: Iterable[str], held: list[str]) -> Iterator[str]:
+    """The lines, which are put into `held` as they are taken."""
+    for line in lines:
+        held.append(line)
+        yield line
+
+
 def _told(error: csv.Error) -> str:
     return "a quote that is never closed" if "unexpected end" in str(error) else str(error)
 
@@ -134,14 +136,8 @@ def _told(error: csv.Error) -> str:
 def _is_sound(lines: list[str], width: int) -> bool:
     """Whether some lines are rows of so many columns, each with quotes round whole cells only."""
     held: list[str] = []
-
-    def follow() -> Iterator[str]:
-        for line in lines:
-            held.append(line)
-            yield line
-
     try:
-        for cells in csv.reader(follow(), strict=True):
+        for cells in csv.reader(_holding(lines, held), strict=True):
             if cells and (len(cells) != width or not _ROW.fullmatch("".join(held))):
                 return False
             held.clear()
