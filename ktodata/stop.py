@@ -58,12 +58,26 @@ def stopping() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def own_handlers() -> Iterator[None]:
-    """What the block does to the handlers of these signals is undone: some libraries put theirs in place of ours."""
+def too_late() -> Iterator[None]:
+    """For the moment in which a command's files take their places: it is as good as done, and neither these signals nor
+    Ctrl-C end it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {one: signal.getsignal(one) for one in SIGNALS}
+    with own_handlers():
+        for one in (signal.SIGINT, *SIGNALS):
+            if signal.getsignal(one) is not None:
+                signal.signal(one, lambda number, frame: None)
+        yield
+
+
+@contextlib.contextmanager
+def own_handlers() -> Iterator[None]:
+    """What the block does to the handlers of these signals and of Ctrl-C is undone: some libraries put theirs there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, *SIGNALS)}
     try:
         yield
     finally:

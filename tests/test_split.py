@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,37 @@ def test_a_full_disk_leaves_both_old_files(tmp_path: Path, monkeypatch: pytest.M
     assert "No space left" in result.stderr
     assert before == {side: (tmp_path / f"{side}.jsonl").read_bytes() for side in SIDES}
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "train.jsonl", "eval.jsonl"}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_both_sides_are_whole_before_either_takes_its_place_and_no_signal_comes_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    source = save(tmp_path / "in.jsonl", records())
+    names = {side: tmp_path / f"{side}.{suffix}" for side in SIDES}
+    options = ["split", source, "-o", str(names["train"]), "--eval", str(names["eval"])]
+    assert CliRunner().invoke(main, options).exit_code == 0
+    before = {side: sorted(row.id for row in read_rows(str(path))) for side, path in names.items()}
+    replace = Path.replace
+    whole: list[int] = []
+
+    def replaced(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            if not whole:
+                for left in tmp_path.glob(".*.tmp"):
+                    copy = left.with_name(f"{len(whole)}.{suffix}")
+                    copy.write_bytes(left.read_bytes())
+                    whole.append(len(read_rows(str(copy))))
+                    copy.unlink()
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    result = CliRunner().invoke(main, [*options, "--seed", "5"])
+    assert result.exit_code == 0, result.output
+    assert sorted(whole) == sorted(len(ids) for ids in before.values())
+    after = {side: sorted(row.id for row in read_rows(str(path))) for side, path in names.items()}
+    assert all(after[side] != before[side] for side in SIDES)
+    assert sorted(after["train"] + after["eval"]) == sorted(before["train"] + before["eval"])
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", *(path.name for path in names.values())}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
+from typing import IO
 
 import click
 
 from ktodata import cli_common as common
 from ktodata.commands.written import check_quarantine, set_aside
 from ktodata.errors import UsageError
-from ktodata.io import STDOUT, Table, local_path, room_beside, write_tables
+from ktodata.io import STDOUT, WRITERS, Table, atomic_file, local_path, room_beside, write_tables
 from ktodata.near import THRESHOLD
 from ktodata.schema import Kind
 from ktodata.split import SHARE, Side, Sides
 from ktodata.split import split as splitting
+from ktodata.stop import too_late
 
 
 @click.command(
@@ -101,16 +105,32 @@ def split_command(
 def write_sides(sides: Sides, output: str, held_out: str) -> None:
     """Write both files, or neither: an old file of one side beside a new one of the other would share prompts.
 
+    Both are whole and on disk before either takes its place, one right after the other, and no signal but SIGKILL
+    comes between. Where that or the machine's end does, `ktodata check TRAIN --against EVAL` finds the prompts.
+
     Raises:
         WriteError: the disk says no.
     """
+    if STDOUT in (output, held_out):  # what a pipe has got is gone, so the file is last
 
-    def train() -> Iterator[Table]:
-        yield from sides.tables("train")
-        # All of this one is on disk, and not in its place yet.
-        write_tables(sides.tables("eval"), sides.kind, held_out)
+        def train() -> Iterator[Table]:
+            yield from sides.tables("train")
+            write_tables(sides.tables("eval"), sides.kind, held_out)
 
-    write_tables(train(), sides.kind, output)
+        write_tables(train(), sides.kind, output)
+        return
+    with contextlib.ExitStack() as together, atomic_file(output) as train_file:
+        _write(sides, "train", output, train_file)
+        with atomic_file(held_out) as eval_file:
+            _write(sides, "eval", held_out, eval_file)
+            together.enter_context(too_late())
+
+
+def _write(sides: Sides, side: str, place: str, stream: IO[bytes]) -> None:
+    suffix = max((suffix for suffix in WRITERS if place.lower().endswith(suffix)), key=len)
+    WRITERS[suffix](iter(sides.tables(side)), sides.kind, stream)
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def _summarise(sides: Sides, output: str, held_out: str, share: float | None, rows: int | None) -> None:
