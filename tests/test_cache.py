@@ -117,6 +117,7 @@ for number in range(40):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     both = [subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path), name]) for name in "12"]
     assert [process.wait(100) for process in both] == [0, 0]

@@ -226,6 +226,7 @@ def test_runs_are_short_even_where_one_prompt_has_most_rows(size: int, drawn: tu
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(500, 1500), HEAVY)
+@pytest.mark.slow
 def test_runs_are_short_across_stretches_too(size: int, drawn: tuple[float, float, float, int]) -> None:
     rows = heavy(size, *drawn[:3], random.Random(drawn[3]))
     with pytest.MonkeyPatch.context() as patch:

@@ -361,6 +361,7 @@ def test_a_run_that_failed_goes_on_where_it_was(source: Path) -> None:
     assert source.with_name("out.jsonl").read_bytes() == resumed
 
 
+@pytest.mark.slow
 def test_killed_five_times_it_gives_what_an_undisturbed_run_gives(source: Path) -> None:
     rng, out = random.Random(7), source.with_name("out.jsonl")
     odd: set[int] = set()

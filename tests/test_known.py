@@ -156,6 +156,7 @@ def test_a_run_can_go_on_with_its_reference_computed_otherwise(home: Path, tmp_p
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_in_half_precision_scores_belong_to_a_layout(home: Path, tmp_path: Path, loaded: list[str]) -> None:
     for name, how, says in (
         ("a", ("train.precision=bf16", "model.attention=padded"), ALL),

@@ -79,6 +79,7 @@ def test_the_hub_block(tmp_path: Path) -> None:
     assert len((work / "train.jsonl").read_text(encoding="utf-8").splitlines()) == 600  # 400 rows, 200 negatives
 
 
+@pytest.mark.slow
 def test_from_data_to_a_model(tmp_path: Path) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (toml,) = blocks("toml")

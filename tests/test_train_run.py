@@ -169,7 +169,10 @@ def test_half_precision_is_close_and_keeps_float32_weights(home: Path, tmp_path:
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("kind", ["full", "adapter", "loaded adapter"])
+SLOW_TOO = pytest.param("loaded adapter", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter", SLOW_TOO])
 def test_cached_is_online_and_a_second_run_needs_no_reference(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -187,6 +187,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_processes_end_when_their_launcher_was_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None
