@@ -167,19 +167,12 @@ class _WithAdapter:
         return code_of(self.scorer.model)
 
 
-class AdapterAsLoaded(_WithAdapter):
+class AdapterAsLoaded(_WithAdapter, AsLoaded):
     """The policy itself with its loaded adapter, before that has learned anything: as `AsLoaded`."""
 
     def __init__(self, adapted: Any, scorer: Scorer) -> None:
-        self.adapted, self.scorer, self.trained = adapted, scorer, adapted.active_adapter
-
-    def __call__(self, batch: PackedBatch) -> Tensor:
-        """See `Reference`."""
-        return no_grad_scores(self.scorer, batch)
-
-    def release(self) -> None:
-        """See `Reference`: from here on the policy is another one."""
-        del self.scorer
+        super().__init__(scorer)
+        self.adapted, self.trained = adapted, adapted.active_adapter
 
 
 class FrozenAdapter(_WithAdapter):

@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ktotrain.failures import FAILURES
+
 Rotations: TypeAlias = tuple[Tensor, ...]
 """What a rotary embedding gives: cosines and sines [1, T, D], or both as one complex tensor."""
 
@@ -102,7 +104,7 @@ def _same(module: nn.Module, longest: int) -> bool:
         named = {} if kind is None else {"layer_type": kind}
         try:
             short, long = (_rotations(module, last, named) for last in (FEW, max(FEW, longest)))
-        except (TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError):
+        except FAILURES:
             return not any(name in str(kind or kinds) for name in STRETCHING)  # one that is called in another way
         if not all(map(torch.equal, short, long)):
             return False

@@ -12,21 +12,13 @@ import transformers
 from support import model_folder, write_jsonl
 from torch import Tensor
 
+from benchmarks.architectures import COMMON
 from ktotrain.batch import Branch
 from ktotrain.packing import pack
 from ktotrain.probe import choose_layout
 from ktotrain.scorer import Scorer
 
 ORIGINAL = 128
-TINY = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 96,
-    "pad_token_id": 0,
-}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
 LONGROPE = {
     "rope_type": "longrope",
@@ -35,7 +27,7 @@ LONGROPE = {
     "long_factor": [2.0, 3.0, 4.0, 5.0],
     "original_max_position_embeddings": ORIGINAL,
 }
-LONG = {**TINY, "max_position_embeddings": 1024, "original_max_position_embeddings": ORIGINAL}
+LONG = {**COMMON, "max_position_embeddings": 1024, "original_max_position_embeddings": ORIGINAL}
 
 
 def stretching(kind: str) -> Any:
@@ -43,7 +35,9 @@ def stretching(kind: str) -> Any:
     torch.manual_seed(0)
     config: Any
     if kind == "dynamic":
-        config = transformers.LlamaConfig(**TINY, max_position_embeddings=ORIGINAL, rope_parameters=dict(DYNAMIC))
+        config = transformers.LlamaConfig(
+            **{**COMMON, "max_position_embeddings": ORIGINAL}, rope_parameters=dict(DYNAMIC)
+        )
         model: Any = transformers.LlamaForCausalLM(config)
     elif kind == "longrope":
         model = transformers.Phi3ForCausalLM(transformers.Phi3Config(**LONG, rope_parameters=dict(LONGROPE)))
