@@ -11,7 +11,7 @@ from ktotrain.losses import gradient_factor, signs
 
 # A row whose gradient factor sigma(z) sigma(-z) is under a tenth of its maximum 1/4 teaches next to nothing.
 SATURATED = 0.025
-# Two passes give sums of log-probabilities that differ by rounding, 1e-7 of their size in float32 and less. Ranked, that
+# Two passes give sums of log-probabilities that differ by rounding, about 1e-7 of their size in float32. Ranked, that
 # noise would be a result: before the first update every row is as good as the reference, and AUC must be .5, not .7.
 GRAIN = 1e-6
 

@@ -9,7 +9,7 @@ from ktotrain.losses import kto_loss
 from ktotrain.metrics import RowValues, step_metrics
 
 
-def metrics(log_ratios: list[float], labels: list[bool], *, logps: float = -50.0, z_ref: float = 0.0) -> dict[str, float]:
+def metrics(log_ratios: list[float], labels: list[bool], logps: float = -50.0, z_ref: float = 0.0) -> dict[str, float]:
     ratios, classes = torch.tensor(log_ratios), torch.tensor(labels)
     point = torch.tensor(z_ref)
     losses = kto_loss(ratios, classes, torch.ones(len(labels)), point, beta=0.1)
