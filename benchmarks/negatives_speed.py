@@ -27,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "quickstart"))
 
 from grammar import exchanges
 
-from ktodata.io import write_rows
+from ktodata.io import rows_of, write_rows
 from ktodata.negatives.choose import Use, parse_uses
 from ktodata.negatives.registry import STRATEGIES
 from ktodata.negatives.synthesize import Synthesis, synthesize
-from ktodata.order import training_order
 from ktodata.schema import Row, make_row, normalise, plain
+from ktodata.sort_out import in_training_order, keyed
 
 SEED = 11
 FEW = 40
@@ -99,7 +99,9 @@ def rates(rows: list[Row], use: Use, workers: int) -> tuple[list[float], Synthes
 def written(rows: list[Row], done: Synthesis) -> bytes:
     """The file that the command would write."""
     with tempfile.TemporaryDirectory() as folder:
-        write_rows(training_order([*rows, *done.negatives], seed=0), f"{folder}/rows.jsonl")
+        every = [*rows, *done.negatives]
+        ordered = in_training_order([keyed(every, rows[0].kind)], most=len(every), seed=0, folder=Path(folder))
+        write_rows(rows_of(ordered), f"{folder}/rows.jsonl")
         return Path(f"{folder}/rows.jsonl").read_bytes()
 
 

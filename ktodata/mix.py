@@ -131,7 +131,7 @@ def mix(
             share.taken = sum(quotas[place])
         total = sum(share.taken for share in shares)
         tables = (following(drawn.chosen(table, last), renamed) for table in _all(kept))
-        ordered = in_training_order(tables, total=total, seed=seed, folder=folder)
+        ordered = in_training_order(tables, most=total, seed=seed, folder=folder)
         yield Mixed(counted(ordered, whole), kind or "text", shares, whole)
 
 

@@ -24,9 +24,10 @@ from ktodata.clean import (
 )
 from ktodata.io import Spill, Table, rows_of, table_of
 from ktodata.near import Groups, groups_of
-from ktodata.order import Keys, arrange, keys_of, stretch_count, stretches, tail
+from ktodata.order import Keys, arrange, keys_of, tail
 from ktodata.schema import COLUMNS, Kind, Row, plain
 from ktodata.sketch import alike, comparable, folded, signatures_of
+from ktodata.stretches import Dealing, stretch_count
 
 PARTS = 128  # for cleaning: a part of a file of 100 GB is still held easily
 MOST_PARTS = 256  # for the order: as many files as are open at a time
@@ -204,38 +205,61 @@ class Cleaning:
         conflicts.refuse()
 
 
-def in_training_order(tables: Iterable[Table], *, total: int, seed: int, folder: Path | None) -> Iterator[Table]:
-    """The rows of some tables in training order (`ktodata.order.training_order`), stretch by stretch.
+def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: Path | None) -> Iterator[Table]:
+    """The rows of some tables in the order of `ktodata.order`, stretch by stretch.
 
     Args:
-        tables: all rows of a prompt are in one of them; with the columns of `ktodata.transform.spill_schema`.
-        total: how many stretches there are depends on it: the number of rows, or a bound on it.
+        tables: with the columns of `ktodata.transform.spill_schema`.
+        most: there are as many rows, or fewer.
         folder: where rows are set aside, if they are many.
     """
     import numpy as np
     import pyarrow
 
-    count = stretch_count(total)
-    parts = min(count, MOST_PARTS)
+    parts = min(stretch_count(most), MOST_PARTS)
+    share = (2**64 - 1) // parts  # of the numbers that rows draw; about those of one stretch
+    more = share // 8  # the first part's, for all that a stretch needs to be there with the part of its number
+    dealing = Dealing(seed)
     with Spill(parts, folder) as spill:
         for table in tables:
-            stretch_of = stretches(_keys(table), total=total, seed=seed)
             kept = table.select([*COLUMNS, "_id", "_prompt", "_completion"])
-            spill.add(kept.append_column("_stretch", pyarrow.array(stretch_of)), stretch_of * parts // count)
+            drawn = dealing.add(_keys(kept))
+            spill.add(kept.append_column("_drawn", pyarrow.array(drawn)), _shares(drawn, share, more, parts))
         spill.finish()
+        dealt = dealing.finish()
         before: Keys | None = None
+        begun, waiting = 0, None
         for part in range(parts):
-            table = spill.read(part)
+            waiting = _joined(waiting, spill.read(part))
             spill.forget(part)
-            if table is None:
+            done = dealt.count if part == parts - 1 else dealt.whole((part + 1) * share + more)
+            if waiting is None or done == begun:
                 continue
-            stretch_of = table.column("_stretch").to_numpy()
-            for stretch in np.unique(stretch_of):
-                here = table if len(table) and (stretch_of == stretch).all() else table.filter(stretch_of == stretch)
-                keys = _keys(here)
-                order = arrange(keys, seed=seed, before=before, provenance=_provenance_of(here))
-                before = tail(keys.take(order), before)
-                yield here.take(pyarrow.array(order)).select(list(COLUMNS))
+            keys = _keys(waiting)
+            stretch_of = dealt.of(keys, waiting.column("_drawn").to_numpy())
+            for stretch in range(begun, done):
+                places = np.flatnonzero(stretch_of == stretch)
+                here = keys.take(places)
+                order = arrange(here, seed=seed, before=before, provenance=_provenance_of(waiting, places))
+                before = tail(here.take(order), before)
+                yield waiting.take(pyarrow.array(places[order])).select(list(COLUMNS))
+            begun, waiting = done, waiting.take(pyarrow.array(np.flatnonzero(stretch_of >= done)))
+
+
+def _shares(drawn: Any, share: int, more: int, parts: int) -> Any:
+    """Which of so many equal shares of the numbers each is in, where the first one has more, and the last one less."""
+    import numpy as np
+
+    beyond = np.maximum(drawn, np.uint64(more)) - np.uint64(more)
+    return np.minimum(beyond // np.uint64(share), np.uint64(parts - 1)).astype(np.int64)
+
+
+def _joined(one: Table | None, other: Table | None) -> Table | None:
+    import pyarrow
+
+    if one is None or other is None or not one.num_rows:
+        return one if other is None else other
+    return pyarrow.concat_tables([one, other]).combine_chunks()
 
 
 def _keys(table: Table) -> Keys:
@@ -245,9 +269,9 @@ def _keys(table: Table) -> Keys:
     return Keys(ids, prompts, completions, labels)
 
 
-def _provenance_of(table: Table) -> Callable[[int], tuple[str, ...]]:
-    def provenance(place: int) -> tuple[str, ...]:
-        return tuple(table.column(name)[place].as_py() for name in ("source", "strategy", "parent_id"))
+def _provenance_of(table: Table, places: Any) -> Callable[[int], tuple[str, ...]]:
+    def provenance(row: int) -> tuple[str, ...]:
+        return tuple(table.column(name)[int(places[row])].as_py() for name in ("source", "strategy", "parent_id"))
 
     return provenance
 

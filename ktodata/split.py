@@ -65,7 +65,7 @@ class Sides:
     def tables(self, side: str) -> Iterator[Table]:
         """The rows of `train` or `eval`."""
         total = self.eval.rows if side == "eval" else self.train.rows
-        return in_training_order(self._of(side), total=total, seed=self._seed, folder=self._folder)
+        return in_training_order(self._of(side), most=total, seed=self._seed, folder=self._folder)
 
     def _of(self, side: str) -> Iterator[Table]:
         import numpy as np

@@ -180,7 +180,7 @@ def stream_records(
         WriteError: no room to set rows aside.
     """
     with cleaned_records(layout, raws, seed=seed, folder=folder, **rest) as found:
-        ordered = in_training_order(found.tables, total=found.most, seed=seed, folder=folder)
+        ordered = in_training_order(found.tables, most=found.most, seed=seed, folder=folder)
         yield Stream(counted(ordered, found.account), found.kind, found.account)
 
 

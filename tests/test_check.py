@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from orders import training_order
 
 from ktodata.check import Report, check
 from ktodata.check.leaks import Leaks
@@ -19,7 +20,6 @@ from ktodata.check.show import as_page, as_table
 from ktodata.cli import main
 from ktodata.errors import UsageError
 from ktodata.leakage import Leakage
-from ktodata.order import training_order
 from ktodata.schema import make_row, to_record
 
 Rows = list[dict[str, Any]]

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from orders import clashes, training_order
 
-from ktodata import order
-from ktodata.order import MAX_RUN, Keys, arrange, clashes, longest_run, training_order
+from ktodata import stretches
+from ktodata.order import MAX_RUN, Keys, arrange, longest_run
 from ktodata.schema import Row, make_row
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=40)
@@ -230,7 +231,7 @@ def test_runs_are_short_even_where_one_prompt_has_most_rows(size: int, drawn: tu
 def test_runs_are_short_across_stretches_too(size: int, drawn: tuple[float, float, float, int]) -> None:
     rows = heavy(size, *drawn[:3], random.Random(drawn[3]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "STRETCH", 300)
+        patch.setattr(stretches, "STRETCH", 300)
         ordered = training_order(rows, seed=0)
     if within(rows, 2.9):  # a stretch has this ratio but for a row or two
         assert longest_run([row.label for row in ordered]) <= MAX_RUN

@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from orders import clashes, training_order
 
-import ktodata.order
-import ktodata.sort_out
+import ktodata.stretches
 from ktodata.cli import main
 from ktodata.io import read_rows
-from ktodata.order import clashes, longest_run, training_order
+from ktodata.order import longest_run
 from ktodata.schema import Row, make_row
 
 COMMANDS: dict[str, list[str]] = {
@@ -71,9 +71,7 @@ def test_every_command_keeps_the_promise(
     source.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     options = [str(other) if option == "EVAL" else option for option in COMMANDS[command]]
     with pytest.MonkeyPatch.context() as patch:
-        # Few parts, as each deals out its rows for itself: of 128 parts a stretch of 32,768 rows gets hundreds each.
-        patch.setattr(ktodata.order, "STRETCH", 60)
-        patch.setattr(ktodata.sort_out, "PARTS", 2)
+        patch.setattr(ktodata.stretches, "STRETCH", 60)
         done = CliRunner().invoke(main, [command, str(source), "-o", str(out), "--seed", str(seed), *options])
     if done.exit_code == 1 and command == "split":  # one prompt alone cannot be on two sides
         return

@@ -1,7 +1,6 @@
 """Files larger than memory: rows set aside on disk come back the same, large orders are as good as small ones."""
 
 import errno
-import itertools
 import json
 import subprocess
 import sys
@@ -14,13 +13,14 @@ import numpy as np
 import pyarrow
 import pytest
 from click.testing import CliRunner, Result
+from orders import clashes, training_order
 
 import ktodata.io.spill
-import ktodata.order
+import ktodata.stretches
 from ktodata.cli import main
 from ktodata.io import Spill, read_rows
 from ktodata.io.table import rows_of, table_of
-from ktodata.order import clashes, keys_of, longest_run, tail, training_order
+from ktodata.order import keys_of, longest_run, tail
 from ktodata.schema import make_row
 from ktodata.sources.oasst import OASST
 
@@ -80,7 +80,7 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_set_aside_on_disk_come_back_the_same(
     chat: bool, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ktodata.order, "STRETCH", 100)
+    monkeypatch.setattr(ktodata.stretches, "STRETCH", 100)
     source = save(tmp_path / "pairs.jsonl", pairs(700, chat=chat))
     written = {}
     for name in ("memory", "disk"):
@@ -192,7 +192,7 @@ def test_rows_and_tables_are_the_same_thing() -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.34])
 def test_an_order_of_many_stretches_has_no_seams(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ktodata.order, "STRETCH", 400)
+    monkeypatch.setattr(ktodata.stretches, "STRETCH", 400)
     rows = [
         make_row(f"p{n % 300}", f"c{n} {label}", label, source="s", origin="pair")
         for n in range(2000)
@@ -208,18 +208,17 @@ def test_an_order_of_many_stretches_has_no_seams(share: float, monkeypatch: pyte
 
 
 def test_a_prompt_with_half_of_many_rows_is_spread_over_all_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ktodata.order, "STRETCH", 64)
+    monkeypatch.setattr(ktodata.stretches, "STRETCH", 64)
     rows = [make_row("same" if n % 2 else f"p{n}", f"c{n}", n % 3 == 0, source="", origin="pair") for n in range(1999)]
     ordered = training_order(rows, seed=0)
-    halves = [row.prompt == "same" for row in ordered]
-    assert sum(one and other for one, other in itertools.pairwise(halves)) <= len(rows) // 64  # one for each stretch
+    assert clashes(ordered) == 0
 
 
 @pytest.mark.parametrize("options", [["--only"], ["--per-row", "2"], ["--strategy", "contaminate"]])
 def test_negatives_of_rows_on_disk_are_those_of_rows_in_memory(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ktodata.order, "STRETCH", 100)
+    monkeypatch.setattr(ktodata.stretches, "STRETCH", 100)
     rows = [
         {
             "prompt": f"How do I get to place number {n}?",

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from orders import clashes
 
 from ktodata.cli import main
 from ktodata.errors import SourceError
 from ktodata.io import Quarantine, read_rows
-from ktodata.order import clashes, longest_run
+from ktodata.order import longest_run
 from ktodata.schema import Row
 from ktodata.unpair import unpair
 

@@ -20,6 +20,7 @@ LAYERS = {
             "waiting",
             "arrange",
             "order",
+            "stretches",
             "sketch",
             "near",
             "clean",

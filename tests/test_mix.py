@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from orders import clashes
 
 import ktodata.mix
 import ktodata.sort_out
@@ -16,7 +17,6 @@ from ktodata.cli import main
 from ktodata.errors import KtodataError, UsageError
 from ktodata.io import read_rows
 from ktodata.mix import Part, parse_part, share_out
-from ktodata.order import clashes
 
 
 def rows_named(name: str, desirable: int, undesirable: int = 0) -> list[dict[str, Any]]:

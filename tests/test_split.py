@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from orders import clashes
 
 import ktodata.io.write
 import ktodata.sort_out
@@ -20,7 +21,6 @@ import ktodata.split
 from ktodata.cli import main
 from ktodata.errors import SourceError
 from ktodata.io import read_rows, rows_of
-from ktodata.order import clashes
 from ktodata.split import Counted, choose
 
 SIDES = ("train", "eval")

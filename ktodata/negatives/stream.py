@@ -103,7 +103,7 @@ def negatives_of(
         blocks = work.blocks(_blocks(spill), workers=workers, engine=engine, advance=advance)
         tables = itertools.chain.from_iterable(_tables(block, made, only=only, refuse=refuse) for block in blocks)
         total = jobs if only else spill.rows + jobs
-        made.tables = _counted(in_training_order(tables, total=total, seed=seed, folder=folder), made)
+        made.tables = _counted(in_training_order(tables, most=total, seed=seed, folder=folder), made)
         yield made
 
 

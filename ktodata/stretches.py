@@ -1,0 +1,188 @@
+"""Rows dealt to stretches of the order, which are arranged one after the other: so no more than one is ever needed.
+
+Each row draws a number from the seed and its id. What has to be even is put into decks: each class, and each prompt and
+completion with a large share of all rows, which by chance would have more than half of some stretch, and meet itself
+there. Of every deck each stretch gets its share, to a row, and so it does of all of a prompt's decks together. Within a
+deck the lower numbers go to the earlier stretches.
+
+That takes knowing all rows, of which 25 bytes each are kept until then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from ktodata.arrange import draws
+from ktodata.keys import Keys, Numbers
+
+STRETCH = 32_768  # rows that are arranged together
+HEAVY = 5  # a prompt or a completion with one in so many of all rows is dealt out evenly
+# What fewer than one row in so many has in common is no deck of its own, nor is what has fewer rows than so many for
+# each stretch: the numbers that a few rows draw are not spread evenly, so a stretch would have to wait for a late one.
+RARE = 512
+LEAST = 4
+
+
+def stretch_count(total: int) -> int:
+    """How many stretches an order of so many rows has."""
+    return max(1, -(-total // STRETCH))
+
+
+class Dealing:
+    """Collects what the dealing depends on."""
+
+    def __init__(self, seed: int) -> None:
+        self._name = f"{seed} stretch"
+        self._drawn: list[Numbers] = []
+        self._keys: list[Keys] = []
+
+    def add(self, keys: Keys) -> Numbers:
+        """Some of the rows; gives the number that each of them draws, an array of uint64."""
+        drawn = draws(keys.ids, self._name)
+        self._drawn.append(drawn)
+        self._keys.append(keys)
+        return drawn
+
+    def finish(self) -> Dealt:
+        """All rows are there: which stretch gets which. What was collected is forgotten."""
+        import numpy as np
+
+        total = sum(map(len, self._drawn))
+        count = stretch_count(total)
+        if count == 1:
+            self._drawn, self._keys = [], []
+            return Dealt(1)
+        drawn = np.concatenate(self._drawn)
+        labels = np.concatenate([keys.labels for keys in self._keys])
+        heavy = []
+        groups = []
+        for field in ("prompts", "completions"):
+            numbers = np.concatenate([getattr(keys, field) for keys in self._keys])
+            heavy.append(_heavy(numbers))
+            groups.append(_group(numbers, heavy[-1]))
+        self._drawn, self._keys = [], []
+        deck_of, code = _decks([*groups, labels.astype(np.int64)], len(heavy[1]) + 1, count)
+        dealt = Dealt(count, heavy[0], heavy[1], deck_of)
+        deck = deck_of[code]
+        begin = 0
+        for one in range(int(deck_of.max()) + 1):
+            members = np.sort(drawn[deck == one])
+            dealt.borders.append(_borders(members, begin, len(drawn), count))
+            begin += len(members)
+        return dealt
+
+
+@dataclasses.dataclass
+class Dealt:
+    """Which stretch each row goes to.
+
+    Attributes:
+        count: how many stretches there are.
+        prompts, completions: numbers of those that have a large share of the rows, the largest share first.
+        deck_of: the deck of each kind of row, by its code (see `_codes`).
+        borders: of each deck, the number with which each stretch but the first begins, in order.
+    """
+
+    count: int
+    prompts: Numbers = ()
+    completions: Numbers = ()
+    deck_of: Any = None
+    borders: list[Numbers] = dataclasses.field(default_factory=list)
+
+    def of(self, keys: Keys, drawn: Numbers) -> Any:
+        """The stretch of each of some rows, which drew these numbers: an integer array."""
+        import numpy as np
+
+        found = np.zeros(len(keys), dtype=np.int64)
+        if self.count > 1:
+            groups = _group(keys.prompts, self.prompts), _group(keys.completions, self.completions)
+            deck = self.deck_of[_codes([*groups, keys.labels.astype(np.int64)], len(self.completions) + 1)]
+            for one in np.unique(deck).tolist():
+                members = deck == one
+                found[members] = np.searchsorted(self.borders[one], drawn[members], side="right")
+        return found
+
+    def whole(self, below: int) -> int:
+        """How many stretches, from the first on, have only rows that drew less than this."""
+        import numpy as np
+
+        return min(
+            (int(np.searchsorted(borders, np.uint64(below), side="right")) for borders in self.borders), default=0
+        )
+
+
+def _heavy(numbers: Numbers) -> Numbers:
+    """The numbers that one in `HEAVY` has, the most frequent first."""
+    import numpy as np
+
+    values, sizes = np.unique(numbers, return_counts=True)
+    large = np.flatnonzero(sizes * HEAVY >= len(numbers))
+    return values[large[np.argsort(-sizes[large], kind="stable")]]
+
+
+def _group(numbers: Numbers, heavy: Numbers) -> Any:
+    """For each number its place among the heavy ones, or behind them all."""
+    import numpy as np
+
+    found = np.full(len(numbers), len(heavy), dtype=np.int64)
+    for place, one in enumerate(heavy):
+        found[numbers == one] = place
+    return found
+
+
+def _codes(parts: list[Any], completions: int) -> Any:
+    """A number for each kind of row: by the groups of prompt and completion (so many of these), and the label."""
+    prompt, completion, label = parts
+    return (prompt * completions + completion) * 2 + label
+
+
+def _decks(parts: list[Any], completions: int, count: int) -> tuple[Any, Any]:
+    """The deck of each code, and the code of each row.
+
+    Decks are numbered so that those of one prompt follow each other, as do, where it can be, those of one completion
+    and of one label: whatever follows each other is dealt out evenly as a whole (see `_borders`).
+    """
+    import numpy as np
+
+    code = _codes(parts, completions)
+    least = max(LEAST * count, -(-len(code) // RARE))
+    sizes = np.bincount(code, minlength=2 * completions * (int(parts[0].max()) + 1)).reshape(-1, completions, 2)
+    deck_of = np.zeros(sizes.shape, dtype=np.int64)
+    deck = 0
+    for prompt in _apart(sizes.sum(axis=(1, 2)), least, range(len(sizes))):
+        columns = range(completions) if deck % 2 == 0 else range(completions)[::-1]
+        for completion in _apart(sizes[prompt].sum(axis=(0, 2)), least, columns):
+            both = sizes[np.ix_(prompt, completion)].sum(axis=(0, 1))
+            for label in _apart(both, least, (0, 1) if deck % 2 == 0 else (1, 0)):
+                deck_of[np.ix_(prompt, completion, label)] = deck
+                deck += 1
+    return deck_of.reshape(-1), code
+
+
+def _apart(sizes: Any, least: int, order: Iterable[int]) -> list[list[int]]:
+    """These places, each by itself in this order; those with fewer rows than `least` go with the smallest of the
+    others, so that what has half of all rows is dealt out for itself."""
+    places = list(order)
+    few = [place for place in places if sizes[place] < least]
+    many = [place for place in places if sizes[place] >= least]
+    if not many:
+        return [places]
+    smallest = min(many, key=lambda place: (sizes[place], place))
+    return [[place, *(few if place == smallest else ())] for place in many]
+
+
+def _borders(drawn: Numbers, begin: int, total: int, count: int) -> Numbers:
+    """The numbers, of these in order, with which each stretch of the order but the first begins.
+
+    Before this deck come `begin` of all rows. Of the first `b` rows in the order of the decks, round(E b / total) are
+    in the first stretches, which have E rows together. So the first decks together have their share of every stretch,
+    to a row. All stretches but the first have an even number of rows: of what has up to half of all rows, they have up
+    to half, and can begin with something else where the one before ended with it.
+    """
+    import numpy as np
+
+    ends = total - 2 * (total // 2 * np.arange(count - 1, 0, -1, dtype=np.int64) // count)
+    first, last = ((2 * ends * end + total) // (2 * total) for end in (begin, begin + len(drawn)))
+    return np.append(drawn, drawn[-1:] + np.uint64(1))[np.minimum(last - first, len(drawn))]

@@ -1,0 +1,100 @@
+"""Many rows dealt to stretches of the order: evenly, whatever part of them is handed over first."""
+
+import itertools
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from orders import clashes, training_order
+
+from ktodata import stretches
+from ktodata.keys import Keys
+from ktodata.order import longest_run
+from ktodata.schema import Row, make_row
+from ktodata.stretches import Dealing
+
+SHARES = st.sampled_from([0.0, 0.34, 0.5, 0.8])
+
+
+def keys(count: int, prompt: float, completion: float, desirable: float, seed: int) -> Keys:
+    """Rows of which these shares have the prompt 0, the completion 0, the label True."""
+    rng = np.random.default_rng(seed)
+    own = np.arange(1, count + 1, dtype=np.uint64)
+    prompts, completions = (np.where(rng.random(count) < share, 0, own) for share in (prompt, completion))
+    return Keys(rng.permutation(own), prompts, completions, rng.random(count) < desirable)
+
+
+def spread(values: np.ndarray, stretch_of: np.ndarray, count: int) -> int:
+    """By how many the stretches differ in rows that have a value."""
+    return int(np.ptp(np.bincount(stretch_of[values], minlength=count)))
+
+
+@settings(max_examples=60)
+@given(st.integers(2100, 6000), SHARES, SHARES, st.sampled_from([0.25, 0.5, 0.75]), st.integers(0, 1000))
+def test_each_stretch_gets_as_many_of_everything(
+    count: int, prompt: float, completion: float, desirable: float, seed: int
+) -> None:
+    rows = keys(count, prompt, completion, desirable, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stretches, "STRETCH", 1000)
+        dealing = Dealing(seed)
+        drawn = dealing.add(rows)
+        dealt = dealing.finish()
+        stretch_of = dealt.of(rows, drawn)
+    assert dealt.count == -(-count // 1000)
+    assert spread(np.ones(count, dtype=bool), stretch_of, dealt.count) <= 3
+    assert spread(rows.prompts == 0, stretch_of, dealt.count) <= 3
+    # What does not follow each other among the decks adds up; a few rows that go with others are spread by chance.
+    assert spread(rows.completions == 0, stretch_of, dealt.count) <= 4
+    assert spread(rows.labels, stretch_of, dealt.count) <= 8
+    for below in (0, 2**62, 2**63, 2**64 - 1):
+        whole = dealt.whole(below)
+        assert (drawn[stretch_of < whole] < below).all()
+
+
+def half(count: int, most: int, seed: int) -> list[Row]:
+    """Rows of which so many have one prompt; a third are undesirable, here and there."""
+    rng = random.Random(seed)
+    return [
+        make_row("P" if n < most else f"q{n}", f"c{n}", rng.random() < 0.67, source="", origin="pair")
+        for n in range(count)
+    ]
+
+
+@settings(max_examples=10)
+@given(st.integers(250, 900), st.integers(0, 1000))
+def test_a_prompt_with_half_of_the_rows_meets_itself_nowhere(count: int, seed: int) -> None:
+    rows = half(count, (count + 1) // 2, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stretches, "STRETCH", 100)
+        ordered = training_order(rows, seed=seed)
+        assert training_order(rows[::-1], seed=seed, portion=37) == ordered, "however they are handed over"
+    assert Counter(row.id for row in ordered) == Counter(row.id for row in rows)
+    assert clashes(ordered) == 0
+
+
+@pytest.mark.parametrize("most", [19_996, 20_000, 20_001])
+@pytest.mark.slow
+def test_many_rows_as_they_are_dealt_out(most: int) -> None:
+    rows = [make_row("P" if n < most else f"q{n}", f"c{n}", n % 3 > 0, source="", origin="pair") for n in range(40_000)]
+    ordered = training_order(rows, seed=0)
+    assert clashes(ordered) == max(0, 2 * most - 40_001)
+    assert longest_run([row.label for row in ordered]) <= 8
+
+
+@pytest.mark.slow
+def test_two_prompts_with_nearly_all_rows_take_turns() -> None:
+    prompts = ["A"] * 20_000 + ["B"] * 19_990 + [f"q{n}" for n in range(10)]
+    rows = [make_row(prompt, f"c{n}", n % 4 > 0, source="", origin="pair") for n, prompt in enumerate(prompts)]
+    for seed in range(3):
+        assert clashes(training_order(rows, seed=seed)) == 0
+
+
+def test_a_completion_with_half_of_the_rows_meets_itself_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stretches, "STRETCH", 128)
+    rows = [make_row(f"p{n}", "No." if n % 2 else f"c{n}", n % 3 > 0, source="", origin="pair") for n in range(1280)]
+    ordered = training_order(rows, seed=3)
+    assert not any(one.completion == other.completion for one, other in itertools.pairwise(ordered))
