@@ -145,6 +145,8 @@ def label(
         ):
             write_stream(found, source, output)
     summarise(found.account, output, quarantine, advice="; `ktodata negatives` makes some")
+    if layout.about:
+        common.say(f"note: {layout.about}")
 
 
 def _refuse_idle(judge: Judge | None) -> None:
