@@ -308,8 +308,8 @@ class _Compiler:
             known = [blank_as_null(value, items=items) for value, items in zip(values, lists, strict=True)]
             unknown = False
             for place, (test, blanks) in enumerate(tests):
-                pair = (values if blanks else known)[place : place + 2]
-                one = test(*pair, parts[place][1], parts[place + 1][1])
+                first, second = (values if blanks else known)[place : place + 2]
+                one = test(first, second, parts[place][1], parts[place + 1][1])
                 if one is False:
                     return False
                 unknown = unknown or one is None
