@@ -7,6 +7,7 @@ as it was made, and as its user sent it).
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
 from functools import partial
@@ -30,7 +31,8 @@ ON_BOTH: tuple[str, ...] = get_args(OnBoth)
 
 class Texts(NamedTuple):
     """Where prompt and completion are: in two columns, or in one of whole conversations, whose last turn is the
-    completion. "" means in the first of the names below."""
+    completion. "" means in the first of the names below. A `user` is a prompt beside an `assistant` only, and
+    somebody's name elsewhere."""
 
     prompt: str = ""
     completion: str = ""
@@ -38,7 +40,7 @@ class Texts(NamedTuple):
 
 
 ANY = Texts()
-PROMPTS = ("prompt", "question", "instruction", "input", "query", "request", "user")
+PROMPTS = ("prompt", "question", "instruction", "input", "query", "request", "message", "user")
 COMPLETIONS = ("completion", "response", "reply", "answer", "output", "assistant")
 MESSAGES = ("messages", "conversations", "conversation")
 TABLES = (".csv", ".parquet")
@@ -66,11 +68,39 @@ class Edits(NamedTuple):
 
 
 Judge: TypeAlias = Outcomes | Thumbs | Edits
-_UP = ("up", "thumbs_up", "thumbs up", "thumbsup", "thumb_up", "👍", "+1", "1", "like", "liked", "good", "positive")
-_DOWN = ("down", "thumbs_down", "thumbs down", "thumbsdown", "thumb_down", "👎", "-1", "dislike", "disliked", "bad")
+# How a thumb looks: its skin, and whether it is drawn in colour.
+_LOOKS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]|:skin-tone-[1-6]:")
+_UP = (
+    "up",
+    "thumbs_up",
+    "thumbs up",
+    "thumbsup",
+    "thumb_up",
+    "👍",
+    "+1",
+    ":+1:",
+    ":thumbsup:",
+    "1",
+    "like",
+    "liked",
+    "good",
+    "positive",
+)
+_DOWN = (
+    "down",
+    "thumbs_down",
+    "thumbs down",
+    "thumbsdown",
+    "thumb_down",
+    "👎",
+    "-1",
+    ":-1:",
+    ":thumbsdown:",
+    "dislike",
+)
 THUMBS = {
     **dict.fromkeys((*_UP, "yes", "true", "1.0"), True),
-    **dict.fromkeys((*_DOWN, "negative", "no", "false", "-1.0"), False),
+    **dict.fromkeys((*_DOWN, "disliked", "bad", "negative", "no", "false", "-1.0"), False),
 }
 
 
@@ -106,15 +136,17 @@ def outcome_records(
     if suffix_of(source).removesuffix(".gz") in TABLES:
         check(columns)  # all of its records have the same
     raws = awaited(raws, columns, wanted, check)
-    texts = _choose(texts, columns, own_completion=isinstance(judge, Edits))
+    chosen = _choose(texts, columns, own_completion=isinstance(judge, Edits))
     reads: dict[type, Callable[..., Iterable[Example | Skip]]] = {
         Outcomes: _read_outcome,
         Thumbs: _read_thumb,
         Edits: _read_edit,
     }
-    read = partial(reads[type(judge)], judge, texts)
+    read = partial(reads[type(judge)], judge, chosen)
     completions = 2 if isinstance(judge, Edits) else 1
-    return Source("label", "", (), read, unit="records", completions=completions, origin="feedback"), raws
+    return Source(
+        "label", _guessed(texts, chosen, judge), (), read, unit="records", completions=completions, origin="feedback"
+    ), raws
 
 
 def _needed(judge: Judge, texts: Texts) -> tuple[list[str], Callable[[Collection[str]], None]]:
@@ -144,7 +176,8 @@ def _choose(texts: Texts, columns: list[str], *, own_completion: bool) -> Texts:
         raise UsageError(f"--messages: no column {texts.messages!r}", do=nearest(texts.messages, columns))
     if texts.messages and (texts.prompt or texts.completion):
         raise UsageError("--messages holds prompt and completion both", do="Leave --prompt and --completion out")
-    prompt = texts.prompt or next((name for name in PROMPTS if name in columns), "")
+    usual = [name for name in PROMPTS if name in columns and (name != "user" or "assistant" in columns)]
+    prompt = texts.prompt or next(iter(usual), "")
     completion = texts.completion or next((name for name in COMPLETIONS if name in columns and name != prompt), "")
     messages = texts.messages or next((name for name in MESSAGES if name in columns), "")
     if texts.messages or (messages and not texts.prompt and not (prompt and (completion or own_completion))):
@@ -156,6 +189,18 @@ def _choose(texts: Texts, columns: list[str], *, own_completion: bool) -> Texts:
             do=f"Name it with --{missing}, or a column of conversations with --messages",
         )
     return Texts(prompt, completion)
+
+
+def _guessed(texts: Texts, chosen: Texts, judge: Judge) -> str:
+    """Which columns were chosen that nobody named, and that are not called after what they are."""
+    told = chosen._asdict()
+    if chosen.messages or isinstance(judge, Edits):
+        del told["completion"]
+    found = {field: name for field, name in told.items() if name and not getattr(texts, field)}
+    if all(field == name for field, name in found.items()):
+        return ""
+    columns = " and ".join(f"{field} from column {name!r}" for field, name in found.items())
+    return f"{columns}; {' and '.join(f'--{field}' for field in found)} can name another"
 
 
 def _read_outcome(judge: Outcomes, texts: Texts, record: Record, where: str) -> Iterator[Example | Skip]:
@@ -180,7 +225,11 @@ def _read_thumb(judge: Thumbs, texts: Texts, record: Record, where: str) -> Iter
     if value is None or (isinstance(value, str) and not value.strip()):
         yield Skip("no thumb")
         return
-    verdict = THUMBS.get(str(value).strip().casefold()) if isinstance(value, str | bool | int | float) else None
+    verdict = (
+        THUMBS.get(_LOOKS.sub("", str(value)).strip().casefold())
+        if isinstance(value, str | bool | int | float)
+        else None
+    )
     if verdict is None:
         raise RowError(
             f"{judge.column} is {named(value)}, which is no thumb up or down",

@@ -72,6 +72,42 @@ def test_decimals_are_numbers() -> None:
 def test_large_decimals_are_exact_beside_each_other_and_whole_numbers() -> None:
     row = {"one": Decimal(10**30), "other": Decimal(10**30 + 1), "n": 10**30}
     assert holds("one < other and one == n and other > n and other - one == 1", row)
+    row = {"one": Decimal("0.1"), "other": Decimal("0.1000000000000000000001"), "n": 10**17, "near": Decimal(10**17)}
+    row["near"] += Decimal("0.5")
+    assert holds("one < other and one != other and near > n and n < near", row)
+    row = {"one": Decimal(10**17 + 1), "text": str(10**17 + 1), "near": str(10**17)}
+    assert holds("one == text and one != near and one > near and text in (one, 5)", row)
+
+
+def test_what_has_no_order_is_refused_whatever_a_parquet_file_holds() -> None:
+    struct = pyarrow.array([{"x": 1}, {"x": 2}])
+    pairs = pyarrow.array([[("x", 1)], [("x", 2)]], pyarrow.map_(pyarrow.string(), pyarrow.int64()))
+    span = pyarrow.array([(1, 2, 3), (1, 2, 4)], pyarrow.month_day_nano_interval())
+    for array in (struct, pairs, span):
+        row = {"a": array[0].as_py(), "b": array[1].as_py()}
+        assert holds("a != b and a == a", row)
+        with pytest.raises(RowError, match=r"a is .* has no order"):
+            holds("a < b", row)
+    row = {"a": datetime.time(12), "b": datetime.time(13), "z": datetime.time(13, tzinfo=datetime.UTC)}
+    assert holds("a < b and a != z", row)
+    with pytest.raises(RowError, match="cannot be compared with"):
+        holds("a < z", row)
+    assert holds("a < b", {"a": b"x", "b": b"y"})
+
+
+def test_empty_cells_of_csv_are_as_the_nulls_of_parquet(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"prompt": list("abc"), "reply": list("xyz"), "rating": [1, 5, None], "outcome": ["won", None, None]}
+    )
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    for text, wanted in (
+        ("rating not in (1, 2)", ["b"]), ("outcome != 'none'", ["a"]), ("outcome not in ('none', 'lost')", ["a"]),
+        ("not outcome.contains('x')", ["a"]), ("not (outcome == 'none')", ["a"]), ("rating is null", ["c"]),
+    ):  # fmt: skip
+        judge = Outcomes(Expression(text, "--desirable"), None)
+        for name in ("a.csv", "a.parquet"):
+            assert sorted(str(row.prompt) for row in label(str(tmp_path / name), judge).rows) == wanted, (text, name)
 
 
 def test_values_of_numpy_and_pandas_are_values() -> None:

@@ -22,13 +22,21 @@ ROW: dict[str, Any] = {
     "nothing": None,
     "blank": "",
     "nan": float("nan"),
-    "meta": {"rating": 4, "by": None},
+    "meta": {"rating": 4, "by": None, "µ": 5, "by-line": "x"},
     "tags": ["new", "big"],
     "user-rating": 3,
     "from": "anna",
     "reply": "Thanks a lot",
     "when": datetime.datetime(2024, 3, 12, 18, 5),
     "iso": "2024-03-12T18:05:00",
+    "uid": "175928847299117063",
+    "large": 175928847299117063,
+    "meta.flat": 1,
+    "µ": 2,
+    "nº": 3,
+    "note": "two\nlines",
+    "odd\nname": "#1",
+    "tag": "# good",
 }
 
 
@@ -84,6 +92,21 @@ TRUE = [
     "number(rating) > 4 and abs(-3) == 3",
     "when > '2024-03-12' and when < '2024-03-12T18:06:00+00:00'",
     "when == iso",
+    "blank == ''",
+    "outcome != '' and '' != outcome",
+    "blank in ('', 'none') and outcome not in ('', 'none')",
+    "'' in (outcome, blank)",
+    "reply.contains('')",
+    "not (blank != '')",
+    "len(blank) == 0 and words(blank) == 0",
+    "reply in ('Thanks a lot',)",
+    "uid == 175928847299117063 and uid in (175928847299117063, 3) and number(uid) % 10 == 3",
+    "uid == large and uid < 175928847299117064",
+    "`meta.flat` == 1",
+    "µ == 2 and nº > 2 and meta.µ == 5 and meta.`by-line` == 'x'",
+    "note == 'two\nlines' and note.contains('\n')",
+    "note == r'two\nlines'",
+    "`odd\nname` == '#1' and outcome == \"sale\"\r\n and tag == '# good'",
     "outcome == 'sale'\n  and turns > 3",
 ]
 
@@ -114,6 +137,20 @@ def test_what_holds(text: str) -> None:
         "3 != blank",
         "blank + 1 > 0",
         "blank == true",
+        "blank == 'sale'",
+        "blank != 'none'",
+        "blank < 'none'",
+        "blank not in ('none', 'lost')",
+        "blank not in (1, 2)",
+        "outcome not in (blank, 'none')",
+        "blank in reply",
+        "'x' in blank",
+        "lower(blank) != 'none'",
+        "blank == blank",
+        "blank.contains('x')",
+        "reply.contains(blank)",
+        "startswith(blank, 'x')",
+        "endswith(blank, 'x')",
         "when > blank",
         "nothing and good",
         "nothing or sold",
@@ -184,6 +221,13 @@ REFUSED = {
     "not " * 1200 + "good": "too deeply nested",
     "good and " * 1000 + "good": "longer than 5000 characters",
     "turns == 1\0": "not understood",
+    "outcome in ('sale')": "'sale' is no list. A list of one is ('sale',), or write outcome == 'sale'; for a part of",
+    "`user-rating` not in 'x'": "contains('x', `user-rating`)",
+    "turns in (3)": "3 is no list. A list of one is (3,), or write turns == 3.",
+    "outcome == 'sale' # good\n and turns > 3": "a comment (#) is not part of the language. Leave it out; text with",
+    "good # it's 'fine'": "a comment (#) is not part of the language. Leave it out",
+    "outcome == 'a # b": "A quotation mark is not closed",
+    "ｌｏｗｒ(reply)": "no function 'ｌｏｗｒ'",
 }
 
 
@@ -206,6 +250,8 @@ WRONG = {
     "good < true": "good is bool True, which has no order",
     "tags > tags": "tags is list ['new', 'big'], which has no order",
     "meta == 3": "meta (dict",
+    "meta < meta": "meta is dict {'rating': 4, 'by': None",
+    "meta >= meta": "which has no order",
     "when > 'yesterday'": "cannot be compared with str 'yesterday'",
     "turns": "turns is int 5, not true or false",
     "outcome and good": "outcome is str 'sale', not true or false",
@@ -237,9 +283,14 @@ def test_columns_are_known_and_a_misspelt_one_names_the_nearest() -> None:
     assert expression.columns == ("outcom", "meta", "user-rating")
     with pytest.raises(UsageError, match=r"--undesirable .*: no column 'outcom'\. Did you mean 'outcome'\?"):
         expression.check_columns(ROW)
-    with pytest.raises(UsageError, match=r"no column 'lost'\. Columns: outcome, .*, iso\. Text goes in quotes: 'lost'"):
+    with pytest.raises(UsageError, match=r"no column 'lost'\. Columns: outcome, .*, tag\. Text goes in quotes: 'lost'"):
         Expression("outcome == lost", "--desirable").check_columns(ROW)
     Expression("true and null is null", "--desirable").check_columns([])
+    dotted = Expression("meta.rating2.contains('x')", "--desirable")
+    with pytest.raises(UsageError, match=r"no column 'meta'\. A column with a dot .* in backticks: `meta\.rating2`"):
+        dotted.check_columns(["metal", "meta.rating", "meta.rating2"])
+    with pytest.raises(UsageError, match=r"no column 'meta'\. Did you mean 'metal'"):
+        dotted.check_columns(["metal", "meta.other"])
 
 
 def test_an_expression_can_be_sent_to_a_worker() -> None:

@@ -139,6 +139,64 @@ def test_prompts_and_completions_by_name_and_kind(tmp_path: Path) -> None:
     assert system.rows[0].prompt[0] == {"role": "system", "content": "s"}
 
 
+GUESSES: dict[str, tuple[dict[str, Any], list[str], str]] = {
+    "a name is no prompt": (
+        {"user": "Eve", "message": "q", "reply": "a"},
+        ["--desirable", "ok"],
+        "prompt from column 'message' and completion from column 'reply'; --prompt and --completion can name another",
+    ),
+    "user beside assistant": (
+        {"user": "q", "assistant": "a"},
+        ["--desirable", "ok"],
+        "prompt from column 'user' and completion from column 'assistant'; --prompt and --completion can name another",
+    ),
+    "one of two": (
+        {"user": "q", "text": "a", "prompt": "q"},
+        ["--desirable", "ok", "--completion", "text"],
+        "",
+    ),
+    "a guess of one": (
+        {"question": "q", "text": "a"},
+        ["--desirable", "ok", "--completion", "text"],
+        "prompt from column 'question'; --prompt can name another",
+    ),
+    "edits": (
+        {"request": "q", "old": "b", "new": "a"},
+        ["--original", "old", "--edited", "new"],
+        "prompt from column 'request'; --prompt can name another",
+    ),
+    "conversations": (
+        {"conversation": turns("q", "a")},
+        ["--desirable", "ok"],
+        "messages from column 'conversation'; --messages can name another",
+    ),
+    "messages": ({"messages": turns("q", "a")}, ["--desirable", "ok"], ""),
+    "all named": (
+        {"user": "q", "reply": "a"},
+        ["--desirable", "ok", "--prompt", "user", "--completion", "reply"],
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GUESSES)
+def test_what_columns_were_taken_is_said_where_they_were_guessed(tmp_path: Path, case: str) -> None:
+    record, options, note = GUESSES[case]
+    result = run(save(tmp_path / "a.jsonl", [record | {"ok": True}]), "-o", str(tmp_path / "o.jsonl"), *options)
+    assert result.exit_code == 0, result.stderr
+    notes = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
+    assert notes == ([f"note: {note}"] if note else [])
+    row = next(row for row in read_rows(str(tmp_path / "o.jsonl")) if row.label)
+    assert (plain(row.prompt), plain(row.completion)) == ("q", "a")
+
+
+def test_a_name_alone_is_no_prompt(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.csv", [{"user": "Eve", "reply": "a", "ok": True}])
+    result = run(source, "-o", str(tmp_path / "o.jsonl"), "--desirable", "ok")
+    assert result.exit_code == 2
+    assert "no column that could be the prompt (columns: user, reply, ok). Name it with --prompt" in result.stderr
+
+
 def test_records_without_text_are_skipped_and_counted(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [
         {"prompt": "q", "reply": None, "ok": True},
@@ -163,7 +221,11 @@ def test_thumbs(tmp_path: Path) -> None:
     assert short(made.rows) == Counter((f"p{n}", f"r{n}", x) for n, x in enumerate(expected) if x is not None)
     assert made.skipped == {"no thumb": 2}
     assert set(THUMBS.values()) == {True, False}
-    for value in (0, 3, "meh", ["up"]):
+    looks = {"👍🏽": True, "👎\U0001f3ff": False, "👍\ufe0f": True, " 👎\ufe0e": False, ":+1:": True, ":-1:": False}
+    looks |= {":+1::skin-tone-3:": True, ":thumbsdown:": False}
+    records = [{"prompt": value, "reply": "r", "vote": value} for value in looks]
+    assert {row.prompt: row.label for row in label(save(tmp_path / "a.jsonl", records), Thumbs("vote")).rows} == looks
+    for value in (0, 3, "meh", ["up"], "🏽", "👍👎"):
         result = run(save(tmp_path / "a.jsonl", [records[0] | {"vote": value}]), "-o", "-", "--thumbs", "vote")
         assert result.exit_code == 1
         assert "which is no thumb up or down. Say what it means: --desirable" in result.stderr

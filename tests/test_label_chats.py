@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from ktodata.chats import whatsapp
 from ktodata.chats.export import label_chat
-from ktodata.chats.tables import Fields
+from ktodata.chats.tables import Fields, seconds
 from ktodata.chats.voice import Said, replies, voice_of
 from ktodata.cli import main
 from ktodata.errors import KtodataError
@@ -152,6 +153,38 @@ def test_times_decide_and_not_the_order_of_the_file(tmp_path: Path) -> None:
     assert again.rows == rows
     dated = [{key: value for key, value in one.items() if key != "date_unixtime"} for one in ANNA]
     assert label_chat(export(tmp_path / "a.json", chat(*dated)), voice_of(["Anna"])).rows == rows
+    # The date is this machine's clock, which goes back in autumn; seconds since 1970 do not.
+    clock = [message(1, "Bob", "a?", date="2024-10-27T02:50:00"), message(2, "Anna", "b", date="2024-10-27T02:10:00")]
+    (row,) = label_chat(export(tmp_path / "a.json", chat(*clock)), voice_of(["Anna"])).rows
+    assert row.prompt == [{"role": "user", "content": "a?"}]
+
+
+def test_a_pause_as_long_as_the_gap_ends_nothing(tmp_path: Path) -> None:
+    source = export(tmp_path / "a.json", chat(message(1, "Bob", "a?"), message(2, "Anna", "b", minute=31)))
+    assert len(label_chat(source, voice_of(["Anna"], gap=1800.0)).rows) == 1
+    assert label_chat(source, voice_of(["Anna"], gap=1799.0)).skipped["nothing before it"] == 1
+
+
+def test_control_characters_as_telegram_writes_them(tmp_path: Path) -> None:
+    """They are no JSON as they stand there; after another backslash they are text."""
+    texts = {r"a\\x08b\x1Fc": "a\\x08b\x1fc", r"\\\x08": "\\\x08", r"\n\u00e9\"\x41": '\n\u00e9"A'}
+    said = [message(n, ("Bob", "Anna")[n % 2], f"text {n}") for n in range(4)]
+    for written, meant in texts.items():
+        whole = json.dumps(chat(*said)).replace("text 3", written)
+        (tmp_path / "result.json").write_text(whole, encoding="utf-8")
+        assert meant in [row.completion[0]["content"] for row in label_chat(str(tmp_path), voice_of(["Anna"])).rows]  # type: ignore[index]
+    (tmp_path / "result.json").write_text(whole.replace("text 1", r"\xZZ"), encoding="utf-8")
+    with pytest.raises(KtodataError, match="not JSON"):
+        label_chat(str(tmp_path), voice_of(["Anna"]))
+
+
+@pytest.mark.parametrize("place", [2**20 - 20, 2**20 - 10, 2**20 - 5, 2**20, 3 * 2**20])
+def test_an_export_may_begin_with_much_else(tmp_path: Path, place: int) -> None:
+    head = len(json.dumps({"about": "", "name": "Bob", "type": "personal_chat", "id": 1}))
+    whole = json.dumps({"about": "x" * (place - head), **chat(*ANNA)})
+    assert abs(whole.index('"messages"') - place) < 3
+    (tmp_path / "result.json").write_text(whole, encoding="utf-8")
+    assert len(label_chat(str(tmp_path), voice_of(["Anna"])).rows) == 3
 
 
 WHATSAPP = {
@@ -250,6 +283,12 @@ def test_any_file_with_a_message_a_record(tmp_path: Path, suffix: str) -> None:
         [1710266400000, 1710266460000],
         ["1710266400.5", "1710266460"],
         ["2024-03-12 18:00:00", "2024-03-12T18:01:00+00:00"],
+        [1710266400000000, "1710266460000000"],
+        [1710266400000000000, 1710266460000000000],
+        ["2024-03-12", "2024-03-12T00:01:00"],
+        [20240312, "2024-03-12T00:01:00"],
+        ["20240312", 1710201660],
+        [20240312.0, "20240312.0"],
     ],
 )
 def test_times_in_many_forms(tmp_path: Path, values: list[Any]) -> None:
@@ -257,6 +296,15 @@ def test_times_in_many_forms(tmp_path: Path, values: list[Any]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
     assert len(label_chat(str(path), voice_of(["Anna"], gap=90.0)).rows) == 1
+
+
+@pytest.mark.parametrize("finer", [1, 10**3, 10**6, 10**9])
+def test_times_are_seconds_whatever_they_count(finer: int) -> None:
+    for second in (1710266400, 4102444800):
+        for value in (second * finer, str(second * finer), float(second * finer), Decimal(second * finer)):
+            assert seconds(value, "time", "a.csv:1") == second
+    assert seconds(20241399, "time", "") == 20241399, "no date: seconds"
+    assert seconds(20240312.5, "time", "") == 20240312.5
 
 
 def test_every_message_is_accounted_for_once() -> None:
@@ -404,8 +452,9 @@ def test_unpair_sends_a_chat_export_to_label(tmp_path: Path) -> None:
 
 def test_a_turn_without_words_stands_between_others(tmp_path: Path) -> None:
     """A reply to a picture, to something forwarded or to what cannot be read is no reply to what came before it."""
-    photo, forwarded = {"photo": "photos/1.jpg"}, {"forwarded_from": "Carl"}
-    for wordless in (message(3, "Bob", "", **photo), message(3, "Bob", "see", **forwarded)):
+    photo, forwarded, deleted = {"photo": "photos/1.jpg"}, {"forwarded_from": "Carl"}, {"forwarded_from": None}
+    for more in (photo, forwarded, deleted):
+        wordless = message(3, "Bob", "" if more is photo else "see", **more)
         said = [message(1, "Bob", "a?"), message(2, "Anna", "one"), wordless, message(4, "Anna", "two")]
         said += [message(5, "Bob", "b?"), message(6, "Anna", "three")]
         made = label_chat(export(tmp_path / "result.json", chat(*said)), voice_of(["Anna"]))

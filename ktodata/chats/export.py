@@ -106,7 +106,7 @@ def chat_records(
             + (f"; {unreadable} messages cannot be read, the first: {first}" if first else ""),
         )
     read = partial(read, after_gap=frozenset(after_gap))
-    join = partial(voice.replies, speaking)
+    join = partial(voice.replies, speaking, in_order=name == "whatsapp")
     layout = Source(name, "", (), read, join, unit="messages", completions=1, origin="feedback", kind="chat")
     return layout, itertools.islice(opened(), limit)
 

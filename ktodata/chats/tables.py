@@ -15,7 +15,9 @@ from ktodata.expressions.values import value_of
 from ktodata.schema import named
 from ktodata.sources.contract import Piece, Record, Skip, column
 
-MILLISECONDS = 1e11  # no date in seconds is as large before the year 5138
+# No date in seconds is as large before the year 5138, none in a thousandth of them smaller after 1973, and so on.
+FINER = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
+DAYS = (19900101, 20991231)  # 20240312 is a date, as seconds since 1970 it would be in that year
 
 
 class Fields(NamedTuple):
@@ -107,22 +109,33 @@ def moment_of(value: object, name: str, where: str, reason: str) -> float:
 
 
 def seconds(value: object, name: str, where: str) -> float:
-    """A time in seconds: a number of seconds or milliseconds since 1970, text in ISO's form, or a date.
+    """A time in seconds: a number of seconds since 1970, or of milli-, micro- or nanoseconds, a date of eight digits,
+    text in ISO's form, or a date.
 
     Raises:
         RowError: it is none of these.
     """
     moment: Any = _moment(value) if isinstance(value, str) else value_of(value)
+    moment = _day(moment) or moment
     if isinstance(moment, datetime.date) and not isinstance(moment, datetime.datetime):
         moment = datetime.datetime.combine(moment, datetime.time())
     if isinstance(moment, datetime.datetime):
         return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
     if isinstance(moment, int | float | Decimal) and not isinstance(moment, bool) and math.isfinite(moment):
         number = float(moment)
-        return number / 1000 if abs(number) > MILLISECONDS else number
+        return number / next((parts for least, parts in FINER if abs(number) > least), 1.0)
     raise RowError(
         f"{name} is {named(value)}, not a time", where=where, do="Write 2024-03-12T18:05:00, or seconds since 1970"
     )
+
+
+def _day(value: object) -> datetime.date | None:
+    """The date that a number's eight digits are: 20240312."""
+    if not isinstance(value, int | float | Decimal) or not DAYS[0] <= value <= DAYS[1] or value % 1:
+        return None
+    with contextlib.suppress(ValueError):
+        return datetime.datetime.strptime(str(int(value)), "%Y%m%d").date()
+    return None
 
 
 def _moment(text: str) -> float | datetime.datetime | None:

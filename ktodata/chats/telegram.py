@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ktodata.chats.tables import moment_of
 from ktodata.chats.voice import Said
@@ -18,6 +19,9 @@ from ktodata.sources.contract import Piece, Record, Skip
 
 RESULT = "result.json"
 HEAD = 2**20  # bytes: a first line of JSON lines is not longer, or it is read with the whole
+_NAMES = re.compile(b'"(?:messages|chats)"')
+# Telegram writes control characters as \x08, which JSON does not know; after another backslash it is text.
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|.)", re.DOTALL)
 
 
 def open_export(path: Path, source: str) -> Callable[[], Iterator[Raw]] | None:
@@ -33,9 +37,9 @@ def open_export(path: Path, source: str) -> Callable[[], Iterator[Raw]] | None:
     try:
         with path.open("rb") as stream:
             head = stream.read(HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
-            if head[:1] != b"{" or (b'"messages"' not in head and b'"chats"' not in head):
+            if head[:1] != b"{" or not _is_named(head, stream):
                 return None
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+        value = json.loads(_as_json(path.read_bytes().decode("utf-8-sig")))
     except (ValueError, RecursionError) as error:
         if head.partition(b"\n")[0].rstrip().endswith(b"}"):  # JSON lines
             return None
@@ -44,6 +48,22 @@ def open_export(path: Path, source: str) -> Callable[[], Iterator[Raw]] | None:
         raise SourceError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
     chats = _chats(value, str(path))
     return partial(_messages, chats, str(path), source) if chats is not None else None
+
+
+def _is_named(head: bytes, rest: IO[bytes]) -> bool:
+    """Whether one of Telegram's names is anywhere: before the chats of an account, contacts and more may stand."""
+    block, end = head, b""
+    while block:
+        if _NAMES.search(end + block):
+            return True
+        end, block = block[-16:], rest.read(HEAD)
+    return False
+
+
+def _as_json(text: str) -> str:
+    if "\\x" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: f"\\u00{found[1]}" if found[1] else found[0], text)
 
 
 def _chats(value: dict[str, Any], name_of: str) -> list[dict[str, Any]] | None:
@@ -111,7 +131,8 @@ def read(record: Record, where: str, *, after_gap: frozenset[str] = frozenset())
     if record.get("type") != "message":
         yield Skip("service message")
         return
-    reason = "forwarded" if record.get("forwarded_from") is not None else "" if text.strip() else "no text"
+    # Of a deleted account it is null.
+    reason = "forwarded" if "forwarded_from" in record else "" if text.strip() else "no text"
     time = moment_of(record.get("date_unixtime") or record.get("date"), "date", where, reason)
     author, identity = (_name(record, name, where) for name in ("from", "from_id"))
     said = Said(author or "Deleted Account", identity, time, "" if reason else text, reason, where in after_gap)

@@ -1,10 +1,10 @@
 """From messages to rows in one speaker's voice: each of the speaker's turns is a reply to the turns before it.
 
-Messages are taken chat by chat, in the order of their times. What one author says in a row is one turn. A pause longer
-than `gap` ends a conversation: what comes after it is no reply to what came before. So does a turn without words, such
-as a picture, and a message that could not be read: a reply to it is no reply to what came before it. Everybody but the
-speaker is the user; where a chat has several of them, their words carry their names, and what they say in a row is one
-turn.
+Messages are taken chat by chat, in the order of their times, or in that of their file where it says more. What one
+author says in a row is one turn. A pause longer than `gap` ends a conversation: what comes after it is no reply to what
+came before. So does a turn without words, such as a picture, and a message that could not be read: a reply to it is no
+reply to what came before it. Everybody but the speaker is the user; where a chat has several of them, their words carry
+their names, and what they say in a row is one turn.
 """
 
 from __future__ import annotations
@@ -60,13 +60,16 @@ class _Turn:
     messages: list[int]
 
 
-def replies(voice: Voice, said: Sequence[Said]) -> Iterator[tuple[int, Example | Skip]]:
-    """The rows of one chat: for each message, what became of it. A turn's row belongs to its first message."""
+def replies(voice: Voice, said: Sequence[Said], in_order: bool = False) -> Iterator[tuple[int, Example | Skip]]:
+    """The rows of one chat: for each message, what became of it. A turn's row belongs to its first message.
+
+    `in_order` takes them in the order they have; else it is that of their times.
+    """
     others = {one.author_id or one.author for one in said if one.text and not voice.speaks(one)}
     for index, one in enumerate(said):
         if one.reason:
             yield index, Skip(one.reason)
-    for conversation in _conversations(voice, said):
+    for conversation in _conversations(voice, said, in_order):
         texts = [_content(turn, said, names=len(others) > 1) for turn in conversation]
         for place, turn in enumerate(conversation):
             if not turn.mine:
@@ -81,12 +84,13 @@ def replies(voice: Voice, said: Sequence[Said]) -> Iterator[tuple[int, Example |
                 yield index, Skip("part of the turn before")
 
 
-def _conversations(voice: Voice, said: Sequence[Said]) -> Iterator[list[_Turn]]:
+def _conversations(voice: Voice, said: Sequence[Said], in_order: bool) -> Iterator[list[_Turn]]:
     """What was said without a break, in turns of messages with words."""
     turns: list[_Turn] = []
     last = 0.0
     times = _times(said)
-    for index in sorted(range(len(said)), key=lambda index: (times[index], index)):
+    order: Sequence[int] = range(len(said))
+    for index in order if in_order else sorted(order, key=lambda index: (times[index], index)):
         one, mine = said[index], voice.speaks(said[index])
         if turns and (times[index] - last > voice.gap or one.after_gap):
             yield from _between_silences(turns)

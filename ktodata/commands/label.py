@@ -72,7 +72,7 @@ LANGUAGE = "\n".join(
     "--gap", default="6h", show_default=True, metavar="TIME", help="A pause that ends a conversation: 30m, 2d."
 )
 @click.option("--author", default="", metavar="COL", help="Of a file with a message a record: who said it.")
-@click.option("--time", default="", metavar="COL", help="… when: ISO, or seconds since 1970.")
+@click.option("--time", default="", metavar="COL", help="… when: ISO, a date, or seconds since 1970.")
 @click.option("--text", default="", metavar="COL", help="… what.")
 @click.option("--chat", default="", metavar="COL", help="… and in which chat, if there are several.")
 @click.option("--split", default="", metavar="NAME", help="Which split of a folder or Hub dataset; train if left out.")
@@ -145,6 +145,8 @@ def label(
         ):
             write_stream(found, source, output)
     summarise(found.account, output, quarantine, advice="; `ktodata negatives` makes some")
+    if layout.about:
+        common.say(f"note: {layout.about}")
 
 
 def _refuse_idle(judge: Judge | None) -> None:

@@ -7,15 +7,17 @@ text is ever executed, no attribute of a Python object can be reached, and no fu
     'sale'  3  4.5  true  null     text, numbers, constants
     ==  !=  <  <=  >  >=           comparisons, also chained: 2 <= rating < 4
     in  not in                     one of a list: outcome in ('sale', 'lead'); part of a text: 'refund' in reply
-    is null  is not null           whether there is a value; empty text is none, since csv files have no null
+    is null  is not null           whether there is a value; empty text is none
     and  or  not  ( )              conditions, combined
     +  -  *  /  //  %              arithmetic on numbers
     lower(x)  x.lower()            functions, written either way: see FUNCTIONS
 
 As in SQL, what is null is unknown: a comparison with it is neither true nor false, `not` does not make it true, and a
-condition holds only if it is true. Numbers are compared with numbers and text with text, except that text which reads
-as a number (or as true, false, or a date) counts as one beside one, since csv files know text only. Dates without a
-zone are in UTC, and text without one in the zone of the date beside it. Anything else is an error that names the row.
+condition holds only if it is true. Empty text is null too, since csv files have no null, but for functions that make
+something of it (len, words, lower …), and unless '' is written beside it: outcome != ''. Numbers are compared with
+numbers and text with text, except that text which reads as a number (or as true, false, or a date) counts as one beside
+one, since csv files know text only. Dates without a zone are in UTC, and text without one in the zone of the date
+beside it. Anything else is an error that names the row.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import ast
 import keyword
 import math
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -37,6 +40,7 @@ from ktodata.expressions.values import (
     FUNCTIONS,
     MismatchError,
     Value,
+    blank_as_null,
     condition,
     number,
     value_of,
@@ -47,11 +51,14 @@ _Evaluate: TypeAlias = Callable[[Mapping[str, Any]], Value]
 LONGEST = 5000  # characters of an expression
 
 _CONSTANTS = {"true": True, "false": False, "null": None}
-_PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]*)`""")
+_PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]*)`""", re.DOTALL)
+_NAMES = re.compile(r"[^\W\d]\w*")
+_COMMENT = re.compile(r"[^'\"`]*#")
 # Names that only Python's parser knows as something else.
 _KEYWORDS = sorted(set(keyword.kwlist) - {"and", "or", "not", "in", "is", "True", "False", "None"})
 # What people write who think of another language, outside of text.
 _SLIPS = (
+    (re.compile(f"^{_COMMENT.pattern}"), "Leave it out; text with a # in it goes in quotes, a column in backticks"),
     (re.compile(r"(?<![=!<>])=(?![=])"), "Compare with =="),
     (re.compile(r"&|\bAND\b"), "Write `and`"),
     (re.compile(r"\||\bOR\b"), "Write `or`"),
@@ -91,9 +98,11 @@ class Expression:
         there = list(seen)
         for column in self.columns:
             if column not in there:
-                known = f"Columns: {listed(there)}. Text goes in quotes: '{column}'"
-                close = nearest(column, there)
-                do = close if close.startswith("Did") else known
+                do = nearest(column, there)
+                if dotted := [name for name in there if _is_written(name, self.text) and name.startswith(f"{column}.")]:
+                    do = f"A column with a dot in its name goes in backticks: `{dotted[0]}`"
+                elif not do.startswith("Did"):
+                    do = f"Columns: {listed(there)}. Text goes in quotes: '{column}'"
                 raise UsageError(f"{self.name} {_short(self.text)!r}: no column {column!r}", do=do)
 
     def holds(self, record: Mapping[str, Any], where: str) -> bool:
@@ -109,6 +118,10 @@ class Expression:
             if self.columns:
                 do += ", say with `is not null and`, or the record; or name a --quarantine FILE for such records"
             raise RowError(f"{self.name}: {error}", where=where, do=do) from None
+
+
+def _is_written(name: str, text: str) -> bool:
+    return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text) is not None
 
 
 class _Compiled(NamedTuple):
@@ -129,16 +142,9 @@ def _compiled(text: str) -> _Compiled:
         raise MismatchError("it is empty")
     if len(text) > LONGEST:
         raise MismatchError(f"it is longer than {LONGEST} characters")
-    quoted: dict[str, str] = {}
-
-    def plain_name(match: re.Match[str]) -> str:
-        if match[1] is None:
-            return match[0]
-        name = f"column_{len(quoted)}_in_backticks"
-        quoted[name] = match[1]
-        return name
-
-    source = " ".join(_PIECES.sub(plain_name, text).split("\n")).strip()
+    if _COMMENT.match(_PIECES.sub("x", text)):
+        raise MismatchError("a comment (#) is not part of the language")
+    source, quoted = _for_the_parser(text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the parser, on escapes it does not know
@@ -146,11 +152,39 @@ def _compiled(text: str) -> _Compiled:
         compiler = _Compiler(quoted)
         return _Compiled(compiler.compile(tree.body), tuple(compiler.columns))
     except SyntaxError as error:
+        untouched = not quoted and "\n" not in source
         raise MismatchError(
-            f"not understood{f' at character {error.offset}' if error.offset and not quoted else ''}"
+            f"not understood{f' at character {error.offset}' if error.offset and untouched else ''}"
         ) from None
     except (RecursionError, MemoryError, ValueError):
         raise MismatchError("too deeply nested, or a character that is none") from None
+
+
+def _for_the_parser(text: str) -> tuple[str, dict[str, str]]:
+    """An expression as Python's parser takes it, and the names in it that stand for others: those in backticks, and
+    those that it would normalise (µ, nº), after which no column is called so."""
+    quoted: dict[str, str] = {}
+
+    def stand_in(name: str) -> str:
+        quoted[made := f"column_{len(quoted)}_in_backticks"] = name
+        return made
+
+    def outside(part: str) -> str:
+        def stable(match: re.Match[str]) -> str:
+            return match[0] if unicodedata.normalize("NFKC", match[0]) == match[0] else stand_in(match[0])
+
+        return _NAMES.sub(stable, re.sub(r"[\r\n]", " ", part))
+
+    parts: list[str] = []
+    end = 0
+    for piece in _PIECES.finditer(text):
+        parts.append(outside(text[end : piece.start()]))
+        end = piece.end()
+        if piece[1] is not None:
+            parts.append(stand_in(piece[1]))
+        else:  # a line feed is allowed in three quotes
+            parts.append(f"{piece[0][0] * 2}{piece[0]}{piece[0][0] * 2}" if "\n" in piece[0] else piece[0])
+    return "".join([*parts, outside(text[end:])]).strip(), quoted
 
 
 class _Compiler:
@@ -169,7 +203,7 @@ class _Compiler:
             case ast.Name(id=name):
                 return self._name(name)
             case ast.Attribute(value=inner, attr=field) if not field.startswith("__"):
-                return self._field(self.compile(inner), field, self._shown(inner))
+                return self._field(self.compile(inner), self.quoted.get(field, field), self._shown(inner))
             case ast.Subscript(value=inner, slice=ast.Constant(value=str() as field)):
                 return self._field(self.compile(inner), field, self._shown(inner))
             case ast.List(elts=items) | ast.Tuple(elts=items):
@@ -257,18 +291,25 @@ class _Compiler:
         operands = [node.left, *node.comparators]
         parts = [(self.compile(operand), self._shown(operand)) for operand in operands]
         tests = []
+        left = node.left
         for op, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(op, ast.Is | ast.IsNot) and not _is_constant(right):
                 raise MismatchError("`is` goes with null, true or false only; compare with ==")
             if isinstance(op, ast.Eq | ast.NotEq) and any(map(_is_null, operands)):
                 raise MismatchError("nothing equals null: write `is null` or `is not null`")
-            tests.append(COMPARISONS[type(op)])
+            if isinstance(op, ast.In | ast.NotIn) and isinstance(right, ast.Constant):
+                raise MismatchError(_no_list(left, self._shown(left), right))
+            tests.append((COMPARISONS[type(op)], _is_blank(left) or _is_blank(right)))
+            left = right
+        lists = [isinstance(operand, ast.List | ast.Tuple) for operand in operands]
 
         def evaluate(record: Mapping[str, Any]) -> Value:
             values = [part(record) for part, _ in parts]
+            known = [blank_as_null(value, items=items) for value, items in zip(values, lists, strict=True)]
             unknown = False
-            for place, test in enumerate(tests):
-                one = test(values[place], values[place + 1], parts[place][1], parts[place + 1][1])
+            for place, (test, blanks) in enumerate(tests):
+                first, second = (values if blanks else known)[place : place + 2]
+                one = test(first, second, parts[place][1], parts[place + 1][1])
                 if one is False:
                     return False
                 unknown = unknown or one is None
@@ -286,6 +327,7 @@ class _Compiler:
                 arguments = [inner, *node.args]
             case _:
                 raise MismatchError(f"`{self._shown(node)}` is not part of the language")
+        name = self.quoted.get(name, name)
         if name not in FUNCTIONS:
             raise MismatchError(f"no function {name!r}. {nearest(name, FUNCTIONS)}")
         function = FUNCTIONS[name]
@@ -294,9 +336,12 @@ class _Compiler:
         if any(isinstance(argument, ast.Starred) for argument in arguments):
             raise MismatchError(f"`{self._shown(node)}` is not part of the language")
         parts = [(self.compile(argument), self._shown(argument)) for argument in arguments]
+        blanks = function.blanks or any(map(_is_blank, arguments))
 
         def evaluate(record: Mapping[str, Any]) -> Value:
             values = [part(record) for part, _ in parts]
+            if not blanks:
+                values = [blank_as_null(value) for value in values]
             if any(value is None for value in values):
                 return None
             return function.apply(
@@ -314,6 +359,20 @@ def _is_constant(node: ast.expr) -> bool:
 
 def _is_null(node: ast.expr) -> bool:
     return _is_constant(node) and ast.unparse(node) in ("null", "None")
+
+
+def _is_blank(node: ast.expr) -> bool:
+    """Whether the empty text is written there, or in a list there."""
+    if isinstance(node, ast.List | ast.Tuple):
+        return any(map(_is_blank, node.elts))
+    return isinstance(node, ast.Constant) and node.value == ""
+
+
+def _no_list(left: ast.expr, shown: str, right: ast.Constant) -> str:
+    """What to write where one value stands in the place of a list, as pandas and SQL have it: outcome in ('sale')."""
+    one, text = "…" if isinstance(left, ast.Constant) else shown, _short(ast.unparse(right))
+    part = f"; for a part of the text, contains({text}, {one})" if isinstance(right.value, str) else ""
+    return f"{text} is no list. A list of one is ({text},), or write {one} == {text}{part}"
 
 
 def _short(text: str) -> str:

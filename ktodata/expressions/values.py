@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import datetime
 import math
 from collections.abc import Callable
@@ -68,11 +69,11 @@ def _as_number(value: object) -> int | float | None:
         return None
     if not isinstance(value, str):
         return value
-    try:
-        found = float(value)
-    except ValueError:
-        return None
-    return found if math.isfinite(found) else None
+    with contextlib.suppress(ValueError):
+        return int(value)  # exact, however many digits it has
+    with contextlib.suppress(ValueError):
+        return found if math.isfinite(found := float(value)) else None
+    return None
 
 
 def number(value: Value, text: str) -> int | float | None:
@@ -101,7 +102,7 @@ def _comparable(one: Value, other: Value, texts: tuple[str, str]) -> tuple[Any, 
             # Decimals are exact beside each other and whole numbers; 0.1 is the float it is written as beside a float.
             found = value if isinstance(value, Decimal) and not isinstance(beside, float) else _as_number(value)
         elif isinstance(value, Decimal) and isinstance(beside, str):
-            found = float(value)
+            found = _as_number(value)
         elif isinstance(value, datetime.date) or (isinstance(value, str) and isinstance(beside, datetime.date)):
             found = _moment(value, beside)
         pair.append(found)
@@ -111,7 +112,11 @@ def _comparable(one: Value, other: Value, texts: tuple[str, str]) -> tuple[Any, 
     times = any(all(isinstance(value, kind) for value in pair) for kind in (datetime.datetime, datetime.timedelta))
     if None not in pair and (numbers or times or type(left) is type(right)):
         return left, right
-    raise MismatchError(f"{_told(texts[0], one)} cannot be compared with {_told(texts[1], other)}")
+    raise _no_comparison(one, other, texts)
+
+
+def _no_comparison(one: Value, other: Value, texts: tuple[str, str]) -> MismatchError:
+    return MismatchError(f"{_told(texts[0], one)} cannot be compared with {_told(texts[1], other)}")
 
 
 def _told(text: str, value: Value) -> str:
@@ -141,12 +146,21 @@ def _moment(value: object, beside: object) -> datetime.datetime | None:
     return value.replace(tzinfo=zone)
 
 
+def blank_as_null(value: Value, *, items: bool = False) -> Value:
+    """A value, or null if it is the empty text, as csv files have no null; with `items`, those of a list too."""
+    if items and isinstance(value, list):
+        return [blank_as_null(item) for item in value]
+    return None if isinstance(value, str) and not value else value
+
+
 def _unknown(value: Value, beside: Value) -> bool:
-    """Whether there is nothing to compare: null, or the empty text of a csv file where something else belongs."""
+    """Whether there is nothing to compare: null, or empty text beside what is none."""
     return value is None or (value == "" and not isinstance(beside, str))
 
 
 _Test: TypeAlias = Callable[[Value, Value, str, str], bool | None]
+# Dates and times besides. Not truth, nor what holds other values: lists, objects, parquet's structs and maps.
+_ORDERED = (*_NUMBERS, str, bytes, datetime.date, datetime.time, datetime.timedelta)
 
 
 def _by(apply: Callable[[Any, Any], bool], *, order: bool) -> _Test:
@@ -154,9 +168,12 @@ def _by(apply: Callable[[Any, Any], bool], *, order: bool) -> _Test:
         if _unknown(one, other) or _unknown(other, one):
             return None
         left, right = _comparable(one, other, (first, second))
-        if order and isinstance(left, bool | list):
+        if order and (isinstance(left, bool) or not isinstance(left, _ORDERED)):
             raise MismatchError(f"{first} is {named(one)}, which has no order")
-        return apply(left, right)
+        try:
+            return apply(left, right)
+        except TypeError:  # times of day, with a zone and without
+            raise _no_comparison(one, other, (first, second)) from None
 
     return test
 
@@ -224,6 +241,7 @@ class Function(NamedTuple):
     arguments: int
     apply: Callable[..., Value]
     about: str
+    blanks: bool = True  # whether the empty text is a text for it; else it is null, unless '' is written
 
 
 def _text(value: Value, text: str) -> str:
@@ -249,9 +267,15 @@ FUNCTIONS: dict[str, Function] = {
     "lower": Function(1, lambda x, at: _text(x, at).lower(), "in small letters"),
     "upper": Function(1, lambda x, at: _text(x, at).upper(), "in capitals"),
     "strip": Function(1, lambda x, at: _text(x, at).strip(), "without white space around it"),
-    "contains": Function(2, lambda x, at, y, by: _text(y, by) in _text(x, at), "whether a text holds another"),
-    "startswith": Function(2, lambda x, at, y, by: _text(x, at).startswith(_text(y, by)), "whether it begins with it"),
-    "endswith": Function(2, lambda x, at, y, by: _text(x, at).endswith(_text(y, by)), "whether it ends with it"),
+    "contains": Function(
+        2, lambda x, at, y, by: _text(y, by) in _text(x, at), "whether a text holds another", blanks=False
+    ),
+    "startswith": Function(
+        2, lambda x, at, y, by: _text(x, at).startswith(_text(y, by)), "whether it begins with it", blanks=False
+    ),
+    "endswith": Function(
+        2, lambda x, at, y, by: _text(x, at).endswith(_text(y, by)), "whether it ends with it", blanks=False
+    ),
     "number": Function(1, number, "text as a number"),
     "abs": Function(1, _magnitude, "a number without its sign"),
 }

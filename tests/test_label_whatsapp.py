@@ -1,0 +1,182 @@
+"""WhatsApp's exports: text as it was written, what stands in it for something else, who said it, and in what order."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktodata.chats import whatsapp
+from ktodata.chats.export import label_chat
+from ktodata.chats.placeholders import words_of
+from ktodata.chats.voice import voice_of
+from ktodata.errors import SourceError
+
+ANDROID, IPHONE = "12/03/2024, 18:02 - ", "[12/03/2024, 18:02:00] "
+
+
+def messages(path: Path, text: str) -> list[dict[str, Any]]:
+    """The messages of an export."""
+    (path / "chat.txt").write_bytes(text.encode())
+    opened = whatsapp.open_export(path / "chat.txt", "s")
+    assert opened is not None
+    return [raw.values() for raw in opened()]
+
+
+NOTHING = [
+    "\u200eBild weggelassen",
+    "\u200eimage omitted",
+    "\u200eDiese Nachricht wurde gelöscht.",
+    "\u200e<attached: 0001-PHOTO.jpg>",
+    "\u200e<angehängt: 0001-PHOTO.jpg>",
+    "<attached: 0001-PHOTO.jpg>",
+    "\u200ePOLL:\nWhere?\n\u200eOPTION: Rome (\u200e2 votes)\n\u200eOPTION: Oslo (\u200e0 votes)",
+    "POLL:\nWhere?\nOPTION: Rome (2 votes)",
+    "\u200eLocation: https://maps.google.com/?q=1,2",
+    "location: https://maps.google.com/?q=1,2",
+    "plan.pdf • \u200e3 pages \u200edocument omitted",
+    "mein plan.pdf \u200eDokument weggelassen",
+    "\u200eMissed voice call, \u200eTap to call back",
+    "\u200eContact card omitted",
+    "<Media omitted>",
+    "<Medien ausgeschlossen>",
+    "<Médias omis>",
+    "<Без медиафайлов>",
+    "<省略多媒体文件>",
+    "<미디어 파일을 제외했습니다>",
+    "<تم استبعاد الوسائط>",
+    "IMG-2024.jpg (file attached)",
+    "\u200eIMG-2024.jpg (file attached)",
+    "IMG-2024.jpg (ファイル添付)",
+    "Rechnung vom März.pdf (Datei angehängt)",
+    "This message was deleted",
+    "You deleted this message.",
+    "null",
+    "\u200e<Media omitted> \u200e<This message was edited>",
+    " <This message was edited>",
+]
+
+
+@pytest.mark.parametrize("text", NOTHING)
+@pytest.mark.parametrize("start", [ANDROID, IPHONE])
+def test_what_stands_for_something_else_is_no_text(tmp_path: Path, start: str, text: str) -> None:
+    (one,) = messages(tmp_path, f"{start}Anna: {text}\n")
+    assert (one["author"], one["text"]) == ("Anna", "")
+
+
+WORDS = {
+    "see you \u200e<Diese Nachricht wurde bearbeitet.>": "see you",
+    "see you\u200e <Ce message a été modifié>": "see you",
+    "see you <This message was edited>": "see you",
+    "see\nyou <Se editó este mensaje>": "see\nyou",
+    "look! \u200e<attached: 0001-PHOTO.jpg>": "look!",
+    "look!\n\u200e<attached: 0001-PHOTO.jpg>": "look!",
+    "\u200e<attached: 0001-PHOTO.jpg>\nlook!\nhere": "look!\nhere",
+    "look,\nthere! \u200eBild weggelassen": "look,\nthere!",
+    "read this\nplan.pdf • \u200e3 pages \u200edocument omitted": "read this",
+    "IMG-2024.jpg (file attached)\nlook!\n\nhere": "look!\n\nhere",
+    "\u200eIMG-2024.jpg (Datei angehängt)\nlook!": "look!",
+    "<Media omitted>\nlook!": "look!",
+}
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_the_words_beside_it_stay(tmp_path: Path, text: str) -> None:
+    for start in (ANDROID, IPHONE):
+        assert [one["text"] for one in messages(tmp_path, f"{start}Anna: {text}\n")] == [WORDS[text]]
+
+
+VERBATIM = [
+    "<3 you",
+    "<3 you>",
+    "<sigh>",
+    "<div> and <b>",
+    "nothing omitted",
+    "the image omitted",
+    "a message was deleted",
+    "I said <this and that>",
+    "see plan.pdf (the new one)",
+    "yes\u202f! ש\u200f 100\u00a0km",
+    "one\u200e two \u200e3\nthree",
+    "call \u200e+49 170",
+    "two\n\nlines ",
+    "ends in lines\n\n",
+    " \ttab: and colon",
+    "null and void",
+    '‘quoted: “this”’ and "that: too"',
+]
+
+
+@pytest.mark.parametrize("text", VERBATIM)
+def test_text_is_as_it_was_written(tmp_path: Path, text: str) -> None:
+    for start in (ANDROID, IPHONE, f"\u200e{IPHONE}"):
+        for end in ("\n", "\r\n"):
+            found = messages(tmp_path, f"{start}Anna: {text}\n{start}Bob: {text}\n".replace("\n", end))
+            assert [(one["author"], one["text"]) for one in found] == [("Anna", text), ("Bob", text)]
+
+
+def test_marks_and_spaces_of_dates_and_authors_are_none_of_them(tmp_path: Path) -> None:
+    starts = [
+        "\u200f12\u200f.03\u200f.24,\u00a018:02\u00a0- ",
+        "\u200e[12.03.24, 18:02:00]\u00a0",
+        "\ufeff12.03.24,\u202f6:02\u202fPM\u00a0-\u00a0",
+    ]
+    authors = ["Anna\u00a0B", "\u202aAnna B\u202c", "\u2068Anna\u202fB\u2069", "Anna B\u200f"]
+    for start in starts:
+        for author in authors:
+            (one,) = messages(tmp_path, f"{start}{author}:\u00a0\u202fhi\n")
+            assert (one["author"], one["text"]) == ("Anna B", "\u202fhi"), (start, author)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{ANDROID}Bob changed the subject to "Trip: Berlin"',
+        f'{ANDROID}Bob changed the subject from "A" to "B: C"',
+        f'{ANDROID}Bob changed the subject from "A: B" to "C"',
+        f"{ANDROID}Bob hat den Betreff zu „Trip: Berlin“ geändert",
+        f"{ANDROID}Bob changed the subject to “Trip: Berlin”",
+        f"{ANDROID}Bob a changé le sujet en « Trip : Berlin »",
+        f"{ANDROID}Bob hernoemde de groep naar 'Trip: Berlin'",
+        f"{ANDROID}Bob 将群组名称改为“Trip: Berlin”",
+        f"{IPHONE}\u200eBob changed the group name to Trip: Berlin",
+        f"{ANDROID}Messages and calls are end-to-end encrypted.",
+    ],
+)
+def test_what_whatsapp_says_has_no_author(tmp_path: Path, line: str) -> None:
+    (tmp_path / "chat.txt").write_text(f"{line}\n{ANDROID}Bob: hi\n{ANDROID}Anna: yes\n", encoding="utf-8")
+    made = label_chat(str(tmp_path / "chat.txt"), voice_of(["Anna"]))
+    assert made.skipped == {"service message": 1, "someone else's turn": 1}
+    assert len(made.rows) == 1
+
+
+@pytest.mark.parametrize("author", ['Bob "the dog" Smith', "Bob's mum", "“Bob”", "Rock 'n' Roll", 'Bob 5"'])
+def test_quotes_in_names_are_part_of_them(tmp_path: Path, author: str) -> None:
+    (one,) = messages(tmp_path, f"{ANDROID}{author}: it's: yes\n")
+    assert one["author"] == author
+
+
+def test_the_order_is_that_of_the_file_as_clocks_go_back(tmp_path: Path) -> None:
+    lines = ["02:50 - Bob: a?", "02:05 - Anna: b", "02:55 - Bob: c?", "02:58 - Anna: d", "03:30 - Bob: e?"]
+    lines.append("09:50 - Anna: f")
+    (tmp_path / "chat.txt").write_text("".join(f"27.10.24, {line}\n" for line in lines), encoding="utf-8")
+    made = label_chat(str(tmp_path / "chat.txt"), voice_of(["Anna"], context=1))
+    rows = [(row.prompt[-1]["content"], row.completion[-1]["content"]) for row in made.rows]  # type: ignore[index,misc]
+    assert Counter(rows) == Counter([("a?", "b"), ("c?", "d")])
+    assert made.skipped == {"someone else's turn": 3, "nothing before it": 1}
+
+
+@pytest.mark.parametrize(
+    "line", ["١٢/٣/٢٠٢٤, ٦:٠٢ م - Bob: hi", "\u200f12/3/24, 6:02 μ.μ. - Bob: hi", "[12 Mar 2024, 18:02] Bob: hi"]
+)
+def test_dates_of_another_form_are_told_as_such(tmp_path: Path, line: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        messages(tmp_path, f"A title\n{line}\n")
+    assert "chat.txt:2: the dates of its messages are in a form that is not known. Known are 12.03.24" in str(
+        caught.value
+    )
+
+
+def test_very_many_lines_of_marks_are_read() -> None:
+    assert words_of("\u200e\n" * 20_000) == ""
+    assert words_of(f"{'a ' * 20_000}\u200e{'<' * 20_000}").startswith("a a")
