@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ktodata.errors import RowError, SourceError, UsageError
 from ktodata.schema import Message
 from ktodata.sources import SOURCES, Example, Skip, detect, get_source
+from ktodata.sources.contract import Piece
 from ktodata.sources.transcript import ASSISTANT, HUMAN, convert
 from ktodata.unpair import unpair
 
@@ -93,6 +94,106 @@ def test_messages_that_cannot_be_used() -> None:
     assert read(pair(multi, multi)) == [("identical completions", 2)]
     assert read(pair([assistant("a")], [assistant("b")])) == [("no prompt", 2)]
     assert read(pair([user("q"), assistant(" ")], [user("q"), assistant("b")]))[0] == ("empty completion", 1)
+
+
+def test_a_prompt_beside_messages_is_one_of_their_turns_or_their_first() -> None:
+    system: Message = {"role": "system", "content": "Be kind"}
+    whole = [system, user("q")]
+    expected = [(whole, [assistant("4")], True), (whole, [assistant("5")], False)]
+    assert read(pair([system, assistant("4")], [system, assistant("5")], prompt="q")) == expected
+    assert read(pair([*whole, assistant("4")], [*whole, assistant("5")], prompt=" q\n")) == expected
+    assert read(pair([*whole, assistant("4")], [*whole, assistant("5")], prompt="<|user|>q</s>")) == expected
+    for nothing in (None, "", " \n"):
+        assert read(pair([*whole, assistant("4")], [*whole, assistant("5")], prompt=nothing)) == expected
+    for other in ("X", "what is it?"):
+        assert read(pair([*whole, assistant("4")], [*whole, assistant("5")], prompt=other)) == [("prompts differ", 2)]
+    empty = [user(""), assistant("a")]
+    assert read(pair(empty, [user(""), assistant("b")], prompt="X")) == [("prompts differ", 2)]
+
+
+def test_a_prompt_beside_a_labelled_conversation_is_one_of_its_turns() -> None:
+    def row(prompt: str, *turns: Message) -> Any:
+        (found,) = read({"prompt": prompt, "completion": [*turns, assistant("a")], "label": True})
+        return found
+
+    assert row("q", user("q")) == ([user("q")], [assistant("a")], True)
+    assert row("Be kind.\n\nq?", user("q?")) == ([user("q?")], [assistant("a")], True), (
+        "the prompt as a template has it"
+    )
+    assert row("completely different", user("")) == ("prompts differ", 1)
+    assert row("completely different", user(" "), assistant("b"), user("q")) == ("prompts differ", 1)
+    assert row("", user("")) == ("no prompt", 1)
+    assert row("q") == ([user("q")], [assistant("a")], True)
+
+
+SYSTEM: Message = {"role": "system", "content": "Be kind"}
+NO_WORDS: dict[str, tuple[dict[str, Any], int]] = {
+    "text": (pair("a", "b", prompt=""), 2),
+    "blank text": (pair("a", "b", prompt=" \n"), 2),
+    "a transcript": (pair(f"{HUMAN} {ASSISTANT} a", f"{HUMAN} {ASSISTANT} b"), 2),
+    "a transcript with a system prompt": (pair(f"Hi.{HUMAN}{ASSISTANT} a", f"Hi.{HUMAN}{ASSISTANT} b"), 2),
+    "replies as messages": (pair([assistant("a")], [assistant("b")], prompt=""), 2),
+    "an empty turn": (pair([user(""), assistant("a")], [user(""), assistant("b")]), 2),
+    "an empty turn after a system prompt": (
+        pair([SYSTEM, user(" "), assistant("a")], [SYSTEM, user(" "), assistant("b")]),
+        2,
+    ),
+    "turns": (pair("a", "b", prompt=[user(""), assistant(" "), user("")]), 2),
+    "orca": (pair("a", "b", system="", question=""), 2),
+    "orca with a system prompt": (pair("a", "b", system="Be kind", question=" "), 2),
+    "shp": ({**SAMPLES["shp"][0], "history": ""}, 2),
+    "ultrafeedback": (
+        pair([user(""), assistant("a")], [user(""), assistant("b")], prompt="", score_chosen=2, score_rejected=1),
+        2,
+    ),
+    "safety": ({**SAMPLES["pku-saferlhf"][0], "prompt": " "}, 1),
+    "helpsteer": ({**SAMPLES["helpsteer2"][0], "prompt": ""}, 1),
+    "red team": ({"transcript": f"{HUMAN} {ASSISTANT} a", "rating": 0}, 1),
+    "kto mix": ({"prompt": "", "completion": [user(""), assistant("a")], "label": True}, 1),
+    "halos": ({"prompt": [user("")], "output": [assistant("a")], "label": 1, "type": "binary_feedback"}, 1),
+    "conversations": ({"messages": [user(""), assistant("a")], "label": True}, 1),
+    "alpaca": ({"instruction": "", "input": "", "output": "a", "kto_tag": True}, 1),
+    "axolotl": ({"system": "Be kind", "prompt": "", "completion": "a", "label": True}, 1),
+    "rows": ({"prompt": "", "completion": "a", "label": True}, 1),
+    "rows of chats": ({"prompt": [user("\t")], "completion": [assistant("a")], "label": True}, 1),
+    "rows without turns": ({"prompt": [], "completion": [assistant("a")], "label": True}, 1),
+}
+
+
+@pytest.mark.parametrize("case", NO_WORDS)
+def test_a_prompt_without_words_is_none(case: str) -> None:
+    record, completions = NO_WORDS[case]
+    layout = detect(record, where="")
+    found = [one.value.found if isinstance(one, Piece) else [one] for one in layout.read(record, "")]
+    skips = [(one.reason, one.completions) for some in found for one in some]
+    assert skips == [("no prompt", completions)] * (2 if layout.completions == 2 and completions == 1 else 1)
+
+
+def test_a_tree_that_begins_with_nothing() -> None:
+    root = {"text": " ", "role": "prompter", "replies": []}
+    replies = [{"text": text, "role": "assistant", "rank": rank, "replies": []} for rank, text in enumerate("ab")]
+    assert read({"prompt": {**root, "replies": replies}}) == [("no prompt", 1)] * 2
+
+
+def test_a_prompt_of_few_words_is_one() -> None:
+    for prompt in ("?", f"Once upon a time{ASSISTANT}", f"{HUMAN} {ASSISTANT} Hello!{HUMAN} {ASSISTANT}", "\n\nHuman:"):
+        assert [one[2] for one in read(pair("a", "b", prompt=prompt)) if len(one) == 3] == [True, False]
+        rows = [convert(prompt, "a", "chat", where=""), (prompt, "a")]
+        for asked, reply in rows:
+            assert read({"prompt": asked, "completion": reply, "label": True}) == [(asked, reply, True)]
+    assert read(pair("a", "b", prompt=[SYSTEM]))[0] == ([SYSTEM], [assistant("a")], True), "the assistant may begin"
+
+
+def test_messages_with_the_keys_of_both_forms_and_one_of_them_null() -> None:
+    """Parquet gives all messages of a file the keys that any of them has."""
+    sharegpt = {"role": None, "content": None}
+    openai = {"from": None, "value": None}
+    turns = [{**openai, **user("q")}, {**sharegpt, "from": "gpt", "value": "a"}]
+    assert read({"conversations": turns, "label": True}) == [([user("q")], [assistant("a")], True)]
+    with pytest.raises(RowError, match="conversations has a turn from null"):
+        read({"conversations": [{"from": None, "value": "q"}], "label": True})
+    with pytest.raises(RowError, match="conversations has a turn from null"):
+        read({"conversations": [{**openai, **sharegpt}], "label": True})
 
 
 @pytest.mark.parametrize(

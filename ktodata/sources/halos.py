@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
-from ktodata.sources.contract import Example, Record, Skip, Source, column, is_empty, number, pair
+from ktodata.sources.contract import Example, Record, Skip, Source, column, number, pair, single
 from ktodata.sources.messages import as_messages
 
 BINARY, PAIRWISE = "binary_feedback", "pairwise_feedback"
@@ -16,12 +16,7 @@ def read_binary(record: Record, where: str) -> Iterator[Example | Skip]:
     """One output with a label, 1 or 0."""
     label = _label(record, where)
     prompt, output = _turns(record, "prompt", where), _turns(record, "output", where)
-    if not prompt:
-        yield Skip("no prompt")
-    elif is_empty(output):
-        yield Skip("empty completion")
-    else:
-        yield Example(prompt, output, label)
+    yield single(prompt, output, label)
 
 
 def read_pairs(record: Record, where: str) -> Iterator[Example | Skip]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
-from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, is_empty, string
+from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, single, string
 from ktodata.sources.messages import as_messages, reply_of
 from ktodata.sources.pairs import read_pair
 from ktodata.sources.system import system_turns
@@ -30,12 +30,8 @@ def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
         completion = reply_of(string(record, "output", where))
     if completion[0]["role"] != "assistant":
         yield Skip("no reply at the end")
-    elif not prompt:
-        yield Skip("no prompt")
-    elif is_empty(completion):
-        yield Skip("empty completion")
     else:
-        yield Example(prompt, completion, label)
+        yield single(prompt, completion, label)
 
 
 def _prompt(record: Record, where: str) -> list[Message]:

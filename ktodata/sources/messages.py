@@ -36,6 +36,8 @@ def as_messages(value: object, *, name: str, where: str) -> list[Message]:
 def _plain_form(item: object, name: str, where: str) -> object:
     if not isinstance(item, dict) or "from" not in item:
         return item
+    if item["from"] is None and item.get("role") is not None:  # parquet gives all messages the keys of any
+        return item
     speaker = item["from"]
     if not isinstance(speaker, str) or speaker not in ROLES:
         raise RowError(f"{name} has a turn from {named(speaker)}", where=where, do=f"Known: {', '.join(ROLES)}")
@@ -45,6 +47,19 @@ def _plain_form(item: object, name: str, where: str) -> object:
 def reply_of(content: str) -> list[Message]:
     """A completion that is one message of the assistant."""
     return [{"role": "assistant", "content": content}]
+
+
+def with_question(turns: list[Message], asked: str) -> list[Message] | None:
+    """The turns of a prompt and the text that is given as the prompt beside them, which belong together.
+
+    They do where one of the user's turns is that text, or in it. Where the user has none the text is their turn. None
+    means that the two are different prompts.
+    """
+    users = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
+    if not users:
+        return [*turns, {"role": "user", "content": asked}]
+    same = any(user == asked.strip() or (user and user in asked) for user in users)
+    return turns if same else None
 
 
 def has_messages(record: Record) -> bool:
