@@ -186,10 +186,11 @@ def test_posts_of_two_sites_are_two_though_their_ids_are_equal(tmp_path: Path) -
     records = [*posts("s"), *posts("s", history="of s, edited")]
     assert unpair(save(tmp_path / "a.jsonl", records)).skipped == {"beyond the pairs per prompt": 6}
     for none in (None, "", math.nan):
-        records = [*posts("s", post_id=none), *posts("t", domain=none)]
-        assert len(unpair(save(tmp_path / "a.jsonl", records)).rows) == 16
-    records = [{name: value for name, value in one.items() if name != "domain"} for one in records]
-    assert len(unpair(save(tmp_path / "a.jsonl", records)).rows) == 16
+        for name in ("post_id", "domain"):
+            records = [*posts("s", **{name: none}), *posts("s", history="another", **{name: none})]
+            assert len(unpair(save(tmp_path / "a.jsonl", records)).rows) == 16
+            records = [{key: value for key, value in one.items() if key != name} for one in records]
+            assert len(unpair(save(tmp_path / "a.jsonl", records)).rows) == 16
 
 
 def test_copies_of_a_pair_leave_room_for_others(tmp_path: Path) -> None:
@@ -207,9 +208,10 @@ def test_copies_of_a_pair_leave_room_for_others(tmp_path: Path) -> None:
     assert made.skipped == {"duplicate": 8}
     # A copy is as clear as the clearest of them, and goes with them.
     records = [best | {"score_ratio": 2.0}, best, *(shp("p", f"g{n}", f"b{n}", (50, 10)) for n in range(2))]
-    made = unpair(save(tmp_path / "a.jsonl", records), options={"max_pairs_per_prompt": 1})
-    assert {plain(row.completion) for row in made.rows} == {"best", "worst"}
-    assert made.skipped == {"duplicate": 2, "beyond the pairs per prompt": 4}
+    for turned in (records, records[::-1]):
+        made = unpair(save(tmp_path / "a.jsonl", turned), options={"max_pairs_per_prompt": 1})
+        assert {plain(row.completion) for row in made.rows} == {"best", "worst"}
+        assert made.skipped == {"duplicate": 2, "beyond the pairs per prompt": 4}
 
 
 def test_which_of_equally_clear_pairs_stay_is_no_matter_of_order(tmp_path: Path) -> None:

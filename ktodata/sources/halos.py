@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ktodata.errors import RowError
-from ktodata.schema import Message, named
+from ktodata.schema import Message, check_nothing_lost, named
 from ktodata.sources.contract import Example, Record, Skip, Source, column, number, pair, single
 from ktodata.sources.messages import as_messages
 
@@ -14,6 +14,7 @@ BINARY, PAIRWISE = "binary_feedback", "pairwise_feedback"
 
 def read_binary(record: Record, where: str) -> Iterator[Example | Skip]:
     """One output with a label, 1 or 0."""
+    check_nothing_lost(record, where=where)
     label = _label(record, where)
     prompt, output = _turns(record, "prompt", where), _turns(record, "output", where)
     yield single(prompt, output, label)
@@ -21,6 +22,7 @@ def read_binary(record: Record, where: str) -> Iterator[Example | Skip]:
 
 def read_pairs(record: Record, where: str) -> Iterator[Example | Skip]:
     """Two outputs, and 1 where the first is the better one."""
+    check_nothing_lost(record, where=where)
     first = _label(record, where)
     prompt = _turns(record, "prompt", where)
     outputs = _turns(record, "output_A", where), _turns(record, "output_B", where)

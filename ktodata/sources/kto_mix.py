@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from ktodata.encoded import messages_in
+from ktodata.schema import check_nothing_lost, is_text
 from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, single, string
 from ktodata.sources.messages import as_messages, with_question
 
 
 def read(record: Record, where: str) -> Iterator[Example | Skip]:
     """A conversation: its last turn is the completion, those before it are the prompt."""
+    check_nothing_lost(record, where=where)
     asked, label = string(record, "prompt", where), boolean(record, "label", where)
     turns = as_messages(column(record, "completion", where), name="completion", where=where)
     if not turns or turns[-1]["role"] != "assistant":
@@ -21,8 +24,11 @@ def read(record: Record, where: str) -> Iterator[Example | Skip]:
 
 
 def detect(record: Record) -> bool:
-    """Whether the prompt is a string and the completion a conversation."""
-    return isinstance(record["prompt"], str) and isinstance(record["completion"], list)
+    """Whether the prompt is a string and the completion a conversation, perhaps as JSON."""
+    prompt, completion = record["prompt"], record["completion"]
+    if isinstance(completion, str) and not is_text(record):
+        completion = messages_in(completion)
+    return isinstance(prompt, str) and messages_in(prompt) is None and isinstance(completion, list)
 
 
 KTO_MIX = Source(

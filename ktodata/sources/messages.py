@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ktodata.encoded import decoded, messages_in
 from ktodata.errors import RowError
 from ktodata.schema import Message, named, parse_text
 from ktodata.sources.contract import Record
@@ -20,11 +21,12 @@ ROLES = {
 
 
 def as_messages(value: object, *, name: str, where: str) -> list[Message]:
-    """A list of messages, or a single one, in either form, as a list of {role, content}.
+    """A list of messages, or a single one, in either form and perhaps as JSON, as a list of {role, content}.
 
     Raises:
         RowError: it is something else, or a {from} is unknown.
     """
+    value = decoded(value, name=name, where=where)
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list):
         raise RowError(f"{name} is {named(value)}, not a list of messages", where=where)
@@ -63,5 +65,6 @@ def with_question(turns: list[Message], asked: str) -> list[Message] | None:
 
 
 def has_messages(record: Record) -> bool:
-    """Whether the reply that was chosen is in messages, or in a single one."""
-    return isinstance(record["chosen"], list | dict)
+    """Whether the reply that was chosen is in messages, or in a single one, perhaps as JSON."""
+    chosen = record["chosen"]
+    return isinstance(chosen, list | dict) or (isinstance(chosen, str) and messages_in(chosen) is not None)

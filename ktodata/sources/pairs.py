@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ktodata.encoded import decoded, is_encoded
 from ktodata.errors import RowError, listed
-from ktodata.schema import ASKING, Message, kind_of, named, reply_problem
+from ktodata.schema import ASKING, Message, check_nothing_lost, kind_of, named, reply_problem
 from ktodata.sources.contract import Example, Record, Skip, Source, column, pair
 from ktodata.sources.hh_rlhf import read_transcripts
 from ktodata.sources.messages import as_messages, reply_of, with_question
@@ -27,10 +28,15 @@ def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Ski
         RowError: a value that is neither string nor messages, replies of two kinds, or plain text of which nothing
             says where the prompt ends.
     """
+    check_nothing_lost(record, where=where)
     chosen, rejected = column(record, "chosen", where), column(record, "rejected", where)
     for name, value in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(value, str | list | dict):
             raise RowError(f"{name} is {named(value)}, not a string or messages", where=where)
+    if all(not isinstance(value, str) or is_encoded(value) for value in (chosen, rejected)):
+        # A reply may be JSON itself, but where messages are written as text both are.
+        chosen, rejected = decoded(chosen, name="chosen", where=where), decoded(rejected, name="rejected", where=where)
+    prompt = decoded(prompt, name="prompt", where=where)
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("one reply is a string, the other messages", where=where)
     if isinstance(chosen, str):
