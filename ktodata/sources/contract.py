@@ -231,4 +231,7 @@ def pair(prompts: tuple[Text, Text], completions: tuple[Text, Text]) -> Iterator
         yield Skip("identical completions", 2, "both")
     else:
         for label, completion in zip((True, False), completions, strict=True):
-            yield single(prompts[0], completion, label, which="chosen" if label else "rejected")
+            if is_empty(completion):
+                yield Skip("empty completion", 1, "chosen" if label else "rejected")
+            else:
+                yield Example(prompts[0], completion, label)
