@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
+from ktodata.encoded import decoded, is_encoded
 from ktodata.errors import RowError, listed, misspelt
 
 
@@ -67,6 +68,7 @@ _LOWERED = bytes(32 if code < 128 and chr(code).isspace() else code for code in 
 _SPACES = re.compile(rb"  +")
 _SPELLED = {True: "true", False: "false"}
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Row))
+_PART_OF_PROMPTS = ("tools", "images", "videos", "audios")  # as LLaMA-Factory and TRL call them
 
 
 def make_row(
@@ -215,14 +217,15 @@ def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:
         )
     if record.get("system"):
         raise RowError("a system prompt in a column of its own", where=where, do="`ktodata unpair` makes a turn of it")
+    check_nothing_lost(record, where=where)
     label = parse_label(record["label"], name="label", where=where)
-    prompt = parse_text(record["prompt"], name="prompt", where=where)
-    completion = parse_text(record["completion"], name="completion", where=where)
+    prompt, completion = _texts(record, where)
     if kind_of(prompt) != kind_of(completion):
         raise RowError(
             f"prompt is {kind_of(prompt)} and completion is {kind_of(completion)}",
             where=where,
-            do="Both must be strings, or both lists of messages",
+            do="Both must be strings, or both lists of messages"
+            + ("; text that is wholly a list of messages in JSON is one" if _are_strings(record) else ""),
         )
     if problem := reply_problem(completion):
         raise RowError(problem, where=where, do="A completion is what the assistant says, tools' answers between")
@@ -238,6 +241,42 @@ def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:
         strategy=_scalar(record, "strategy", where),
         parent_id=_scalar(record, "parent_id", where),
     )
+
+
+def check_nothing_lost(record: Mapping[str, Any], *, where: str) -> None:
+    """Raises RowError if a column holds a part of the prompt that a row has no place for. Empty ones are let go."""
+    for name in _PART_OF_PROMPTS:
+        value = record.get(name)
+        if value and value == value and value not in ("[]", "{}", "null"):  # as NaN, pandas writes null
+            raise RowError(
+                f"{name} is {named(value)}, a part of the prompt that a row cannot hold",
+                where=where,
+                do="Leave such records out, or put what matters of it into the prompt and empty the column",
+            )
+
+
+def is_text(record: Mapping[str, Any]) -> bool:
+    """Whether a row's own `id` tells that its prompt and completion are text, though they may look like messages."""
+    if "id" not in record or not _are_strings(record) or not isinstance(record.get("label"), bool):
+        return False
+    return bool(record["id"] == content_hash(record["prompt"], record["completion"], record["label"]))
+
+
+def _are_strings(record: Mapping[str, Any]) -> bool:
+    return all(isinstance(record.get(name), str) for name in ("prompt", "completion"))
+
+
+def _texts(record: Mapping[str, Any], where: str) -> list[Text]:
+    """Prompt and completion. Lists of messages in JSON are read as such, unless the row's `id` tells that all is text.
+
+    Raises:
+        RowError: neither a string nor messages, or messages as Python prints them.
+    """
+    values = {name: record[name] for name in ("prompt", "completion")}
+    lists = [name for name, value in values.items() if is_encoded(value) and value.startswith("[")]
+    if lists and not is_text(record):
+        values |= {name: decoded(values[name], name=name, where=where) for name in lists}
+    return [parse_text(value, name=name, where=where) for name, value in values.items()]
 
 
 def parse_label(value: object, *, name: str, where: str) -> bool:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,82 @@ def test_ratio_and_pairs_per_prompt_keep_the_clearest(tmp_path: Path) -> None:
     assert less.skipped["ratio too small"] == 4
 
 
+@pytest.mark.parametrize(
+    ("scores", "margin", "stays"),
+    [
+        ((4.1, 4.0), 0.1, True),
+        ((8.2, 7.7), 0.5, True),
+        ((8.5, 8.0), 0.5, True),
+        ((0.3, 0.0), 0.3, True),
+        ((4.0999, 4.0), 0.1, False),
+        ((8.2, 7.701), 0.5, False),
+    ],
+)
+@pytest.mark.parametrize("single", [False, True], ids=["double", "single"])
+def test_scores_that_differ_by_the_margin_are_far_enough_apart(
+    tmp_path: Path, scores: tuple[float, float], margin: float, stays: bool, single: bool
+) -> None:
+    """As numbers are written: in floats, 4.1 - 4.0 is below .1, in double and in single precision."""
+    stored = struct.unpack("ff", struct.pack("ff", *scores)) if single else scores
+    expected = {} if stays else {"margin too small": 2}
+    other = ultrafeedback("other", "good", "bad", (9.0, 1.0))
+    made = unpair(
+        save(tmp_path / "a.jsonl", [ultrafeedback("q", "a", "b", stored), other]), options={"min_margin": margin}
+    )
+    assert made.skipped == expected
+    for rating in (stored, stored[::-1]):
+        orca = save(tmp_path / "b.jsonl", [argilla_orca("q") | {"rating": list(rating)}, argilla_orca("other")])
+        assert unpair(orca, options={"min_margin": margin}).skipped == expected
+
+
+def test_posts_of_two_sites_are_two_though_their_ids_are_equal(tmp_path: Path) -> None:
+    def posts(site: str, **more: Any) -> list[dict[str, Any]]:
+        own = {"domain": site, "history": f"of {site}"} | more
+        return [shp("1234", f"good {n}", f"bad {n}", (10 * n, 10)) | own for n in range(2, 6)]
+
+    records = [*posts("stackphysics"), *posts("stackmath")]
+    made = unpair(save(tmp_path / "a.jsonl", records))
+    assert (len(made.rows), made.skipped) == (16, {})
+    # A post that was edited between its pairs is one; and where nothing names the post, its text does.
+    records = [*posts("s"), *posts("s", history="of s, edited")]
+    assert unpair(save(tmp_path / "a.jsonl", records)).skipped == {"beyond the pairs per prompt": 6}
+    for none in (None, "", math.nan):
+        for name in ("post_id", "domain"):
+            records = [*posts("s", **{name: none}), *posts("s", history="another", **{name: none})]
+            assert len(unpair(save(tmp_path / "a.jsonl", records)).rows) == 16
+            records = [{key: value for key, value in one.items() if key != name} for one in records]
+            assert len(unpair(save(tmp_path / "a.jsonl", records)).rows) == 16
+
+
+def test_copies_of_a_pair_leave_room_for_others(tmp_path: Path) -> None:
+    best = shp("p", "best", "worst", (90, 10))
+    records = [
+        best,
+        *(best | {"human_ref_A": text} for text in ("best", "BEST", "best ", " best")),
+        *SAMPLES["shp"][:1],
+    ]
+    records += [shp("p", f"good {n}", f"bad {n}", (10 * n, 10)) for n in (2, 3)]
+    made = unpair(save(tmp_path / "a.jsonl", records), options={"max_pairs_per_prompt": 3})
+    assert {plain(row.completion).strip().lower() for row in made.rows} == {
+        *("best", "worst", "good 2", "good 3", "bad 2", "bad 3", "wins", "loses")
+    }
+    assert made.skipped == {"duplicate": 8}
+    # A copy is as clear as the clearest of them, and goes with them.
+    records = [best | {"score_ratio": 2.0}, best, *(shp("p", f"g{n}", f"b{n}", (50, 10)) for n in range(2))]
+    for turned in (records, records[::-1]):
+        made = unpair(save(tmp_path / "a.jsonl", turned), options={"max_pairs_per_prompt": 1})
+        assert {plain(row.completion) for row in made.rows} == {"best", "worst"}
+        assert made.skipped == {"duplicate": 2, "beyond the pairs per prompt": 4}
+
+
+def test_which_of_equally_clear_pairs_stay_is_no_matter_of_order(tmp_path: Path) -> None:
+    records = [shp("p", f"good {n}", f"bad {n}", (30, 10)) for n in range(9)]
+    first = unpair(save(tmp_path / "a.jsonl", records)).rows
+    assert len(first) == 10
+    for turned in (records[::-1], records[4:] + records[:4]):
+        assert unpair(save(tmp_path / "a.jsonl", turned)).rows == first
+
+
 def test_a_comment_that_wins_and_loses_is_settled(tmp_path: Path) -> None:
     records = [shp("p", "top", "mid", (40, 10)), shp("p", "mid", "low", (10, 2)), shp("p", "top", "low", (40, 2))]
     source = save(tmp_path / "a.jsonl", records)
@@ -189,6 +266,21 @@ def test_ratings_by_another_axis_and_other_thresholds(tmp_path: Path) -> None:
         unpair(source, options={"desirable_at": 2, "undesirable_at": 2})
 
 
+def test_a_system_prompt_that_the_messages_repeat_is_one_turn() -> None:
+    lead = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "q"}]
+    chosen, rejected = ([*lead, {"role": "assistant", "content": text}] for text in ("a", "b"))
+    for system, expected in (("Be kind.", lead), ("Be brief.", [{"role": "system", "content": "Be brief."}, *lead])):
+        for prompt in ({}, {"prompt": "q"}, {"prompt": lead}):
+            record = {"system": system, "chosen": chosen, "rejected": rejected, **prompt}
+            found = list(SOURCES["pairs"].read(record, ""))
+            assert [one.prompt for one in found] == [expected, expected]  # type: ignore[union-attr]
+
+
+def test_strings_with_tulus_columns_are_any_pairs() -> None:
+    record = {"id": "1", "prompt": "q", "chosen": "a", "rejected": "b", "source": "s"}
+    assert detect(record, where="").name == "pairs"
+
+
 def test_turns_of_helpsteer_prompts() -> None:
     read = SOURCES["helpsteer2"].read
     (example,) = read(helpsteer("q3\n<extra_id_1>Assistant\na\n\nb\n<extra_id_1>User\nq4", "great", 4), "")
@@ -204,8 +296,11 @@ def test_languages_of_trees(tmp_path: Path) -> None:
     made = unpair(source, options={"lang": "DE"})
     assert found(made) == Counter([("other", "gut", True), ("other", "schlecht", False)])
     assert made.skipped == {"another language": 4, "deleted": 1, "not ranked": 1}
-    brazil = [message("a", None, "q"), *(message(f"m{n}", "a", f"r{n}", float(n), lang="pt-BR") for n in range(2))]
-    assert len(unpair(save(tmp_path / "b.jsonl", brazil), options={"lang": "pt"}).rows) == 2
+    for lang, taken in (("pt-BR", True), ("pt-br", True), ("ptx", False), ("p", False)):
+        tree = [message("a", None, "q"), *(message(f"m{n}", "a", f"r{n}", float(n), lang=lang) for n in range(2))]
+        tree += [message("b", None, "q2"), *(message(f"n{n}", "b", f"s{n}", float(n), lang="pt") for n in range(2))]
+        made = unpair(save(tmp_path / "b.jsonl", tree), options={"lang": "pt"})
+        assert made.skipped == ({} if taken else {"another language": 2}), lang
 
 
 def test_trees_with_holes(tmp_path: Path) -> None:

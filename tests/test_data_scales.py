@@ -103,7 +103,16 @@ FLAGS: list[Case] = [
     ),
 ]
 WORDS: list[Case] = [
-    ("shp", "labels", (), {READ: [1, "1", 1.0], BAD: [2, -1, 0.5, True, False, math.inf, "A", *MISSING]}),
+    (
+        "shp",
+        "labels",
+        (),
+        {
+            READ: [1, "1", 1.0, "1.0"],
+            HIGHER: [0, "0", "0.0"],
+            BAD: [2, "2.0", "nan", -1, 0.5, True, False, math.inf, "A", *MISSING],
+        },
+    ),
     ("oasst", "deleted", (), {READ: [None, math.nan, False, "False"], BAD: [0, 1, 2, math.inf, "", "maybe"]}),
     (
         "orca-pairs-argilla",

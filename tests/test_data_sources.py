@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktodata.errors import RowError, SourceError, UsageError
-from ktodata.schema import Message
+from ktodata.schema import Message, make_row, parse_row, to_record
 from ktodata.sources import SOURCES, Example, Skip, detect, get_source
+from ktodata.sources.contract import Piece
 from ktodata.sources.transcript import ASSISTANT, HUMAN, convert
 from ktodata.unpair import unpair
 
@@ -93,6 +95,264 @@ def test_messages_that_cannot_be_used() -> None:
     assert read(pair(multi, multi)) == [("identical completions", 2)]
     assert read(pair([assistant("a")], [assistant("b")])) == [("no prompt", 2)]
     assert read(pair([user("q"), assistant(" ")], [user("q"), assistant("b")]))[0] == ("empty completion", 1)
+
+
+def test_a_prompt_beside_messages_is_one_of_their_turns_or_their_first() -> None:
+    system: Message = {"role": "system", "content": "Be kind"}
+    whole = [system, user("q")]
+    expected = [(whole, [assistant("4")], True), (whole, [assistant("5")], False)]
+    assert read(pair([system, assistant("4")], [system, assistant("5")], prompt="q")) == expected
+    assert read(pair([*whole, assistant("4")], [*whole, assistant("5")], prompt=" q\n")) == expected
+    assert read(pair([*whole, assistant("4")], [*whole, assistant("5")], prompt="<|user|>q</s>")) == expected
+    for nothing in (None, "", " \n"):
+        assert read(pair([*whole, assistant("4")], [*whole, assistant("5")], prompt=nothing)) == expected
+    for other in ("X", "what is it?"):
+        assert read(pair([*whole, assistant("4")], [*whole, assistant("5")], prompt=other)) == [("prompts differ", 2)]
+    empty = [user(""), assistant("a")]
+    assert read(pair(empty, [user(""), assistant("b")], prompt="X")) == [("prompts differ", 2)]
+
+
+def test_a_prompt_beside_a_labelled_conversation_is_one_of_its_turns() -> None:
+    def row(prompt: str, *turns: Message) -> Any:
+        (found,) = read({"prompt": prompt, "completion": [*turns, assistant("a")], "label": True})
+        return found
+
+    assert row("q", user("q")) == ([user("q")], [assistant("a")], True)
+    assert row("Be kind.\n\nq?", user("q?")) == ([user("q?")], [assistant("a")], True), (
+        "the prompt as a template has it"
+    )
+    assert row("completely different", user("")) == ("prompts differ", 1)
+    assert row("completely different", user(" "), assistant("b"), user("q")) == ("prompts differ", 1)
+    assert row("", user("")) == ("no prompt", 1)
+    assert row("q") == ([user("q")], [assistant("a")], True)
+
+
+SYSTEM: Message = {"role": "system", "content": "Be kind"}
+NO_WORDS: dict[str, tuple[dict[str, Any], int]] = {
+    "text": (pair("a", "b", prompt=""), 2),
+    "blank text": (pair("a", "b", prompt=" \n"), 2),
+    "a transcript": (pair(f"{HUMAN} {ASSISTANT} a", f"{HUMAN} {ASSISTANT} b"), 2),
+    "a transcript with a system prompt": (pair(f"Hi.{HUMAN}{ASSISTANT} a", f"Hi.{HUMAN}{ASSISTANT} b"), 2),
+    "replies as messages": (pair([assistant("a")], [assistant("b")], prompt=""), 2),
+    "an empty turn": (pair([user(""), assistant("a")], [user(""), assistant("b")]), 2),
+    "an empty turn after a system prompt": (
+        pair([SYSTEM, user(" "), assistant("a")], [SYSTEM, user(" "), assistant("b")]),
+        2,
+    ),
+    "turns": (pair("a", "b", prompt=[user(""), assistant(" "), user("")]), 2),
+    "orca": (pair("a", "b", system="", question=""), 2),
+    "orca with a system prompt": (pair("a", "b", system="Be kind", question=" "), 2),
+    "shp": ({**SAMPLES["shp"][0], "history": ""}, 2),
+    "ultrafeedback": (
+        pair([user(""), assistant("a")], [user(""), assistant("b")], prompt="", score_chosen=2, score_rejected=1),
+        2,
+    ),
+    "safety": ({**SAMPLES["pku-saferlhf"][0], "prompt": " "}, 1),
+    "helpsteer": ({**SAMPLES["helpsteer2"][0], "prompt": ""}, 1),
+    "red team": ({"transcript": f"{HUMAN} {ASSISTANT} a", "rating": 0}, 1),
+    "kto mix": ({"prompt": "", "completion": [user(""), assistant("a")], "label": True}, 1),
+    "halos": ({"prompt": [user("")], "output": [assistant("a")], "label": 1, "type": "binary_feedback"}, 1),
+    "conversations": ({"messages": [user(""), assistant("a")], "label": True}, 1),
+    "alpaca": ({"instruction": "", "input": "", "output": "a", "kto_tag": True}, 1),
+    "axolotl": ({"system": "Be kind", "prompt": "", "completion": "a", "label": True}, 1),
+    "rows": ({"prompt": "", "completion": "a", "label": True}, 1),
+    "rows of chats": ({"prompt": [user("\t")], "completion": [assistant("a")], "label": True}, 1),
+    "rows without turns": ({"prompt": [], "completion": [assistant("a")], "label": True}, 1),
+}
+
+
+@pytest.mark.parametrize("case", NO_WORDS)
+def test_a_prompt_without_words_is_none(case: str) -> None:
+    record, completions = NO_WORDS[case]
+    layout = detect(record, where="")
+    found = [one.value.found if isinstance(one, Piece) else [one] for one in layout.read(record, "")]
+    skips = [(one.reason, one.completions) for some in found for one in some]
+    assert skips == [("no prompt", completions)] * (2 if layout.completions == 2 and completions == 1 else 1)
+
+
+def test_a_tree_that_begins_with_nothing() -> None:
+    root = {"text": " ", "role": "prompter", "replies": []}
+    replies = [{"text": text, "role": "assistant", "rank": rank, "replies": []} for rank, text in enumerate("ab")]
+    assert read({"prompt": {**root, "replies": replies}}) == [("no prompt", 1)] * 2
+
+
+def test_a_prompt_of_few_words_is_one() -> None:
+    for prompt in ("?", f"Once upon a time{ASSISTANT}", f"{HUMAN} {ASSISTANT} Hello!{HUMAN} {ASSISTANT}", "\n\nHuman:"):
+        assert [one[2] for one in read(pair("a", "b", prompt=prompt)) if len(one) == 3] == [True, False]
+        rows = [convert(prompt, "a", "chat", where=""), (prompt, "a")]
+        for asked, reply in rows:
+            assert read({"prompt": asked, "completion": reply, "label": True}) == [(asked, reply, True)]
+    assert read(pair("a", "b", prompt=[SYSTEM]))[0] == ([SYSTEM], [assistant("a")], True), "the assistant may begin"
+
+
+def conversation(reply: str) -> list[Message]:
+    return [user('it\'s\na "q" é'), assistant(reply)]
+
+
+def printed(turns: Any) -> str:
+    """As pandas writes the arrays of parquet into csv: without commas between messages."""
+    return "[" + "\n ".join(map(repr, turns)) + "]"
+
+
+CHATS: dict[str, tuple[dict[str, Any], str]] = {
+    "ultrafeedback": (
+        pair(conversation("a"), conversation("b"), prompt='it\'s\na "q" é', score_chosen=2, score_rejected=1),
+        "ultrafeedback",
+    ),
+    "scored pairs": (pair(conversation("a"), conversation("b"), chosen_rating=2, rejected_rating=1), "scored-pairs"),
+    "pairs": (pair(conversation("a"), conversation("b")), "pairs"),
+    "pairs with a prompt of messages": (
+        pair(conversation("a")[1:], conversation("b")[1:], prompt=[user("q")]),
+        "pairs",
+    ),
+    "single messages": (pair(assistant("a"), assistant("b"), conversations=[user("q")]), "llama-factory-dpo"),
+    "a conversation": ({"messages": conversation("a"), "label": True}, "llama-factory-kto"),
+    "kto mix": ({"prompt": 'it\'s\na "q" é', "completion": conversation("a"), "label": True}, "kto-mix"),
+    "rows": ({"prompt": [user("q")], "completion": [assistant("a")], "label": False}, "rows"),
+    "halos": ({"prompt": [user("q")], "output": [assistant("a")], "label": 1, "type": "binary_feedback"}, "halos-kto"),
+}
+
+
+def with_text(record: dict[str, Any], write: Callable[[Any], str]) -> dict[str, Any]:
+    return {name: write(value) if isinstance(value, list | dict) else value for name, value in record.items()}
+
+
+@pytest.mark.parametrize("case", CHATS)
+def test_messages_as_text_are_read_if_they_are_json_and_refused_if_python_printed_them(case: str) -> None:
+    record, preset = CHATS[case]
+    assert detect(record, where="").name == preset
+    for ascii_only in (True, False):
+        text = with_text(record, lambda value, kept=ascii_only: json.dumps(value, ensure_ascii=kept))
+        assert detect(text, where="").name == preset
+        assert read(text) == read(record)
+    for write in (repr, lambda value: printed(value) if isinstance(value, list) else repr(value)):
+        with pytest.raises(RowError, match="is messages as Python prints them, in text") as caught:
+            read(with_text(record, write))
+        assert "Write the file as JSON lines or parquet" in caught.value.do
+
+
+REPLY = json.dumps([user("q"), assistant("a")])
+
+
+def test_text_that_merely_looks_like_messages_stays_text() -> None:
+    """A reply may be JSON itself: of a pair both are messages, or none; and a row's `id` tells."""
+    for text in (REPLY, str([user("q"), assistant("a")])):
+        assert read(pair(text, "b", prompt="p")) == [("p", text, True), ("p", "b", False)]
+        assert read(pair("a", text, prompt="p"))[1] == ("p", text, False)
+        for prompt, completion in (("p", text), (text, "c"), (text, text)):
+            row = to_record(make_row(prompt, completion, True, source="s", origin="pair"))
+            assert detect(row, where="").name == "rows"
+            assert read(row) == [(prompt, completion, True)]
+            assert parse_row(row, where="", source="").prompt == prompt
+            with pytest.raises(RowError):
+                parse_row({**row, "id": "another's"}, where="", source="")
+    for text in (
+        "[]",
+        "{}",
+        "[1]",
+        '[{"role": "user"}]',
+        f"{REPLY}.",
+        f"See {REPLY}",
+        "[{'a': 1}]",
+        '{"a": {"role": 1}}',
+        "[",
+        '[{"role": "user", "content": "\\ud800"}]',
+        '{"role": "user", "content": "q"}',
+    ):
+        assert read({"prompt": "p", "completion": text, "label": True}) == [("p", text, True)]
+        assert read(pair(text, "b", prompt="p"))[0] == ("p", text, True)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_what_pandas_writes_of_messages(tmp_path: Path, suffix: str) -> None:
+    import pandas
+
+    frame = pandas.DataFrame(
+        [
+            pair(
+                conversation(f"a{n}"),
+                conversation(f"b{n}"),
+                prompt='it\'s\na "q" é',
+                score_chosen=2.0,
+                score_rejected=1.0,
+            )
+            for n in range(3)
+        ]
+    )
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+        with pytest.raises(RowError, match=r"a\.csv:\d+: chosen is messages as Python prints them"):
+            unpair(str(path))
+    for name in ("chosen", "rejected"):
+        frame[name] = frame[name].map(json.dumps)
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    made = unpair(str(path))
+    assert made.layout.name == "ultrafeedback"
+    assert {(row.prompt[0]["content"], row.completion[0]["content"]) for row in made.rows} == {  # type: ignore[index]
+        (conversation("")[0]["content"], f"{letter}{n}") for letter in "ab" for n in range(3)
+    }
+
+
+@pytest.mark.parametrize("column", ["tools", "images", "videos", "audios"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        pair("a", "b", prompt="p"),
+        pair("a", "b", instruction="p"),
+        pair("a", "b", question="p", system=""),
+        pair(assistant("a"), assistant("b"), conversations=[user("q")]),
+        {"messages": [user("q"), assistant("a")], "label": True},
+        {"instruction": "q", "output": "a", "kto_tag": True},
+        {"instruction": "q", "completion": "a", "label": True},
+        {"prompt": "q", "completion": "a", "label": True},
+        {"prompt": "q", "completion": [user("q"), assistant("a")], "label": True},
+        SAMPLES["halos-kto"][0],
+        SAMPLES["halos-pairs"][0],
+    ],
+    ids=lambda record: "-".join(record),
+)
+def test_a_part_of_the_prompt_that_would_be_lost_is_an_error(column: str, record: dict[str, Any]) -> None:
+    for value in ('[{"name": "search"}]', ["a.png"], [{"bytes": b"", "path": None}]):
+        with pytest.raises(RowError, match=f"here: {column} is .*, a part of the prompt that a row cannot hold"):
+            read({**record, column: value})
+    for nothing in (None, "", [], "[]", float("nan")):
+        assert read({**record, column: nothing}) == read(record)
+
+
+def test_the_input_of_an_instruction_is_part_of_the_prompt() -> None:
+    row = {"instruction": "do", "input": "it", "completion": "a", "label": True}
+    assert read(row) == [("do\nit", "a", True)]
+    assert read({**row, "system": "s"}) == [
+        ([{"role": "system", "content": "s"}, user("do\nit")], [assistant("a")], True)
+    ]
+    replies = {"chosen_response": "a", "rejected_response": "b"}
+    both = [("do\nit", "a", True), ("do\nit", "b", False)]
+    assert read({"instruction": "do", "input": "it", **replies}) == both
+    named = SOURCES["axolotl-dpo"].read(pair("a", "b", instruction="do", input="it"), "")
+    assert [(one.prompt, one.completion, one.label) for one in named] == both  # type: ignore[union-attr]
+    for none in (None, "", float("nan")):
+        assert read({**row, "input": none}) == [("do", "a", True)]
+        assert read({"instruction": "do", "input": none, **replies})[0] == ("do", "a", True)
+    with pytest.raises(RowError, match="input is int 3, not a string"):
+        read({**row, "input": 3})
+
+
+def test_messages_with_the_keys_of_both_forms_and_one_of_them_null() -> None:
+    """Parquet gives all messages of a file the keys that any of them has."""
+    sharegpt = {"role": None, "content": None}
+    openai = {"from": None, "value": None}
+    turns = [{**openai, **user("q")}, {**sharegpt, "from": "gpt", "value": "a"}]
+    assert read({"conversations": turns, "label": True}) == [([user("q")], [assistant("a")], True)]
+    with pytest.raises(RowError, match="conversations has a turn from null"):
+        read({"conversations": [{"from": None, "value": "q"}], "label": True})
+    with pytest.raises(RowError, match="conversations has a turn from null"):
+        read({"conversations": [{**openai, **sharegpt}], "label": True})
 
 
 @pytest.mark.parametrize(

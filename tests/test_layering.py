@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "ktodata": [
         ["errors", "redact", "stop"],
-        ["schema"],
+        ["encoded", "schema"],
         ["hub"],
         ["io"],
         ["engine"],

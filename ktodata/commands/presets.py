@@ -104,6 +104,17 @@ What all have in common: replies that are empty or alike, prompts of a pair that
 contradictions are skipped and counted. A rating off its dataset's scale is unreadable, and so is a number that is NaN,
 infinite, or true; a number in quotes is one, as csv files know text only. Scores of pairs may be on any scale: what
 counts is which is higher, and by how much.
+
+A prompt needs words: where nothing but white space is asked, or a conversation has none before the reply but those of
+its system prompt, it is skipped and counted as `no prompt`, in files of rows too. (A system prompt that stands alone is
+a prompt.) Text in the column of a prompt beside messages is the user's turn where they have none. Where they have some
+it is one of these, perhaps with a template round it; else it is another prompt, and `prompts differ`.
+
+Messages may stand in a column as text, if they are JSON and all of the text, in both replies of a pair; but text that
+merely looks so stays text in rows whose `id` tells (all that ktodata wrote). As Python prints them, which is what
+pandas writes into csv files, they are unreadable. So is a record with `tools`, `images`, `videos` or `audios` that are
+not empty, since a row has no place for them. An `input` beside an `instruction` is part of the prompt, on a line of its
+own.
 """
 
 

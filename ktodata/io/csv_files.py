@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import IO, BinaryIO, cast
 
+from ktodata.encoded import messages_in
 from ktodata.errors import SourceError, listed
 from ktodata.io import records
-from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, TOO_LONG, UTF8_ADVICE, Raw, is_broken
-from ktodata.schema import COLUMNS, RowIds
+from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, TOO_LONG, UTF8_ADVICE, Raw
+from ktodata.schema import COLUMNS, is_text
 
 _ESCAPED = re.compile("[\udc80-\udcff]+")
 
@@ -150,28 +149,16 @@ def _record(header: list[str], cells: list[str]) -> dict[str, object]:
     texts = dict(zip(header, cells, strict=True))
     record = {name: _cell(name, text) for name, text in texts.items()}
     looks_like_chat = any(name in texts and record[name] is not texts[name] for name in ("prompt", "completion"))
-    if looks_like_chat and texts.keys() >= {"prompt", "completion", "id"} and isinstance(record.get("label"), bool):
-        id_of_text = RowIds(texts["prompt"]).of(texts["completion"], record["label"] is True)
-        if texts["id"] == id_of_text:
-            record |= {name: texts[name] for name in ("prompt", "completion")}
+    if looks_like_chat and is_text(texts | {"label": record.get("label")}):
+        record |= {name: texts[name] for name in ("prompt", "completion")}
     return record
 
 
 def _cell(column: str, text: str) -> object:
     if column in ("label", "kto_tag"):
         return {"true": True, "false": False}.get(text.lower(), text)
-    if text[:1] in "[{" and text and column not in _TEXT:
-        with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(text)
-            items = value if isinstance(value, list) else [value]
-            if items and all(_is_message(item) for item in items) and not is_broken(value, text):
-                return value
-    return text
-
-
-def _is_message(item: object) -> bool:
-    """Whether it is {role, content} or {from, value}. Both keys are asked for, since a reply may be JSON itself."""
-    return isinstance(item, dict) and (item.keys() >= {"role", "content"} or item.keys() >= {"from", "value"})
+    found = None if column in _TEXT else messages_in(text)
+    return text if found is None else found
 
 
 def _text_problem(text: str) -> str:

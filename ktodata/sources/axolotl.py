@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ktodata.sources import rows
 from ktodata.sources.contract import Example, Record, Skip, Source, column
+from ktodata.sources.llama_factory import instruction_of
 from ktodata.sources.pairs import read_pair
 from ktodata.sources.system import after, system_turns
 
 
 def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
-    """A row, its prompt in `prompt`, `instruction` or `question`; a system prompt becomes a turn."""
-    for name in ("instruction", "question"):
-        if "prompt" not in record and name in record:
-            record = {"prompt": record[name], **{key: value for key, value in record.items() if key != name}}
+    """A row, its prompt in `prompt`, `instruction` (and `input`) or `question`; a system prompt becomes a turn."""
+    if "prompt" not in record and "instruction" in record:
+        record = {**record, "prompt": _instruction(record, where)}
+    elif "prompt" not in record and "question" in record:
+        record = {**record, "prompt": record["question"]}
     return rows.read(record, where)
 
 
 def read_dpo(record: Record, where: str) -> Iterator[Example | Skip]:
-    """A pair, its prompt in `instruction` or `input`, its replies in `chosen` and `rejected` or with `_response`."""
-    name = "instruction" if "chosen_response" in record else "input"
+    """A pair, its prompt in `instruction` and `input` or in one of them, its replies in `chosen` and `rejected` or with
+    `_response`."""
+    if "instruction" in record or "chosen_response" in record:
+        prompt = _instruction(record, where)
+    else:
+        prompt = column(record, "input", where)
     if "chosen_response" in record:
         both = {short: column(record, f"{short}_response", where) for short in ("chosen", "rejected")}
         record = {**record, **both}
     turns = system_turns(record, where)
-    found = read_pair(column(record, name, where), record, where)
+    found = read_pair(prompt, record, where)
     return (after(turns, one, where=where) for one in found)
+
+
+def _instruction(record: Record, where: str) -> Any:
+    """As alpaca has it, with an input if there is one."""
+    return instruction_of(record, where) if record.get("input") else column(record, "instruction", where)
 
 
 AXOLOTL_KTO = Source(

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ktodata.errors import RowError, UsageError, listed
 from ktodata.schema import Kind, Origin, Text, named, parse_label, plain
 from ktodata.sources.options import Setting, check, settings_of
+from ktodata.sources.transcript import asks_nothing
 
 Record: TypeAlias = Mapping[str, Any]
 NOT_COMMERCIAL = "not for commercial use"
@@ -210,14 +211,21 @@ def is_empty(text: Text) -> bool:
     return not words or words.isspace()
 
 
+def single(prompt: Text, completion: Text, label: bool, *, which: str = "") -> Example | Skip:
+    """The example of one completion, unless its prompt asks nothing or the completion is empty; `which` names it."""
+    if asks_nothing(prompt):
+        return Skip("no prompt", 1, which)
+    return Skip("empty completion", 1, which) if is_empty(completion) else Example(prompt, completion, label)
+
+
 def pair(prompts: tuple[Text, Text], completions: tuple[Text, Text]) -> Iterator[Example | Skip]:
     """The examples of a pair, chosen first. Both have to continue the same prompt, verbatim, and to differ.
 
-    An empty completion is skipped and the other one stays; a pair whose prompts differ goes whole.
+    An empty completion is skipped and the other one stays; a pair whose prompts differ or ask nothing goes whole.
     """
     if prompts[0] != prompts[1]:
         yield Skip("prompts differ", 2, "both")
-    elif not prompts[0] and not isinstance(prompts[0], str):
+    elif asks_nothing(prompts[0]):
         yield Skip("no prompt", 2, "both")
     elif completions[0] == completions[1] and not is_empty(completions[0]):
         yield Skip("identical completions", 2, "both")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ktodata.errors import RowError
-from ktodata.schema import Message, named
-from ktodata.sources.contract import Example, Record, Skip, Source, column, is_empty, number, pair
+from ktodata.schema import Message, check_nothing_lost, named
+from ktodata.sources.contract import Example, Record, Skip, Source, column, number, pair, single
 from ktodata.sources.messages import as_messages
 
 BINARY, PAIRWISE = "binary_feedback", "pairwise_feedback"
@@ -14,18 +14,15 @@ BINARY, PAIRWISE = "binary_feedback", "pairwise_feedback"
 
 def read_binary(record: Record, where: str) -> Iterator[Example | Skip]:
     """One output with a label, 1 or 0."""
+    check_nothing_lost(record, where=where)
     label = _label(record, where)
     prompt, output = _turns(record, "prompt", where), _turns(record, "output", where)
-    if not prompt:
-        yield Skip("no prompt")
-    elif is_empty(output):
-        yield Skip("empty completion")
-    else:
-        yield Example(prompt, output, label)
+    yield single(prompt, output, label)
 
 
 def read_pairs(record: Record, where: str) -> Iterator[Example | Skip]:
     """Two outputs, and 1 where the first is the better one."""
+    check_nothing_lost(record, where=where)
     first = _label(record, where)
     prompt = _turns(record, "prompt", where)
     outputs = _turns(record, "output_A", where), _turns(record, "output_B", where)

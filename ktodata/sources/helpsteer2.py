@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from ktodata.schema import Message
-from ktodata.sources.contract import Example, Record, Skip, Source, is_empty, string
+from ktodata.sources.contract import Example, Record, Skip, Source, single, string
 from ktodata.sources.messages import reply_of
 from ktodata.sources.ratings import rating, verdict
 
@@ -29,12 +29,7 @@ def read(
     prompt, completion = turns(string(record, "prompt", where)), string(record, "response", where)
     given = rating(record, axis, where, scale=SCALE)
     label = verdict(given, desirable_at=desirable_at, undesirable_at=undesirable_at)
-    if is_empty(completion):
-        yield Skip("empty completion")
-    elif label is None:
-        yield Skip("middle rating")
-    else:
-        yield Example(prompt, reply_of(completion), label)
+    yield Skip("middle rating") if label is None else single(prompt, reply_of(completion), label)
 
 
 def turns(prompt: str) -> list[Message]:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ktodata.sources.contract import Example, Record, Skip, Source, string
-from ktodata.sources.transcript import is_transcript, read_transcripts
+from ktodata.sources.contract import Example, Record, Skip, Source, pair, string
+from ktodata.sources.transcript import HUMAN, cut, is_transcript
 
 
 def read(record: Record, where: str) -> Iterator[Example | Skip]:
     """A pair. The turns before the last reply are the prompt, verbatim, whatever their roles."""
     return read_transcripts(string(record, "chosen", where), string(record, "rejected", where), where)
+
+
+def read_transcripts(chosen: str, rejected: str, where: str) -> Iterator[Example | Skip]:
+    """The examples of a pair of transcripts. One that ends with a human's turn has no reply to learn from."""
+    prompt, completion = cut(chosen, name="chosen", where=where)
+    other_prompt, other = cut(rejected, name="rejected", where=where)
+    found_in = pair((prompt, other_prompt), (completion, other))
+    if HUMAN not in completion and HUMAN not in other:
+        yield from found_in
+        return
+    for found in found_in:
+        if isinstance(found, Example) and HUMAN in str(found.completion):
+            yield Skip("ends with a human turn", 1, "chosen" if found.label else "rejected")
+        else:
+            yield found
 
 
 HH_RLHF = Source(

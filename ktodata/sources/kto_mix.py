@@ -5,35 +5,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from ktodata.schema import Message
-from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, is_empty, string
-from ktodata.sources.messages import as_messages
+from ktodata.encoded import messages_in
+from ktodata.schema import check_nothing_lost, is_text
+from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, single, string
+from ktodata.sources.messages import as_messages, with_question
 
 
 def read(record: Record, where: str) -> Iterator[Example | Skip]:
     """A conversation: its last turn is the completion, those before it are the prompt."""
+    check_nothing_lost(record, where=where)
     asked, label = string(record, "prompt", where), boolean(record, "label", where)
     turns = as_messages(column(record, "completion", where), name="completion", where=where)
     if not turns or turns[-1]["role"] != "assistant":
         yield Skip("no reply at the end")
         return
-    prompt: list[Message] = turns[:-1]
-    users = [turn["content"] for turn in prompt if turn["role"] == "user"]
-    if not users:
-        prompt = [*prompt, {"role": "user", "content": asked}]
-    if users and not any(user.strip() == asked.strip() or user.strip() in asked for user in users):
-        yield Skip("prompts differ")
-    elif not users and not asked.strip():
-        yield Skip("no prompt")
-    elif is_empty(turns[-1:]):
-        yield Skip("empty completion")
-    else:
-        yield Example(prompt, turns[-1:], label)
+    prompt = with_question(turns[:-1], asked)
+    yield Skip("prompts differ") if prompt is None else single(prompt, turns[-1:], label)
 
 
 def detect(record: Record) -> bool:
-    """Whether the prompt is a string and the completion a conversation."""
-    return isinstance(record["prompt"], str) and isinstance(record["completion"], list)
+    """Whether the prompt is a string and the completion a conversation, perhaps as JSON."""
+    prompt, completion = record["prompt"], record["completion"]
+    if isinstance(completion, str) and not is_text(record):
+        completion = messages_in(completion)
+    return isinstance(prompt, str) and messages_in(prompt) is None and isinstance(completion, list)
 
 
 KTO_MIX = Source(

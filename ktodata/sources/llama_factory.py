@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ktodata.errors import RowError
-from ktodata.schema import Message, named
-from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, is_empty, string
+from ktodata.schema import Message, check_nothing_lost, named
+from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, single, string
 from ktodata.sources.messages import as_messages, reply_of
 from ktodata.sources.pairs import read_pair
 from ktodata.sources.system import system_turns
@@ -21,6 +21,7 @@ def read_dpo(record: Record, where: str) -> Iterator[Example | Skip]:
 
 def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
     """A conversation whose last turn is the completion, or alpaca columns, with a label."""
+    check_nothing_lost(record, where=where)
     label = boolean(record, "kto_tag" if "kto_tag" in record else "label", where)
     if any(name in record for name in CONVERSATIONS):
         *prompt, last = _prompt(record, where) or [{"role": "", "content": ""}]
@@ -30,12 +31,8 @@ def read_kto(record: Record, where: str) -> Iterator[Example | Skip]:
         completion = reply_of(string(record, "output", where))
     if completion[0]["role"] != "assistant":
         yield Skip("no reply at the end")
-    elif not prompt:
-        yield Skip("no prompt")
-    elif is_empty(completion):
-        yield Skip("empty completion")
     else:
-        yield Example(prompt, completion, label)
+        yield single(prompt, completion, label)
 
 
 def _prompt(record: Record, where: str) -> list[Message]:
@@ -53,11 +50,20 @@ def _prompt(record: Record, where: str) -> list[Message]:
             raise RowError(f"history[{index}] is {named(exchange)}, not two strings", where=where)
         turns.append({"role": "user", "content": exchange[0]})
         turns.append({"role": "assistant", "content": exchange[1]})
+    return [*turns, {"role": "user", "content": instruction_of(record, where)}]
+
+
+def instruction_of(record: Record, where: str) -> str:
+    """What alpaca's columns ask: the instruction and, on a line of its own, the input if there is one.
+
+    Raises:
+        RowError: one of them is no string.
+    """
     asked = [string(record, "instruction", where)]
     given = record.get("input")
     if given is not None and given == given and given != "":
         asked.append(string(record, "input", where))
-    return [*turns, {"role": "user", "content": "\n".join(asked)}]
+    return "\n".join(asked)
 
 
 DPO = Source(

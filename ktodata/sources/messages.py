@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ktodata.encoded import decoded, messages_in
 from ktodata.errors import RowError
 from ktodata.schema import Message, named, parse_text
 from ktodata.sources.contract import Record
@@ -20,11 +21,12 @@ ROLES = {
 
 
 def as_messages(value: object, *, name: str, where: str) -> list[Message]:
-    """A list of messages, or a single one, in either form, as a list of {role, content}.
+    """A list of messages, or a single one, in either form and perhaps as JSON, as a list of {role, content}.
 
     Raises:
         RowError: it is something else, or a {from} is unknown.
     """
+    value = decoded(value, name=name, where=where)
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list):
         raise RowError(f"{name} is {named(value)}, not a list of messages", where=where)
@@ -35,6 +37,8 @@ def as_messages(value: object, *, name: str, where: str) -> list[Message]:
 
 def _plain_form(item: object, name: str, where: str) -> object:
     if not isinstance(item, dict) or "from" not in item:
+        return item
+    if item["from"] is None and item.get("role") is not None:  # parquet gives all messages the keys of any
         return item
     speaker = item["from"]
     if not isinstance(speaker, str) or speaker not in ROLES:
@@ -47,6 +51,20 @@ def reply_of(content: str) -> list[Message]:
     return [{"role": "assistant", "content": content}]
 
 
+def with_question(turns: list[Message], asked: str) -> list[Message] | None:
+    """The turns of a prompt and the text that is given as the prompt beside them, which belong together.
+
+    They do where one of the user's turns is that text, or in it. Where the user has none the text is their turn. None
+    means that the two are different prompts.
+    """
+    users = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
+    if not users:
+        return [*turns, {"role": "user", "content": asked}]
+    same = any(user == asked.strip() or (user and user in asked) for user in users)
+    return turns if same else None
+
+
 def has_messages(record: Record) -> bool:
-    """Whether the reply that was chosen is in messages, or in a single one."""
-    return isinstance(record["chosen"], list | dict)
+    """Whether the reply that was chosen is in messages, or in a single one, perhaps as JSON."""
+    chosen = record["chosen"]
+    return isinstance(chosen, list | dict) or (isinstance(chosen, str) and messages_in(chosen) is not None)

@@ -13,6 +13,7 @@ from ktodata.errors import RowError
 from ktodata.schema import Message, named
 from ktodata.sources.contract import Example, Piece, Record, Skip, Source, flag, optional_number, string
 from ktodata.sources.messages import reply_of
+from ktodata.sources.transcript import asks_nothing
 
 CIRCLE = "messages in a circle"
 ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -133,7 +134,7 @@ def _path(nodes: Sequence[Node], place: dict[str, int], name: str) -> tuple[list
             return [], "below a deleted message"
         turns.append({"role": node.role, "content": node.text})
         name = node.parent
-    return turns[::-1], ""
+    return turns[::-1], "no prompt" if asks_nothing(turns) else ""
 
 
 def _is_message(record: Record) -> bool:

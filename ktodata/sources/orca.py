@@ -9,6 +9,7 @@ from ktodata.errors import RowError
 from ktodata.schema import named
 from ktodata.sources.contract import Example, Record, Skip, Source, flag, optional_number, string
 from ktodata.sources.pairs import read_pair
+from ktodata.sources.scores import nearer_than
 from ktodata.sources.system import after, system_turns
 
 STATUS = ("unchanged", "swapped", "tie")  # whether Argilla's judge agreed with the pair
@@ -36,7 +37,7 @@ def read_argilla(
         reason = "in GSM8K"
     else:
         reason = _too_low(optional_number(record, "chosen_score", where), min_score) if min_score else ""
-        reason = reason or (_too_near(_margin(record, where), min_margin) if min_margin else "")
+        reason = reason or (_too_near(_ratings(record, where), min_margin) if min_margin else "")
     return iter([Skip(reason, 2, "both")] if reason else found)
 
 
@@ -47,24 +48,21 @@ def _too_low(score: float | None, min_score: float) -> str:
     return "score too small" if score < min_score else ""
 
 
-def _too_near(margin: float | None, min_margin: float) -> str:
+def _too_near(ratings: list[float | None], min_margin: float) -> str:
     """Why a pair is left out that is no tie by its status, "" if it is not."""
-    if margin is None:
+    first, second = ratings
+    if first is None or second is None:
         return "no rating"
-    return "margin too small" if margin < min_margin else ""
+    return "margin too small" if nearer_than(first, second, min_margin) else ""
 
 
-def _margin(record: Record, where: str) -> float | None:
-    """By how much the ratings differ; None where one is missing.
-
-    They are in the order in which a judge saw the replies, so the sign is lost.
-    """
+def _ratings(record: Record, where: str) -> list[float | None]:
+    """Both ratings, in the order in which a judge saw the replies: which is the chosen one's is lost."""
     ratings = record.get("rating")
     if not isinstance(ratings, list) or len(ratings) != 2:
         raise RowError(f"rating is {named(ratings)}, not two numbers, which --min-margin needs", where=where)
     both: Mapping[str, Any] = {"rating[0]": ratings[0], "rating[1]": ratings[1]}
-    numbers = [optional_number(both, name, where) for name in both]
-    return abs(numbers[0] - numbers[1]) if numbers[0] is not None and numbers[1] is not None else None
+    return [optional_number(both, name, where) for name in both]
 
 
 ORCA_PAIRS = Source(

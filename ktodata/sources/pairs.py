@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ktodata.encoded import decoded, is_encoded
 from ktodata.errors import RowError, listed
-from ktodata.schema import ASKING, Message, kind_of, named, reply_problem
+from ktodata.schema import ASKING, Message, check_nothing_lost, kind_of, named, reply_problem
 from ktodata.sources.contract import Example, Record, Skip, Source, column, pair
-from ktodata.sources.messages import as_messages, reply_of
+from ktodata.sources.hh_rlhf import read_transcripts
+from ktodata.sources.messages import as_messages, reply_of, with_question
 from ktodata.sources.system import after, system_turns
-from ktodata.sources.transcript import ASSISTANT, is_transcript, read_transcripts
+from ktodata.sources.transcript import ASSISTANT, is_transcript
 
 
 def read(record: Record, where: str) -> Iterator[Example | Skip]:
@@ -26,10 +28,15 @@ def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Ski
         RowError: a value that is neither string nor messages, replies of two kinds, or plain text of which nothing
             says where the prompt ends.
     """
+    check_nothing_lost(record, where=where)
     chosen, rejected = column(record, "chosen", where), column(record, "rejected", where)
     for name, value in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(value, str | list | dict):
             raise RowError(f"{name} is {named(value)}, not a string or messages", where=where)
+    if all(not isinstance(value, str) or is_encoded(value) for value in (chosen, rejected)):
+        # A reply may be JSON itself, but where messages are written as text both are.
+        chosen, rejected = decoded(chosen, name="chosen", where=where), decoded(rejected, name="rejected", where=where)
+    prompt = decoded(prompt, name="prompt", where=where)
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("one reply is a string, the other messages", where=where)
     if isinstance(chosen, str):
@@ -81,14 +88,13 @@ def _implicit(prompt: Any, turns: tuple[list[Message], list[Message]], where: st
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
     lead = chosen[:shared]
-    if not lead and prompt is not None:
-        lead = [{"role": "user", "content": prompt}]
-    return _checked(lead, (chosen[shared:], rejected[shared:]))
+    asked = with_question(lead, prompt) if prompt and not prompt.isspace() else lead
+    return _checked(asked, (chosen[shared:], rejected[shared:]))
 
 
-def _checked(prompt: list[Message], turns: tuple[list[Message], list[Message]]) -> Iterator[Example | Skip]:
-    if any(message["role"] in ASKING for reply in turns for message in reply):
-        # The two conversations part before the last reply.
+def _checked(prompt: list[Message] | None, turns: tuple[list[Message], list[Message]]) -> Iterator[Example | Skip]:
+    if prompt is None or any(message["role"] in ASKING for reply in turns for message in reply):
+        # Another prompt than the column's, or the two conversations part before the last reply.
         return iter([Skip("prompts differ", 2, "both")])
     if any(map(reply_problem, turns)):
         return iter([Skip("the assistant has not the last word", 2, "both")])

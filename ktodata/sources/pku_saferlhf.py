@@ -7,7 +7,7 @@ from typing import Literal
 
 from ktodata.errors import RowError
 from ktodata.schema import Message, named
-from ktodata.sources.contract import Example, Record, Skip, Source, flag, is_empty, optional_number, pair, string
+from ktodata.sources.contract import Example, Record, Skip, Source, flag, optional_number, pair, single, string
 from ktodata.sources.messages import reply_of
 
 _CHOSEN = {"better": "better_response_id", "safer": "safer_response_id"}
@@ -20,7 +20,7 @@ def read(record: Record, where: str, *, axis: Literal["safe", "better", "safer"]
     if axis == "safe":
         labels = [flag(record, f"is_response_{n}_safe", where) for n in (0, 1)]
         for completion, label, name in zip(replies, labels, ("response_0", "response_1"), strict=True):
-            yield Skip("empty completion", 1, name) if is_empty(completion) else Example(prompt, completion, label)
+            yield single(prompt, completion, label, which=name)
         return
     chosen = optional_number(record, _CHOSEN[axis], where)
     if chosen is None or chosen == -1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ktodata.sources.contract import Example, Record, Skip, Source, is_empty, string
+from ktodata.sources.contract import Example, Record, Skip, Source, single, string
 from ktodata.sources.ratings import rating, verdict
 from ktodata.sources.transcript import HUMAN, cut
 
@@ -20,12 +20,8 @@ def read(
     label = verdict(given, desirable_at=desirable_at, undesirable_at=undesirable_at)
     if HUMAN in completion:
         yield Skip("ends with a human turn")
-    elif is_empty(completion):
-        yield Skip("empty completion")
-    elif label is None:
-        yield Skip("middle rating")
     else:
-        yield Example(prompt, completion, label)
+        yield Skip("middle rating") if label is None else single(prompt, completion, label)
 
 
 RED_TEAM = Source(

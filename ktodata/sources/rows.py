@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ktodata.schema import parse_row
-from ktodata.sources.contract import Example, Record, Skip, Source, is_empty
+from ktodata.sources.contract import Example, Record, Skip, Source, single
 from ktodata.sources.system import after, system_turns
 
 
@@ -13,22 +13,12 @@ def read(record: Record, where: str) -> Iterator[Example | Skip]:
     """The row as it is, with its provenance. A system prompt in its own column becomes a turn, and the row chat."""
     turns = system_turns(record, where)
     row = parse_row({name: value for name, value in record.items() if name != "system"}, where=where, source="")
-    if is_empty(row.completion):
-        yield Skip("empty completion")
-    elif row.prompt == []:
-        yield Skip("no prompt")
-    else:
-        example = Example(
-            row.prompt,
-            row.completion,
-            row.label,
-            source=row.source,
-            origin=row.origin,
-            strategy=row.strategy,
-            parent_id=row.parent_id,
-            id=row.id,
+    found = single(row.prompt, row.completion, row.label)
+    if isinstance(found, Example):
+        found = found._replace(
+            source=row.source, origin=row.origin, strategy=row.strategy, parent_id=row.parent_id, id=row.id
         )
-        yield after(turns, example, where=where)
+    yield after(turns, found, where=where)
 
 
 ROWS = Source(

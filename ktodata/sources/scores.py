@@ -10,6 +10,7 @@ from ktodata.sources import pairs
 from ktodata.sources.contract import Example, Record, Skip, Source, number
 from ktodata.sources.messages import has_messages
 
+_ROUNDING = 2.0**-23  # what single precision may do to the difference of two numbers, in parts of the larger one
 # How the scores of the chosen and the rejected reply are called.
 SCORES = (
     ("score_chosen", "score_rejected"),
@@ -25,19 +26,28 @@ def read(record: Record, where: str, *, min_margin: float = 0.0) -> Iterator[Exa
     whole = (names for names in SCORES if all(name in record for name in names))
     half = (names for names in SCORES if any(name in record for name in names))
     chosen, rejected = next(itertools.chain(whole, half, SCORES))
-    margin = number(record, chosen, where) - number(record, rejected, where)
+    better, worse = number(record, chosen, where), number(record, rejected, where)
     found = pairs.read(record, where)  # what cannot be read is said first
-    reason = reason_to_skip(margin, min_margin)
+    reason = reason_to_skip(better, worse, min_margin)
     return iter([Skip(reason, 2, "both")]) if reason else found
 
 
-def reason_to_skip(margin: float, min_margin: float) -> str:
-    """Why a pair with this difference of scores, chosen less rejected, is left out; "" if it is not."""
-    if margin == 0:
+def reason_to_skip(chosen: float, rejected: float, min_margin: float) -> str:
+    """Why a pair with these scores is left out; "" if it is not."""
+    if chosen == rejected:
         return "tie"
-    if margin < 0:
+    if chosen < rejected:
         return "rejected scored higher"
-    return "margin too small" if margin < min_margin else ""
+    return "margin too small" if nearer_than(chosen, rejected, min_margin) else ""
+
+
+def nearer_than(first: float, second: float, margin: float) -> bool:
+    """Whether two scores differ by less than a margin.
+
+    By less than what rounding does to numbers, that is: 4.1 - 4.0 is a little below .1, and more so in the single
+    precision that parquet files may have.
+    """
+    return abs(first - second) < margin - _ROUNDING * max(abs(first), abs(second))
 
 
 ULTRAFEEDBACK = Source(

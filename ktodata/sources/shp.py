@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ktodata.errors import RowError
-from ktodata.schema import Message, content_hash, named, plain
+from ktodata.schema import Message, content_hash, named, normalise_text
 from ktodata.sources.contract import Example, Piece, Record, Skip, Source, column, number, optional_number, pair, string
 from ktodata.sources.messages import reply_of
 
@@ -26,9 +27,10 @@ def read(record: Record, where: str, *, min_ratio: float = 2.0) -> Iterator[Skip
     comments = {name: reply_of(string(record, f"human_ref_{name}", where)) for name in "AB"}
     scores = {name: number(record, f"score_{name}", where) for name in "AB"}
     label = column(record, "labels", where)
-    if isinstance(label, bool) or label not in (0, 1, "0", "1"):
+    preferred = None if isinstance(label, bool) else number(record, "labels", where)
+    if preferred not in (0, 1):
         raise RowError(f"labels is {named(label)}, not 1 (A is preferred) or 0", where=where)
-    chosen, rejected = "AB" if int(label) else "BA"
+    chosen, rejected = "AB" if preferred else "BA"
     if scores[chosen] == scores[rejected]:
         yield Skip("tie", 2, "both")
         return
@@ -39,9 +41,20 @@ def read(record: Record, where: str, *, min_ratio: float = 2.0) -> Iterator[Skip
     if ratio < min_ratio:
         yield Skip("ratio too small", 2, "both")
         return
-    key = record.get("post_id")
     found = list(pair((prompt, prompt), (comments[chosen], comments[rejected])))
-    yield Piece(str(key) if key is not None else content_hash(prompt), Clear(ratio, found))
+    yield Piece(_post(record) or content_hash(prompt), Clear(ratio, found))
+
+
+def _post(record: Record) -> str:
+    """What names the post, "" if nothing does.
+
+    Posts of several sites have the same ids, each site being a domain. One may have been edited between its pairs, so
+    that its text names it only where they are missing.
+    """
+    names = [record.get("domain"), record.get("post_id")]
+    if any(name is None or name == "" or name != name for name in names):  # a csv file's null, and pandas' NaN
+        return ""
+    return content_hash(*map(str, names))
 
 
 def _ratio(record: Record, chosen: float, rejected: float, where: str) -> float:
@@ -62,20 +75,32 @@ def _ratio(record: Record, chosen: float, rejected: float, where: str) -> float:
 
 
 def join(pieces: Sequence[Clear], *, max_pairs_per_prompt: int = 5) -> Iterator[tuple[int, Example | Skip]]:
-    """The clearest pairs of one post: those of the highest ratios, and of equal ones by their content."""
-    usable = [index for index, piece in enumerate(pieces) if any(isinstance(one, Example) for one in piece.found)]
-    chosen = set(heapq.nsmallest(max_pairs_per_prompt, usable, key=lambda index: _rank(pieces[index])))
-    for index, piece in enumerate(pieces):
-        if index in chosen or index not in usable:
+    """The clearest pairs of one post: those of the highest ratios, and of equal ones by their content.
+
+    Copies of a pair count as one. They stay or go with it: duplicates are left out of the rows of any source.
+    """
+    contents = [_content(piece) for piece in pieces]
+    best: dict[str, float] = {}
+    for piece, content in zip(pieces, contents, strict=True):
+        if content:
+            best[content] = max(piece.ratio, best.get(content, 0.0))
+    chosen = set(heapq.nsmallest(max_pairs_per_prompt, best, key=lambda content: (-best[content], content)))
+    for index, (piece, content) in enumerate(zip(pieces, contents, strict=True)):
+        if not content or content in chosen:
             for one in piece.found:
                 yield index, one
         else:
             yield index, Skip("beyond the pairs per prompt", 2, "both")
 
 
-def _rank(piece: Clear) -> tuple[float, str]:
-    replies = [plain(one.completion) for one in piece.found if isinstance(one, Example)]
-    return -piece.ratio, content_hash(*replies)
+def _content(piece: Clear) -> str:
+    """What a pair and its copies have in common, which is normalised, as for duplicates; "" if it has no row."""
+    rows = [
+        (normalise_text(one.prompt), normalise_text(one.completion), one.label)
+        for one in piece.found
+        if isinstance(one, Example)
+    ]
+    return content_hash(*itertools.chain.from_iterable(rows)) if rows else ""
 
 
 SHP = Source(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from ktodata.errors import RowError
 from ktodata.schema import Kind, Message, Text, kind_of
-from ktodata.sources.contract import Example, Skip, pair
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
+_SILENT = re.compile(r"(?:\n\n(?:Human|Assistant):|\s)*+")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
 
@@ -38,19 +37,17 @@ def cut(transcript: str, *, name: str, where: str) -> tuple[str, str]:
     return prompt + marker, completion
 
 
-def read_transcripts(chosen: str, rejected: str, where: str) -> Iterator[Example | Skip]:
-    """The examples of a pair of transcripts. One that ends with a human's turn has no reply to learn from."""
-    prompt, completion = cut(chosen, name="chosen", where=where)
-    other_prompt, other = cut(rejected, name="rejected", where=where)
-    found_in = pair((prompt, other_prompt), (completion, other))
-    if HUMAN not in completion and HUMAN not in other:
-        yield from found_in
-        return
-    for found in found_in:
-        if isinstance(found, Example) and HUMAN in str(found.completion):
-            yield Skip("ends with a human turn", 1, "chosen" if found.label else "rejected")
-        else:
-            yield found
+def asks_nothing(prompt: Text) -> bool:
+    """Whether a prompt has no words, but perhaps a system prompt's: nothing but white space, or turns of that.
+
+    A system prompt that stands alone, with no turn beside it, is a prompt.
+    """
+    if isinstance(prompt, str):
+        asked = prompt.removesuffix(ASSISTANT)
+        first = _MARKER.search(asked) if len(asked) < len(prompt) else None
+        return bool(_SILENT.fullmatch(asked, first.start())) if first else not asked.strip()
+    turns = [turn for turn in prompt if turn["role"] not in ("system", "developer")] or prompt
+    return not any(turn["content"].strip() for turn in turns)
 
 
 def convert(prompt: Text, completion: Text, kind: Kind, *, where: str) -> tuple[Text, Text]:
