@@ -130,7 +130,7 @@ def mix(
         for place, share in enumerate(shares):
             share.taken = sum(quotas[place])
         total = sum(share.taken for share in shares)
-        tables = (following(drawn.chosen(table, last), renamed) for table in _all(kept))
+        tables = (following(drawn.chosen(table, last), renamed) for table in kept.drained())
         ordered = in_training_order(tables, total=total, seed=seed, folder=folder)
         yield Mixed(counted(ordered, whole), kind or "text", shares, whole)
 
@@ -154,14 +154,6 @@ def _refuse_empty(shares: Sequence[Share], whole: Account) -> None:
         where=source,
         do="Leave it out",
     )
-
-
-def _all(kept: Spill) -> Iterator[Table]:
-    for part in range(PARTS):
-        table = kept.read(part)
-        kept.forget(part)
-        if table is not None:
-            yield table
 
 
 class _Drawn:

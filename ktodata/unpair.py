@@ -17,7 +17,6 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ktodata.clean import OnConflict, OnNear
@@ -59,9 +58,9 @@ class Account:
         self.skipped: Counter[str] = Counter()
         self.problem = ""
 
-    def nothing_left(self, source: str = "", also: Mapping[str, int] = MappingProxyType({})) -> NothingLeftError:
-        """The error where no row is left to be written; `also` was skipped after these were read."""
-        told = ", ".join(f"{count} {reason}" for reason, count in (self.skipped + Counter(also)).most_common())
+    def nothing_left(self, source: str = "") -> NothingLeftError:
+        """The error where no row is left to be written."""
+        told = ", ".join(f"{count} {reason}" for reason, count in self.skipped.most_common())
         unreadable = f"; the first unreadable: {self.problem}" if self.problem else ""
         return NothingLeftError(
             f"nothing to write: {self.completions} completions read, {told or 'none skipped'}{unreadable}", where=source

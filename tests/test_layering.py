@@ -28,7 +28,7 @@ LAYERS = {
             "transform",
             "unpair",
         ],
-        ["split", "mix", "convert", "label", "chats", "leakage", "personal", "negatives", "generate"],
+        ["split", "mix", "formats", "convert", "label", "chats", "leakage", "personal", "negatives", "generate"],
         ["balance", "check", "report", "review"],
         ["commands", "balance_command"],
         ["cli", "__main__"],
