@@ -332,7 +332,10 @@ def test_what_is_written_has_no_long_runs_where_rows_were_left_out(tmp_path: Pat
     """Most of what the format cannot hold is of one class, so that the ratio is another than before."""
     more = [assistant("yes"), user("more")]
     rows = [
-        {"prompt": [user(f"q {n}"), *(more[1:] if n % 5 > 1 and not label else [])], "completion": [assistant(f"a {n}")]}
+        {
+            "prompt": [user(f"q {n}"), *(more[1:] if n % 5 > 1 and not label else [])],
+            "completion": [assistant(f"a {n}")],
+        }
         | {"label": label}
         for n in range(800)
         for label in [n < 400]
