@@ -330,16 +330,10 @@ def written(path: str) -> list[dict[str, Any]]:
 
 def test_what_is_written_has_no_long_runs_where_rows_were_left_out(tmp_path: Path) -> None:
     """Most of what the format cannot hold is of one class, so that the ratio is another than before."""
-    more = [assistant("yes"), user("more")]
-    rows = [
-        {
-            "prompt": [user(f"q {n}"), *(more[1:] if n % 5 > 1 and not label else [])],
-            "completion": [assistant(f"a {n}")],
-        }
-        | {"label": label}
-        for n in range(800)
-        for label in [n < 400]
-    ]
+    rows = []
+    for n in range(800):
+        prompt = [user(f"q {n}"), *([user("more")] if n >= 400 and n % 5 > 1 else [])]
+        rows.append({"prompt": prompt, "completion": [assistant(f"a {n}")], "label": n < 400})
     out = str(tmp_path / "out.jsonl")
     assert (
         "turns that do not alternate"

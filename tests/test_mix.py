@@ -163,7 +163,7 @@ def test_the_order_of_files_and_rows_and_the_disk_do_not_matter(
 
 
 def test_the_order_of_files_does_not_matter_where_a_row_is_left_to_share(tmp_path: Path) -> None:
-    """Of 5 rows of three files one gets 1: by the seed and its rows, whatever it is called, and wherever it is named."""
+    """Of 5 rows of three files one gets 1: by the seed and its rows, whatever it is called, wherever it is named."""
     paths = [save(tmp_path / f"{name}.jsonl", rows_named(name, 8, 8)) for name in "ABC"]
     renamed = [save(tmp_path / f"{9 - place}.jsonl", rows_named(name, 8, 8)) for place, name in enumerate("ABC")]
     out = tmp_path / "out.jsonl"
