@@ -24,10 +24,11 @@ from ktodata.clean import OnConflict
 from ktodata.discover import discover
 from ktodata.errors import NothingLeftError, UsageError
 from ktodata.io import Quarantine, Spill, Table, is_there
+from ktodata.parents import Renamed
 from ktodata.schema import Kind
 from ktodata.sketch import Array
 from ktodata.sort_out import PARTS, Cleaning, in_training_order, part_of
-from ktodata.unpair import Account, Collecting, counted, following
+from ktodata.unpair import Account, Collecting, counted
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +114,14 @@ def mix(
         raise UsageError(f"{twice} is named twice", do="Give it one weight")
     with Spill(PARTS, folder) as spill, Spill(PARTS, folder) as kept:
         shares: list[Share] = []
-        renamed: dict[str, str] = {}
+        renamed = Renamed()
         kind = as_kind
         for place, part in enumerate(parts):
             layout, raws = discover(part.source, "", "", None, strict=quarantine is None)
             share = Share(part, Account(layout, quarantine))
-            collecting = Collecting(spill, share.account, kind=kind, mark=place)
+            collecting = Collecting(spill, share.account, kind=kind, mark=place, renamed=renamed)
             collecting.collect(raws, as_kind=as_kind, workers=workers, folder=folder, advance=advance)
-            kind, renamed = collecting.kind, renamed | collecting.renamed
+            kind = collecting.kind
             shares.append(share)
         spill.finish()
         whole = Account(shares[0].account.layout, quarantine)
@@ -139,7 +140,7 @@ def mix(
         for place, share in enumerate(shares):
             share.taken = sum(quotas[place])
         total = sum(share.taken for share in shares)
-        tables = (following(drawn.chosen(table, last), renamed) for table in kept.drained())
+        tables = (renamed.following(drawn.chosen(table, last)) for table in kept.drained())
         ordered = in_training_order(tables, total=total, seed=seed, folder=folder)
         yield Mixed(counted(ordered, whole), kind or "text", shares, whole)
 

@@ -26,6 +26,7 @@ LAYERS = {
             "sort_out",
             "discover",
             "transform",
+            "parents",
             "unpair",
         ],
         ["split", "mix", "formats", "convert", "label", "chats", "leakage", "personal", "negatives", "generate"],

@@ -20,6 +20,7 @@ from ktodata.errors import KtodataError, UsageError
 from ktodata.io import read_rows
 from ktodata.mix import Part, parse_part, share_out
 from ktodata.order import clashes
+from ktodata.schema import make_row
 
 
 def rows_named(name: str, desirable: int, undesirable: int = 0) -> list[dict[str, Any]]:
@@ -216,6 +217,22 @@ def test_kinds_have_to_agree(tmp_path: Path, files: dict[str, str]) -> None:
     assert not out.exists()
     assert run(files["A"], other, "-o", str(out), "--as", "chat").exit_code == 0
     assert {row.kind for row in read_rows(str(out))} == {"chat"}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_rows_follow_a_parent_in_another_file_that_became_chat(tmp_path: Path, turned: bool) -> None:
+    parents = rows_named("A", 8)
+    ids = [make_row(row["prompt"], row["completion"], True, source="", origin="feedback").id for row in parents]
+    made = [
+        {**row, "completion": "made", "label": False, "origin": "synthetic", "strategy": "corrupt", "parent_id": one}
+        for row, one in zip(parents, ids, strict=True)
+    ]
+    paths = [save(tmp_path / "a.jsonl", parents), save(tmp_path / "b.jsonl", made)]
+    out = str(tmp_path / "out.jsonl")
+    assert run(*(paths[::-1] if turned else paths), "-o", out, "--as", "chat").exit_code == 0
+    rows = read_rows(out)
+    assert {row.parent_id for row in rows if not row.label} == {row.id for row in rows if row.label}
+    assert not {row.id for row in rows} & set(ids)
 
 
 @pytest.mark.parametrize(
