@@ -9,8 +9,12 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import ktodata.convert  # these before anything is patched here, or they would keep it
+import ktodata.mix
+import ktodata.negatives.stream
 import ktodata.order
 import ktodata.sort_out
+import ktodata.split
 from ktodata.cli import main
 from ktodata.io import read_rows
 from ktodata.order import clashes, longest_run, training_order
