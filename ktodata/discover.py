@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ktodata import hub
-from ktodata.errors import NothingLeftError, SourceError, UsageError, listed, misspelt, nearest
+from ktodata.errors import NothingLeftError, RowError, SourceError, UsageError, listed, misspelt, nearest
 from ktodata.io import Part, Raw, chain_parts, find_parts, is_there
 from ktodata.sources import SOURCES, Record, Source, detect, get_source, of_hub_id, stamped
 
@@ -63,6 +64,25 @@ def discover(source: str, preset: str, split: str, limit: int | None, *, strict:
             )
         raws = itertools.islice(chain_parts(chosen), limit)
     return _stamped(layout, raws)
+
+
+def restricted(raws: Iterator[Raw]) -> tuple[Source | None, Iterator[Raw]]:
+    """The preset that the first readable record has the columns of, if its dataset's licence restricts use, and all
+    records again, with it in their provenance. For whoever reads the records in a way of its own.
+    """
+    seen: list[Raw] = []
+    for raw in raws:
+        seen.append(raw)
+        try:
+            values = raw.values()
+        except RowError:
+            continue
+        with contextlib.suppress(SourceError):
+            layout = dataclasses.replace(detect(values, where=raw.where), detected=True)
+            if layout.terms:
+                return _stamped(layout, itertools.chain(seen, raws))
+        break
+    return None, itertools.chain(seen, raws)
 
 
 def _stamped(layout: Source, raws: Iterator[Raw]) -> tuple[Source, Iterator[Raw]]:

@@ -6,6 +6,7 @@ as it was made, and as its user sent it).
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -13,6 +14,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+from ktodata.discover import restricted
 from ktodata.errors import RowError, UsageError, listed, nearest
 from ktodata.expressions import Expression
 from ktodata.expressions.values import value_of
@@ -144,9 +146,12 @@ def outcome_records(
     }
     read = partial(reads[type(judge)], judge, chosen)
     completions = 2 if isinstance(judge, Edits) else 1
-    return Source(
-        "label", _guessed(texts, chosen, judge), (), read, unit="records", completions=completions, origin="feedback"
-    ), raws
+    about = _guessed(texts, chosen, judge)
+    layout = Source("label", about, (), read, unit="records", completions=completions, origin="feedback")
+    known, raws = restricted(raws)
+    if known:  # whatever is made of its records, their licence holds
+        layout = dataclasses.replace(layout, hub_id=known.hub_id, licence=known.licence, detected=True)
+    return layout, raws
 
 
 def _needed(judge: Judge, texts: Texts) -> tuple[list[str], Callable[[Collection[str]], None]]:

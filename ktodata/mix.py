@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,14 @@ from ktodata.arrange import draws
 from ktodata.clean import OnConflict
 from ktodata.discover import discover
 from ktodata.errors import NothingLeftError, UsageError
-from ktodata.io import Quarantine, Spill, Table
+from ktodata.io import Quarantine, Spill, Table, is_there
+from ktodata.parents import Renamed
 from ktodata.schema import Kind
 from ktodata.sketch import Array
 from ktodata.sort_out import PARTS, Cleaning, in_training_order, part_of
-from ktodata.unpair import Account, Collecting, counted, following
+from ktodata.unpair import Account, Collecting, counted
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class Part:
 
 
 def parse_part(text: str) -> Part:
-    """`SOURCE` or `SOURCE=WEIGHT`.
+    """`SOURCE` or `SOURCE=WEIGHT`; what there is a file or folder of is its name, whole.
 
     Raises:
         UsageError: a weight that is no number over 0.
@@ -49,6 +54,10 @@ def parse_part(text: str) -> Part:
         weight = float(number)
     except ValueError:
         return Part(text)  # a name with "=" in it
+    if is_there(text):
+        if is_there(source):
+            log.warning("%s is the file or folder of that name, not %s with a weight", text, source)
+        return Part(text)
     if not (0 < weight < math.inf and source):
         raise UsageError(f"{text!r} has the weight {number}", do="A weight is a number over 0: FILE=3")
     return Part(source, weight)
@@ -105,14 +114,14 @@ def mix(
         raise UsageError(f"{twice} is named twice", do="Give it one weight")
     with Spill(PARTS, folder) as spill, Spill(PARTS, folder) as kept:
         shares: list[Share] = []
-        renamed: dict[str, str] = {}
+        renamed = Renamed()
         kind = as_kind
         for place, part in enumerate(parts):
             layout, raws = discover(part.source, "", "", None, strict=quarantine is None)
             share = Share(part, Account(layout, quarantine))
-            collecting = Collecting(spill, share.account, kind=kind, mark=place)
+            collecting = Collecting(spill, share.account, kind=kind, mark=place, renamed=renamed)
             collecting.collect(raws, as_kind=as_kind, workers=workers, folder=folder, advance=advance)
-            kind, renamed = collecting.kind, renamed | collecting.renamed
+            kind = collecting.kind
             shares.append(share)
         spill.finish()
         whole = Account(shares[0].account.layout, quarantine)
@@ -125,12 +134,13 @@ def mix(
         for share, both in zip(shares, drawn.counts(), strict=True):
             share.rows = sum(both)
         _refuse_empty(shares, whole)
-        quotas = share_out(drawn.counts(), [part.weight for part in parts], rows, [part.source for part in parts])
+        weights, names = [part.weight for part in parts], [part.source for part in parts]
+        quotas = share_out(drawn.counts(), weights, rows, names=names, ties=drawn.ties())
         last = drawn.last(quotas)
         for place, share in enumerate(shares):
             share.taken = sum(quotas[place])
         total = sum(share.taken for share in shares)
-        tables = (following(drawn.chosen(table, last), renamed) for table in _all(kept))
+        tables = (renamed.following(drawn.chosen(table, last)) for table in kept.drained())
         ordered = in_training_order(tables, most=total, seed=seed, folder=folder)
         yield Mixed(counted(ordered, whole), kind or "text", shares, whole)
 
@@ -156,14 +166,6 @@ def _refuse_empty(shares: Sequence[Share], whole: Account) -> None:
     )
 
 
-def _all(kept: Spill) -> Iterator[Table]:
-    for part in range(PARTS):
-        table = kept.read(part)
-        kept.forget(part)
-        if table is not None:
-            yield table
-
-
 class _Drawn:
     """A number drawn for each row, by file and label, of which the smallest are taken: 8 bytes a row."""
 
@@ -186,6 +188,11 @@ class _Drawn:
         """The desirable and undesirable rows of each file."""
         sizes = {key: sum(map(len, found)) for key, found in self._numbers.items()}
         return [(sizes[place, True], sizes[place, False]) for place in range(self.files)]
+
+    def ties(self) -> list[int]:
+        """A number for each file that depends on the seed and its rows, and neither on their order nor on its name."""
+        sums = {key: sum(int(some.sum()) for some in found) for key, found in self._numbers.items()}
+        return [(sums[place, True] + sums[place, False]) % 2**64 for place in range(self.files)]
 
     def last(self, quotas: Sequence[tuple[int, int]]) -> dict[tuple[int, bool], int]:
         """The largest number that is taken, by file and label; -1 for none."""
@@ -212,7 +219,12 @@ class _Drawn:
 
 
 def share_out(
-    counts: Sequence[tuple[int, int]], weights: Sequence[float | None], rows: int | None, names: Sequence[str]
+    counts: Sequence[tuple[int, int]],
+    weights: Sequence[float | None],
+    rows: int | None,
+    *,
+    names: Sequence[str],
+    ties: Sequence[int],
 ) -> list[tuple[int, int]]:
     """How many rows of each file and class to take.
 
@@ -221,16 +233,21 @@ def share_out(
         weights: see `mix`.
         rows: how many in all; None: as many as there can be.
         names: of the files, for errors.
+        ties: a number for each file: where two have an equal claim to a row, the lower one gets it.
 
     Raises:
-        UsageError: there are not so many rows.
+        UsageError: there are not so many rows, or a file with a weight would get none.
     """
     sizes = [sum(both) for both in counts]
     weighted = any(weight is not None for weight in weights)
-    shares = [1.0 if weight is None else weight for weight in weights] if weighted else [float(size) for size in sizes]
+    # Exact, and as typed: .1 is a tenth, so that .1 and .2 are .3, and no weight is too large or small to add up.
+    shares = (
+        [Fraction(1) if weight is None else Fraction(repr(float(weight))) for weight in weights]
+        if weighted
+        else [Fraction(size) for size in sizes]
+    )
     total = sum(shares)
-    # A little more than nothing, as 0.1 + 0.2 is more than 0.3.
-    most = min(math.floor(size * total / share + 1e-6) for size, share in zip(sizes, shares, strict=True) if share)
+    most = min(math.floor(size * total / share) for size, share in zip(sizes, shares, strict=True) if share)
     wanted = most if rows is None else rows
     if wanted > most:
         scarce = min(zip(sizes, shares, names, strict=True), key=lambda one: one[0] / (one[1] or 1))
@@ -239,18 +256,24 @@ def share_out(
             f"--rows is {wanted}, and there are {most} at most{' at these weights' if weighted else ''}{because}",
             do=f"No row is taken twice; ask for fewer{', or change the weights' if weighted else ''}",
         )
-    quotas = _rounded([wanted * share / total for share in shares], wanted, sizes)
+    quotas = _rounded([wanted * share / total for share in shares], wanted, sizes, ties)
+    if weighted and 0 in quotas:
+        more = "Ask for more, give it" if wanted < most else "Give it"
+        raise UsageError(
+            f"{names[quotas.index(0)]} gets none of {wanted} rows at these weights",
+            do=f"{more} a larger weight, or leave it out",
+        )
     return [
         (both[0], both[1])
         for quota, counted in zip(quotas, counts, strict=True)
-        for both in [_rounded([quota * one / max(1, sum(counted)) for one in counted], quota, counted)]
+        for both in [_rounded([Fraction(quota * one, max(1, sum(counted))) for one in counted], quota, counted, (0, 1))]
     ]
 
 
-def _rounded(exact: Sequence[float], total: int, limits: Sequence[int]) -> list[int]:
-    """Whole numbers that add up to `total`: those of the largest remainders are rounded up."""
-    found = [min(int(one + 1e-9), limit) for one, limit in zip(exact, limits, strict=True)]
-    by_rest = sorted(range(len(found)), key=lambda place: (found[place] - exact[place], place))
+def _rounded(exact: Sequence[Fraction], total: int, limits: Sequence[int], ties: Sequence[int]) -> list[int]:
+    """Whole numbers that add up to `total`: those of the largest remainders are rounded up, by `ties` of equal ones."""
+    found = [min(math.floor(one), limit) for one, limit in zip(exact, limits, strict=True)]
+    by_rest = sorted(range(len(found)), key=lambda place: (found[place] - exact[place], ties[place]))
     while sum(found) < total:
         for place in by_rest:
             if sum(found) < total and found[place] < limits[place]:

@@ -2,8 +2,9 @@
 
 Rows of one prompt go to one side, and so do those of prompts that are nearly equal (`ktodata.near`): a model is not
 asked what it has all but seen. Groups of prompts are drawn by the seed, and taken for the evaluation side as long as
-they fit into its share of each class. So both sides have about the class ratio of the whole, and each class is on both
-sides wherever two groups have it. The result depends on the rows and the seed: not on the order of rows.
+they fit into its share of each class; where that does not come to the number asked for, some are exchanged. So both
+sides have about the class ratio of the whole, and each class is on both sides wherever two groups have it. The result
+depends on the rows and the seed: not on the order of rows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ktodata.sources import Source
 from ktodata.unpair import Account, cleaned_records
 
 SHARE = 0.1
+EXCHANGED = 14  # groups of which all choices are looked at
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,11 +49,12 @@ class Side:
 class Sides:
     """Both sides. `tables(name)` gives the rows of one in training order; it may be taken more than once.
 
-    `joined` prompts are near to others, in `near_groups` groups.
+    `wanted` rows were to be in `eval`. `joined` prompts are near to others, in `near_groups` groups.
     """
 
     train: Side
     eval: Side
+    wanted: int
     near_groups: int
     joined: int
     kind: Kind
@@ -123,8 +126,9 @@ def split_records(
 
     Args:
         source: what an error calls them.
-        share: of the rows, for the evaluation side; as nearly as whole groups of prompts allow, and not more, unless
-            it takes more to have both classes there.
+        share: of the rows, for the evaluation side, and not more, unless it takes more to have both classes there. It
+            is as near as whole groups of prompts come to it where these are few, and with many the nearest that is
+            found by exchanging some.
         rows: how many rows instead.
         near_threshold: from which share of equal MinHash values on prompts are nearly equal; 1 for prompts with the
             same pieces only.
@@ -157,6 +161,7 @@ def split_records(
         yield Sides(
             counts.side(~chosen),
             inside,
+            wanted,
             len(set(groups.roots.tolist())),
             len(groups) + len(set(groups.roots.tolist())),
             found.kind,
@@ -256,8 +261,42 @@ def choose(counts: Counted, wanted: int, *, seed: int) -> Array:
                 taken = here
             if sum(taken) == wanted:
                 break
+    if sum(taken) != wanted or not all(both[:, side].any(axis=1).all() for side in (chosen, ~chosen)):
+        _exchange(chosen, both, order, wanted, limits)
     _mend(chosen, both, order)
     return chosen
+
+
+def _exchange(chosen: Array, classes: Array, order: Array, wanted: int, limits: list[int]) -> None:
+    """Choose anew of a few groups: by the classes that a side then lacks, by how near to `wanted` the rows are (rather
+    fewer than more), by the share of each class, and by how few groups change sides."""
+    import numpy as np
+
+    sizes = classes.sum(axis=0)
+    mine, others = (_of_all_sizes(order[side[order]], sizes) for side in (chosen, ~chosen))
+    half = EXCHANGED // 2
+    some = np.concatenate([mine[: max(half, EXCHANGED - len(others))], others[: max(half, EXCHANGED - len(mine))]])
+    choices = np.arange(2 ** len(some))[:, None] >> np.arange(len(some)) & 1
+    rest = chosen.copy()
+    rest[some] = False
+    found = classes[:, rest].sum(axis=1) + choices @ classes[:, some].T
+    total = classes.sum(axis=1)
+    lacking = ((found == 0) & (total > 0)).sum(axis=1) + ((found == total) & (total > 0)).sum(axis=1)
+    gap = found.sum(axis=1) - wanted
+    off = np.abs(found - np.array(limits)).sum(axis=1)
+    moved = (choices != chosen[some]).sum(axis=1)
+    empty = np.isin(found.sum(axis=1), (0, total.sum()))
+    best = np.lexsort((moved, off, np.abs(gap), gap > 0, lacking, empty))[0]
+    chosen[some] = choices[best].astype(bool)
+
+
+def _of_all_sizes(places: Array, sizes: Array) -> Array:
+    """These groups, first one of each size, small ones first, then a second of each, and so on."""
+    import numpy as np
+
+    by_size = places[np.argsort(sizes[places], kind="stable")]
+    _, first, of = np.unique(sizes[by_size], return_index=True, return_inverse=True)
+    return by_size[np.argsort(np.arange(len(by_size)) - first[of], kind="stable")]
 
 
 def _mend(chosen: Array, classes: Array, order: Array) -> None:

@@ -17,7 +17,6 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ktodata.clean import OnConflict, OnNear
@@ -26,7 +25,8 @@ from ktodata.engine import Engine, each
 from ktodata.errors import NothingLeftError, RowError
 from ktodata.io import UNREADABLE, Quarantine, Raw, Spill, Table, records_of, rows_of
 from ktodata.near import THRESHOLD, Prompts, check_threshold
-from ktodata.schema import COLUMNS, Kind, Row
+from ktodata.parents import Renamed
+from ktodata.schema import Kind, Row
 from ktodata.sort_out import PARTS, Cleaning, in_training_order, part_of, regrouped
 from ktodata.sources import Source, named_source
 from ktodata.transform import Chunk, PieceOf, Rejected, Rules, chunks_of, join, transform
@@ -59,9 +59,9 @@ class Account:
         self.skipped: Counter[str] = Counter()
         self.problem = ""
 
-    def nothing_left(self, source: str = "", also: Mapping[str, int] = MappingProxyType({})) -> NothingLeftError:
-        """The error where no row is left to be written; `also` was skipped after these were read."""
-        told = ", ".join(f"{count} {reason}" for reason, count in (self.skipped + Counter(also)).most_common())
+    def nothing_left(self, source: str = "") -> NothingLeftError:
+        """The error where no row is left to be written."""
+        told = ", ".join(f"{count} {reason}" for reason, count in self.skipped.most_common())
         unreadable = f"; the first unreadable: {self.problem}" if self.problem else ""
         return NothingLeftError(
             f"nothing to write: {self.completions} completions read, {told or 'none skipped'}{unreadable}", where=source
@@ -245,7 +245,7 @@ def cleaned_records(
                 groups=groups,
                 threshold=near_threshold,
             )
-            cleaned = (following(table, collecting.renamed) for table in cleaning.tables())
+            cleaned = map(collecting.renamed.following, cleaning.tables())
             yield Cleaned(cleaned, collecting.kind or "text", account, rows.rows)
 
 
@@ -258,6 +258,7 @@ class Collecting:
         kind: the kind that rows have to be of; None: that of the first.
         mark: a number for these rows, in a column `_file` of its own.
         prompts: gets the prompts of these rows, if near ones will be looked for.
+        renamed: gets the new ids of rows, where there are others' already.
     """
 
     def __init__(
@@ -268,9 +269,10 @@ class Collecting:
         kind: Kind | None = None,
         mark: int | None = None,
         prompts: Prompts | None = None,
+        renamed: Renamed | None = None,
     ) -> None:
         self.rows, self.account, self.kind, self.mark, self.prompts = rows, account, kind, mark, prompts
-        self.renamed: dict[str, str] = {}
+        self.renamed = Renamed() if renamed is None else renamed
 
     def collect(
         self,
@@ -315,7 +317,7 @@ class Collecting:
         for refused in chunk.rejected:
             account.reject(refused)
         self.kind = self.kind or chunk.first
-        self.renamed |= chunk.renamed
+        self.renamed.add(chunk.renamed)
         for kind, table in chunk.tables.items():
             if kind == self.kind:
                 self.rows.add(self._marked(table), part_of(table))
@@ -374,17 +376,6 @@ def _families(pieces: Spill) -> Iterator[list[list[PieceOf]]]:
                 families, size = [], 0
     if families:
         yield families
-
-
-def following(table: Table, renamed: Mapping[str, str]) -> Table:
-    """The rows with their parents' new ids, where a parent got one."""
-    import pyarrow
-
-    if not renamed:
-        return table
-    parents = [renamed.get(parent, parent) for parent in table.column("parent_id").to_pylist()]
-    place = COLUMNS.index("parent_id")
-    return table.set_column(place, table.schema.field(place), pyarrow.array(parents, type=pyarrow.large_string()))
 
 
 def counted(tables: Iterable[Table], account: Account) -> Iterator[Table]:

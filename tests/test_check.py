@@ -5,18 +5,22 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from orders import training_order
 
 from ktodata.check import Report, check
 from ktodata.check.leaks import Leaks
 from ktodata.check.look import Look
 from ktodata.check.show import as_page, as_table
+from ktodata.check.texts import Texts
 from ktodata.cli import main
 from ktodata.errors import UsageError
 from ktodata.leakage import Leakage
@@ -188,6 +192,9 @@ def test_what_spoils_training_is_found(tmp_path: Path, monkeypatch: pytest.Monke
         "A set {1, 2}, x_{ij} and \\frac{abc}{d}",
         "a [1], [b] and [OK]",
         "1 < 2 > 1",
+        "Call arr[INDEX], f(x)[FIRST] or grid[ROW][COLUMN].",
+        "while (<STDIN>) { print; } in <BODY> of a vector<TYPE_NAME> or a List<NAME>",
+        "It is [INST] for [/INST] and [MASK] or [CLS] for BERT",
     ],
 )
 def test_code_and_mathematics_have_no_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -196,6 +203,41 @@ def test_code_and_mathematics_have_no_slots(tmp_path: Path, monkeypatch: pytest.
         found(check(save(tmp_path / "in.jsonl", change(3, completion=text)(clean()))))["unfilled slots"].verdict
         == "pass"
     )
+
+
+@pytest.mark.parametrize(
+    "slot", ["<NAME>", "<YOUR_NAME>", "<PRODUCT_NAME>", "[NAME]", "[Your Name]", "{name}", "{{ x }}"]
+)
+def test_slots_are_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slot: str) -> None:
+    without_leakage(monkeypatch)
+    rows = change(3, completion=f"Dear {slot}, hello.")(clean())
+    assert found(check(save(tmp_path / "in.jsonl", rows)))["unfilled slots"].figures["found"] == {slot: 1}
+
+
+def test_special_tokens_are_no_slots_as_well(tmp_path: Path) -> None:
+    texts = Texts(["<FAKE_TOKEN>"])
+    rows = [
+        make_row("q", f"Hello {text} there", True, source="s", origin="pair") for text in ("[MASK]", "<FAKE_TOKEN>")
+    ]
+    for place, row in enumerate(rows):
+        texts.add(Look(row, place, place, place))
+    told = {finding.name: finding.figures["rows"] for finding in texts.findings() if "rows" in finding.figures}
+    assert (told["special tokens"], told["unfilled slots"]) == (2, 0)
+
+
+@given(st.lists(st.integers(0, 40), max_size=300), st.randoms())
+def test_the_most_frequent_are_told_and_few_texts_kept(numbers: list[int], rng: random.Random) -> None:
+    """Whatever the order of rows is."""
+    slots = [f"{{name {chr(97 + number % 26)}{chr(97 + number // 26)}}}" for number in numbers]
+    expected = sorted(Counter(slots).items(), key=lambda item: (-item[1], item[0]))[:20]
+    for order in (slots, rng.sample(slots, len(slots))):
+        texts = Texts()
+        for place, slot in enumerate(order):
+            row = make_row("q", f"Dear {slot}", True, source="s", origin="pair")
+            texts.add(Look(row, place, place, place))
+        (told,) = (finding for finding in texts.findings() if finding.name == "unfilled slots")
+        assert list(told.figures["found"].items()) == expected
+        assert all(len(most._texts) <= 20 for most in texts._found.values())
 
 
 def test_personal_data_are_counted_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`ktodata convert`: other trainers' formats, exactly, and back without loss."""
 
 import gzip
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktodata.cli import main
-from ktodata.convert import FORMATS, Converting
+from ktodata.convert import Converting
+from ktodata.formats import FORMATS
 from ktodata.io import read_rows, table_of
+from ktodata.keys import longest_run
 from ktodata.schema import make_row
 from ktodata.sources import SOURCES, Example, detect
 
@@ -140,7 +143,7 @@ def test_round_trips_lose_nothing(
 ) -> None:
     source, there, back = save(tmp_path / "in.jsonl", rows), tmp_path / f"there{suffix}", tmp_path / "back.jsonl"
     written = run(source, "-o", str(there), "--to", name)
-    if suffix.removesuffix(".gz") not in FORMATS[name].suffixes:
+    if suffix not in FORMATS[name].suffixes:
         assert written.exit_code == 2
         assert "reads no such file" in written.stderr
         return
@@ -221,9 +224,10 @@ def test_whatever_is_written_reads_back_as_it_was(name: str, content: Any, label
     row = make_row(*content, label, source="s", origin="pair")
     if form.kind not in (None, row.kind):
         return
-    done = Converting(form, row.kind)
-    written = list(done.records(iter([table_of([row], row.kind)])))
-    assert done.written + sum(done.skipped.values()) == 1
+    skipped: list[str] = []
+    done = Converting(form, row.kind, drop=lambda reason, table: skipped.extend([reason] * table.num_rows))
+    written = list(done.records(done.held([table_of([row], row.kind)])))
+    assert done.written + len(skipped) == 1
     for record in written:
         assert list(record) == list(done.schema())
         (one,) = SOURCES[detect(record, where="").name].read(record, "")
@@ -265,6 +269,15 @@ def test_the_snippet_is_printed_and_parses(tmp_path: Path, name: str, key: str) 
     ("options", "code", "said"),
     [
         (["--to", "halos", "-o", "x.jsonl"], 2, "halos reads no such file"),
+        (["--to", "halos", "-o", "x.jsonl.gz"], 2, "halos reads no such file"),
+        (
+            ["--to", "halos", "-o", "-"],
+            2,
+            "halos reads no JSON lines, which stdout gets. It reads .json: name",
+        ),
+        (["--to", "halos"], 2, "halos reads no JSON lines, which stdout gets"),
+        (["--to", "llama-factory", "-o", "x.jsonl.gz"], 2, "llama-factory reads no such file as x.jsonl.gz. It reads "),
+        (["--to", "llama-factory", "-o", "X.JSON"], 2, "It reads .json, .jsonl, .parquet (in small letters)"),
         (["--to", "trl", "-o", "x.csv"], 2, "trl reads no such file"),
         (["--to", "llama-factory", "--as", "text", "-o", "x.json"], 2, "holds chat rows only"),
         (["--to", "nothing", "-o", "x.json"], 2, "nothing"),
@@ -279,6 +292,111 @@ def test_usage_errors(
     result = run(save(tmp_path / "in.jsonl", TEXT), *options)
     assert result.exit_code == code
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "kind"),
+    [
+        ("trl", "X.JSON", 'load_dataset("json"'),
+        ("trl", "x.Parquet", 'load_dataset("parquet"'),
+        ("axolotl", "X.JSON", "ds_type: json"),
+        ("axolotl", "x.Parquet", "ds_type: parquet"),
+        ("halos", "X.JSON", "loss=kto"),
+    ],
+)
+def test_suffixes_in_capitals_are_these_suffixes(tmp_path: Path, name: str, file: str, kind: str) -> None:
+    out = str(tmp_path / file)
+    result = run(save(tmp_path / "in.jsonl", CHAT[:2]), "-o", out, "--to", name)
+    assert result.exit_code == 0, result.stderr
+    assert kind in result.stderr
+    assert run(out, "-o", str(tmp_path / "back.jsonl"), "--to", "ktokit").exit_code == 0
+    assert len(read_rows(str(tmp_path / "back.jsonl"))) == 2
+
+
+def test_trl_and_axolotl_load_gzip_and_capitals(tmp_path: Path) -> None:
+    """By `datasets`, which both tell the type of file."""
+    datasets = pytest.importorskip("datasets")
+    for file in ("x.jsonl.gz", "X.JSON"):
+        assert run(save(tmp_path / "in.jsonl", CHAT[:2]), "-o", str(tmp_path / file), "--to", "trl").exit_code == 0
+        loaded = datasets.load_dataset(
+            "json", data_files=str(tmp_path / file), split="train", cache_dir=str(tmp_path / file[:1])
+        )
+        assert sorted(loaded["label"]) == [False, True]
+
+
+def written(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def test_what_is_written_has_no_long_runs_where_rows_were_left_out(tmp_path: Path) -> None:
+    """Most of what the format cannot hold is of one class, so that the ratio is another than before."""
+    rows = []
+    for n in range(800):
+        prompt = [user(f"q {n}"), *([user("more")] if n >= 400 and n % 5 > 1 else [])]
+        rows.append({"prompt": prompt, "completion": [assistant(f"a {n}")], "label": n < 400})
+    out = str(tmp_path / "out.jsonl")
+    assert (
+        "turns that do not alternate"
+        in run(save(tmp_path / "in.jsonl", rows), "-o", out, "--to", "llama-factory").stderr
+    )
+    labels = [record["label"] for record in written(out)]
+    assert 2 < labels.count(True) / labels.count(False) <= 3
+    assert longest_run(labels) <= 8
+
+
+def test_what_is_written_has_no_neighbours_of_one_prompt_where_rows_were_left_out(tmp_path: Path) -> None:
+    prompts = [*(["A"] * 3), *(["B"] * 2), *(f"q{n}" for n in range(10))]
+    rows = [
+        {"prompt": [user(prompt)], "completion": [assistant(f"a{n}")], "label": n % 2 == 0}
+        for n, prompt in enumerate(prompts)
+    ]
+    rows += [{**row, "prompt": [user(f"r{n}"), assistant("yes"), user("more")]} for n, row in enumerate(rows[:10])]
+    for seed in range(5):
+        out = str(tmp_path / "out.jsonl")
+        assert run(save(tmp_path / "in.jsonl", rows), "-o", out, "--to", "axolotl", "--seed", str(seed)).exit_code == 0
+        order = [record["prompt"] for record in written(out)]
+        assert sorted(order) == sorted(prompts)
+        assert all(one != other for one, other in itertools.pairwise(order))
+
+
+def test_prompts_that_halos_takes_for_one_are_not_both_written(tmp_path: Path) -> None:
+    """It puts outputs together by the contents of a prompt's turns, with spaces between them, and nothing else."""
+    told = [{"role": "system", "content": "Answer in French."}, user("What is red?")]
+    prompts = [told, [user("Answer in French. What is red?")], [user("What is red?")], [user("what is red?")]]
+    rows = [
+        {"prompt": prompt, "completion": [assistant(f"{n}{label}")], "label": label}
+        for n, prompt in enumerate(prompts)
+        for label in (True, False)
+    ]
+    found = []
+    for name, some in (("a", rows), ("b", rows[::-1])):
+        out, bad = tmp_path / f"{name}.json", tmp_path / f"{name}.jsonl"
+        source = save(tmp_path / "in.jsonl", some)
+        result = run(source, "-o", str(out), "--to", "halos", "--quarantine", str(bad))
+        assert "written 6 rows" in result.stderr
+        assert "skipped 2: 2 a prompt taken for another one" in result.stderr
+        assert {line["reason"] for line in written(str(bad))} == {"a prompt taken for another one"}
+        found.append(json.loads(out.read_text(encoding="utf-8")))
+        groups: dict[str, set[str]] = {}
+        for record in found[-1]:
+            asked = " ".join(turn["content"] for turn in record["prompt"])
+            groups.setdefault(asked, set()).add(json.dumps(record["prompt"]))
+        assert all(len(same) == 1 for same in groups.values())
+    assert found[0] == found[1]
+    assert "written 8 rows" in run(source, "-o", str(tmp_path / "c.json"), "--to", "llama-factory").stderr
+
+
+def test_halos_ids_stand_for_one_prompt_to_the_letter(tmp_path: Path) -> None:
+    """Ours are those of normalised prompts, so that two may share one."""
+    rows = [
+        {"prompt": [user(prompt)], "completion": [assistant(f"{n}")], "label": n > 0}
+        for n, prompt in enumerate(("Red?", "red?", "red?"))
+    ]
+    out = tmp_path / "out.json"
+    assert run(save(tmp_path / "in.jsonl", rows), "-o", str(out), "--to", "halos").exit_code == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert len({(record["prompt_id"], record["prompt"][0]["content"]) for record in found}) == 2
+    assert len({record["prompt_id"] for record in found}) == 2
 
 
 @pytest.mark.skipif(not DEMO.is_file(), reason="no LLaMA-Factory demo beside this repository")

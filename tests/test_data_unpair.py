@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ktodata.cli import main
 from ktodata.errors import SourceError
 from ktodata.io import Quarantine, read_rows
 from ktodata.order import longest_run
+from ktodata.parents import Renamed
 from ktodata.schema import Row
 from ktodata.unpair import unpair
 
@@ -206,6 +208,22 @@ def test_as_chat_keeps_roles_that_do_not_alternate(tmp_path: Path) -> None:
     assert sorted(row.completion[0]["content"] for row in rows) == ["no", "yes"]  # type: ignore[index]
     assert run(str(tmp_path / "chat.parquet"), "-o", str(tmp_path / "text.jsonl"), "--as", "text").exit_code == 0
     assert contents(read_rows(str(tmp_path / "text.jsonl"))) == contents(unpair(source).rows)
+
+
+def test_new_ids_of_parents_are_found_and_take_little_room() -> None:
+    ids = [f"{n * 7919:032x}" for n in range(30_000)]
+    renamed = Renamed()
+    tracemalloc.start()
+    for start in range(0, len(ids), 500):
+        renamed.add({one: one[::-1] for one in ids[start : start + 500]})
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / len(ids) < 80
+    unknown = ["", "p", f"{1:032x}", f"{2**127:032x}", "é" * 32]
+    assert renamed.of([ids[0], *unknown, ids[-1]]) == {ids[0]: ids[0][::-1], ids[-1]: ids[-1][::-1]}
+    renamed.add({f"{1:032x}": "f" * 32})
+    assert renamed.of(unknown) == {f"{1:032x}": "f" * 32}
+    assert Renamed().of(ids) == {}
 
 
 def test_rows_pass_through_checked_and_parents_follow_a_conversion(tmp_path: Path) -> None:

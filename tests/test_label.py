@@ -444,3 +444,28 @@ def test_stdin_to_stdout() -> None:
     result = CliRunner().invoke(main, ["label", "--desirable", SALE, "--undesirable", NONE], input=text)
     assert result.exit_code == 0, result.stderr
     assert [json.loads(line)["source"] for line in result.stdout.splitlines()] == ["stdin", "stdin"]
+
+
+def test_rows_of_a_dataset_that_restricts_its_use_name_it(tmp_path: Path) -> None:
+    """A local copy, told by its columns, in whatever way it is labelled, after records that cannot be read too."""
+    record = {
+        "prompt": "q",
+        "response_0": "a",
+        "response_1": "b",
+        "is_response_0_safe": True,
+        "is_response_1_safe": False,
+    }
+    path = tmp_path / "pairs.jsonl"
+    lines = ["{", *(json.dumps({**record, "prompt": f"q{n}", "better_response_id": n % 2}) for n in range(4))]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    out = str(tmp_path / "rows.jsonl")
+    conditions = ["--desirable", "better_response_id == 0", "--undesirable", "better_response_id == 1"]
+    options = [*conditions, "--completion", "response_0", "--quarantine", str(tmp_path / "bad.jsonl")]
+    result = run(str(path), "-o", out, *options)
+    assert result.exit_code == 0, result.stderr
+    assert "written 4 rows" in result.stderr
+    assert "note: if these are rows of PKU-Alignment/PKU-SafeRLHF, its licence is CC-BY-NC-4.0" in result.stderr
+    assert {row.source for row in read_rows(out)} == {f"pku-saferlhf?:{tmp_path.name}/pairs.jsonl"}
+    again = run(save(tmp_path / "log.jsonl", LOG), "-o", out, "--desirable", SALE)
+    assert "licence" not in again.stderr
+    assert {row.source for row in read_rows(out)} == {f"{tmp_path.name}/log.jsonl"}

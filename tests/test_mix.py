@@ -1,7 +1,10 @@
 """`ktodata mix`: weights are shares of the result, no row twice, provenance kept."""
 
 import functools
+import itertools
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from ktodata.cli import main
 from ktodata.errors import KtodataError, UsageError
 from ktodata.io import read_rows
 from ktodata.mix import Part, parse_part, share_out
+from ktodata.schema import make_row
 
 
 def rows_named(name: str, desirable: int, undesirable: int = 0) -> list[dict[str, Any]]:
@@ -87,9 +91,31 @@ def test_shares_of_the_result(
 
 
 def test_each_class_is_taken_in_its_files_ratio() -> None:
-    assert share_out([(60, 30), (10, 10)], [3, 1], 80, "AB") == [(40, 20), (10, 10)]
-    assert share_out([(7, 3), (50, 50)], [None, None], None, "AB") == [(7, 3), (50, 50)]
-    assert share_out([(0, 10), (10, 0)], [0.1, 0.2], None, "AB") == [(0, 5), (10, 0)]
+    ab: dict[str, Any] = {"names": "AB", "ties": (0, 1)}
+    assert share_out([(60, 30), (10, 10)], [3, 1], 80, **ab) == [(40, 20), (10, 10)]
+    assert share_out([(7, 3), (50, 50)], [None, None], None, **ab) == [(7, 3), (50, 50)]
+    assert share_out([(0, 10), (10, 0)], [0.1, 0.2], None, **ab) == [(0, 5), (10, 0)]
+    assert share_out([(7, 0), (0, 3)], [0.7, 0.3], None, **ab) == [(7, 0), (0, 3)]
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-308, 5e-324])
+def test_weights_may_be_of_any_size(size: float) -> None:
+    ab: dict[str, Any] = {"names": "AB", "ties": (0, 1)}
+    assert share_out([(6, 0), (0, 9)], [size, size], None, **ab) == [(6, 0), (0, 6)]
+
+
+@pytest.mark.parametrize("weights", [("=1", "=1e-9"), ("=1e-308", "=1"), ("", "=1e308")])
+def test_a_weight_that_comes_to_no_rows_is_refused(
+    tmp_path: Path, files: dict[str, str], weights: tuple[str, str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    result = run(files["A"] + weights[0], files["B"] + weights[1], "-o", str(out))
+    assert result.exit_code == 2
+    scarce = "b" if weights[0] == "=1" else "a"
+    assert re.search(rf"{scarce}\.jsonl gets none of \d+ rows at these weights. Give it a larger", result.stderr)
+    assert not out.exists()
+    result = run(f"{files['A']}=9", files["B"], "-o", str(out), "--rows", "2")
+    assert "b.jsonl gets none of 2 rows at these weights. Ask for more, give it a larger weight" in result.stderr
 
 
 @given(
@@ -103,7 +129,8 @@ def test_each_class_is_taken_in_its_files_ratio() -> None:
 def test_quotas_add_up_and_are_as_near_as_can_be(parts: list[tuple[int, int, float]], rows: int | None) -> None:
     sizes, weights = [part[:2] for part in parts], [part[2] for part in parts]
     try:
-        quotas = share_out(sizes, weights, rows, [str(n) for n in range(len(parts))])
+        names = [str(n) for n in range(len(parts))]
+        quotas = share_out(sizes, weights, rows, names=names, ties=range(len(parts)))
     except KtodataError:
         return
     total = sum(map(sum, quotas))
@@ -136,6 +163,43 @@ def test_the_order_of_files_and_rows_and_the_disk_do_not_matter(
     assert set(outputs[0]) != {row.id for row in read_rows(str(out))}
 
 
+def test_the_order_of_files_does_not_matter_where_a_row_is_left_to_share(tmp_path: Path) -> None:
+    """Of 5 rows of three files one gets 1: by the seed and its rows, whatever it is called, wherever it is named."""
+    paths = [save(tmp_path / f"{name}.jsonl", rows_named(name, 8, 8)) for name in "ABC"]
+    renamed = [save(tmp_path / f"{9 - place}.jsonl", rows_named(name, 8, 8)) for place, name in enumerate("ABC")]
+    out = tmp_path / "out.jsonl"
+    fewest = set()
+    for seed in range(6):
+        found = set()
+        for some in (*itertools.permutations(paths), renamed):
+            arguments = [f"{path}=1" for path in some]
+            assert run(*arguments, "-o", str(out), "--rows", "5", "--seed", str(seed)).exit_code == 0
+            found.add(tuple(row.id for row in read_rows(str(out))))
+        assert len(found) == 1
+        taken = Counter(row.source for row in read_rows(str(out)))
+        assert sorted(taken.values()) == [1, 2, 2]
+        fewest.add(min(taken, key=lambda name: taken[name]))
+    assert len(fewest) > 1
+
+
+def test_a_file_whose_name_ends_like_a_weight_is_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x=1").mkdir()
+    save(tmp_path / "x=1" / "train.jsonl", rows_named("X", 3, 3))
+    save(tmp_path / "b.jsonl", rows_named("B", 3, 3))
+    assert parse_part("x=1") == Part("x=1")
+    assert not caplog.records
+    assert run("x=1", "b.jsonl", "-o", "out.jsonl").exit_code == 0
+    assert {name[0] for name in counts(tmp_path / "out.jsonl")} == {"X", "B"}
+    assert parse_part("x=1=2") == Part("x=1", 2)
+    save(tmp_path / "x", rows_named("X", 1))
+    assert parse_part("x=1") == Part("x=1")
+    assert "x=1 is the file or folder of that name, not x with a weight" in caplog.text
+    assert parse_part("x=1.0") == Part("x", 1)
+
+
 def test_kinds_have_to_agree(tmp_path: Path, files: dict[str, str]) -> None:
     chat = [
         {
@@ -153,6 +217,22 @@ def test_kinds_have_to_agree(tmp_path: Path, files: dict[str, str]) -> None:
     assert not out.exists()
     assert run(files["A"], other, "-o", str(out), "--as", "chat").exit_code == 0
     assert {row.kind for row in read_rows(str(out))} == {"chat"}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_rows_follow_a_parent_in_another_file_that_became_chat(tmp_path: Path, turned: bool) -> None:
+    parents = rows_named("A", 8)
+    ids = [make_row(row["prompt"], row["completion"], True, source="", origin="feedback").id for row in parents]
+    made = [
+        {**row, "completion": "made", "label": False, "origin": "synthetic", "strategy": "corrupt", "parent_id": one}
+        for row, one in zip(parents, ids, strict=True)
+    ]
+    paths = [save(tmp_path / "a.jsonl", parents), save(tmp_path / "b.jsonl", made)]
+    out = str(tmp_path / "out.jsonl")
+    assert run(*(paths[::-1] if turned else paths), "-o", out, "--as", "chat").exit_code == 0
+    rows = read_rows(out)
+    assert {row.parent_id for row in rows if not row.label} == {row.id for row in rows if row.label}
+    assert not {row.id for row in rows} & set(ids)
 
 
 @pytest.mark.parametrize(

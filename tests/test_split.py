@@ -2,9 +2,11 @@
 
 import errno
 import functools
+import itertools
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +101,7 @@ groups = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)).filter(any), m
 
 @given(groups, st.integers(1, 30), st.integers(0, 3))
 def test_both_classes_are_on_both_sides_when_they_can_be(found: list[tuple[int, int]], wanted: int, seed: int) -> None:
-    desirable, undesirable = (np.array(one) for one in zip(*found, strict=True))
-    counts = Counted(np.arange(len(found), dtype=np.uint64), desirable, undesirable, np.ones(len(found), dtype=int))
+    counts = counted(found)
     total = int(counts.sizes.sum())
     wanted = min(wanted, total - 1)
     chosen = choose(counts, wanted, seed=seed)
@@ -124,6 +125,53 @@ def test_both_classes_are_on_both_sides_when_they_can_be(found: list[tuple[int, 
     ]
     if possible:
         assert all(side.desirable and side.undesirable for side in (inside, outside))
+
+
+def counted(found: list[tuple[int, int]]) -> Counted:
+    desirable, undesirable = (np.array(one) for one in zip(*found, strict=True))
+    return Counted(np.arange(len(found), dtype=np.uint64), desirable, undesirable, np.ones(len(found), dtype=int))
+
+
+def lacking(found: list[tuple[int, int]], chosen: Sequence[bool]) -> int:
+    """How often a side has no row of a class that there is."""
+    return sum(
+        any(group[label] for group in found)
+        and not any(group[label] for group, one in zip(found, chosen, strict=True) if one == side)
+        for side in (True, False)
+        for label in (0, 1)
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(any), min_size=2, max_size=8), st.data())
+def test_of_few_groups_it_is_the_nearest_number_there_is(found: list[tuple[int, int]], data: st.DataObject) -> None:
+    """Not more than asked for, unless that takes both classes to both sides."""
+    sizes = [sum(group) for group in found]
+    wanted = data.draw(st.integers(1, sum(sizes) - 1))
+
+    def told(chosen: Sequence[bool]) -> tuple[int, bool, int]:
+        rows = sum(itertools.compress(sizes, chosen))
+        return lacking(found, chosen), rows > wanted, abs(rows - wanted)
+
+    best = min(told(one) for one in itertools.product((True, False), repeat=len(found)) if 0 < sum(one) < len(found))
+    chosen = choose(counted(found), wanted, seed=data.draw(st.integers(0, 3))).tolist()
+    assert 0 < sum(chosen) < len(found)
+    assert told(chosen) == best
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_some_groups_are_exchanged_where_it_takes_that(seed: int) -> None:
+    few = counted([(3, 3), (3, 3), (3, 2), (2, 3), (1, 1)])
+    assert few.side(choose(few, 10, seed=seed)).rows == 10
+    many = counted([(1, 1)] * 400 + [(2, 1)])  # an odd number takes the last
+    assert many.side(choose(many, 101, seed=seed)).rows == 101
+
+
+def test_what_was_asked_for_and_cannot_be_is_said(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n} {'xy'[n] * 30}", "completion": f"c{n}", "label": n > 0} for n in range(2)]
+    result = run(save(tmp_path / "two.jsonl", rows), tmp_path)
+    assert "were asked for" not in result.stderr
+    result = run(save(tmp_path / "in.jsonl", records()), tmp_path, "--rows", "7")
+    assert "note: 7 rows were asked for, 6 is the nearest found of whole prompts" in result.stderr
 
 
 @pytest.mark.parametrize("wanted", [5, 50, 180])

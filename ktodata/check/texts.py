@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+import xxhash
+
 from ktodata import personal
 from ktodata.check.finding import Finding, graded, named_rows
 from ktodata.check.look import Look, turns
@@ -14,6 +16,7 @@ from ktodata.schema import Row, normalise, plain
 from ktodata.sources.transcript import is_transcript
 
 SHOWN = 5
+LISTED = 20  # of what was found
 EXCERPT = 60
 SAME = 3  # prompts that share a completion, from which on it is a template
 BEGINNING = 40  # characters that completions begin with alike
@@ -23,8 +26,11 @@ MANY = 0.01
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _SLOT = re.compile(
     r"\{\{[^{}\n]{1,40}\}\}|\{%[^{}\n]{1,40}%\}|\$\{\w{1,40}\}|(?<![\w{$\\^_])\{[A-Za-z][A-Za-z_ ]{1,30}\}"
-    r"|\[(?:[A-Z][A-Z_ ]{2,30}|(?:[Yy]our|[Ii]nsert|[Nn]ame of)[\w' ]{2,30})\]"
-    r"|<(?:insert|your)[\w ]{1,30}>|<[A-Z_]{4,30}>"
+    r"|(?<![\w\])])\[[A-Z][A-Z_ ]{2,30}\]|\[(?:[Yy]our|[Ii]nsert|[Nn]ame of)[\w' ]{2,30}\]"  # not array[INDEX]
+    r"|<(?:insert|your)[\w ]{1,30}>|(?<!\w)<(?:[A-Z]+(?:_[A-Z]+)+"
+    # A word alone is more often a tag of HTML, a type or a file handle of a program: these are none.
+    r"|(?:FIRST|LAST|FULL|USER)?NAME|E?MAIL|PHONE|NUMBER|DATE|YEAR|CITY|COUNTRY|LOCATION|COMPANY|PRODUCT|PRICE|AMOUNT"
+    r"|TOPIC|SUBJECT|PERSON|INSERT|PLACEHOLDER|PASSWORD)>"
 )
 _SPECIAL = re.compile(
     r"<\|[\w\-./ ]{1,40}\|>|<｜[^｜\n]{1,40}｜>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
@@ -98,14 +104,14 @@ class Texts:
         self.rows = 0
         self.specials = [token for token in special_tokens if len(token.strip()) > 2]
         self._searches: dict[str, Callable[[Row], Iterator[str]]] = {
-            "unfilled slots": _slots,
+            "unfilled slots": self._slots,
             "special tokens": self._special,
             "role markers": _markers,
             "empty turns": _empty,
             "personal data": _personal,
         }
         self._places: dict[str, list[int]] = {name: [] for name in self._searches}
-        self._found: dict[str, Counter[str]] = {name: Counter() for name in self._searches}
+        self._found = {name: _Most() for name in self._searches}
         self._contaminated = 0
         self._no_completion = 0
 
@@ -118,7 +124,8 @@ class Texts:
             found = set(search(look.row))
             if found:
                 self._places[name].append(look.place)
-                self._found[name].update(found)
+                for text in found:
+                    self._found[name].add(text)
 
     def findings(self) -> list[Finding]:
         """One for each pattern."""
@@ -147,9 +154,9 @@ class Texts:
             name,
             graded(len(places), fail=bad),
             f"{len(places)} rows {what}",
-            {"rows": len(places), "found": dict(found.most_common(20))},
+            {"rows": len(places), "found": dict(found.most())},
             ([named_rows(places)] if places else [])
-            + [f"{text!r} in {count} rows" for text, count in found.most_common(SHOWN)],
+            + [f"{text!r} in {count} rows" for text, count in found.most()[:SHOWN]],
             do if places else "",
         )
 
@@ -162,7 +169,7 @@ class Texts:
             graded(len(places), fail=True),
             f"{len(places)} of {self._contaminated} contaminated replies have personal data of somebody",
             # The data themselves are not repeated here.
-            {"rows": len(places), "contaminated": self._contaminated, "kinds": dict(found)},
+            {"rows": len(places), "contaminated": self._contaminated, "kinds": dict(found.most())},
             [named_rows(places)] if places else [],
             "Leave contaminate.mask on, which replaces them" if places else "",
         )
@@ -172,11 +179,34 @@ class Texts:
             yield from _SPECIAL.findall(text)
             yield from (token for token in self.specials if token in text)
 
+    def _slots(self, row: Row) -> Iterator[str]:
+        for text in turns(row.completion):
+            if "{" in text or "[" in text or "<" in text:
+                found = _SLOT.findall(_CODE.sub(" ", text))
+                yield from (slot for slot in found if not _SPECIAL.fullmatch(slot) and slot not in self.specials)
 
-def _slots(row: Row) -> Iterator[str]:
-    for text in turns(row.completion):
-        if "{" in text or "[" in text or "<" in text:
-            yield from _SLOT.findall(_CODE.sub(" ", text))
+
+class _Most:
+    """How often texts occur: of all but the most frequent a number is kept, not the text."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._texts: dict[int, str] = {}
+
+    def add(self, text: str) -> None:
+        """One more of this text."""
+        key = xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+        self._counts[key] += 1
+        self._texts[key] = text
+        if len(self._texts) > LISTED:
+            del self._texts[max(self._texts, key=self._rank)]
+
+    def most(self) -> list[tuple[str, int]]:
+        """The most frequent ones with their numbers."""
+        return [(self._texts[key], self._counts[key]) for key in sorted(self._texts, key=self._rank)]
+
+    def _rank(self, key: int) -> tuple[int, str]:
+        return -self._counts[key], self._texts[key]
 
 
 def _markers(row: Row) -> Iterator[str]:

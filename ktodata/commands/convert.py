@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
+from typing import Any
 
 import click
 
 from ktodata import cli_common as common
 from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
-from ktodata.convert import FORMATS, PROVENANCE, Converting, Format, get_format
+from ktodata.convert import PROVENANCE, Converted, Converting
+from ktodata.convert import convert as converting
 from ktodata.errors import UsageError
+from ktodata.formats import FORMATS, Format, get_format
 from ktodata.io import STDOUT, room_beside
 from ktodata.io.foreign import write_records
 from ktodata.report.facts import origin_of
 from ktodata.schema import Kind
-from ktodata.unpair import Account, Stream, stream
+from ktodata.unpair import Account, stream
 
 OWN = "ktokit"
 SHOWN = 3  # sources that are named
@@ -70,51 +72,37 @@ def convert(
         common.refuse_given(["bare"], f"with --to {OWN}, whose columns are all its own")
     check_quarantine(quarantine, source, output)
     form = None if to == OWN else _checked(get_format(to), output, kind)
-    done: Converting | None = None
-    with (
-        set_aside(quarantine) as refused,
-        common.progress("converting", limit) as advance,
-        stream(
-            source,
-            preset=preset,
-            split=split,
-            on_conflict="keep",
-            as_kind=(form.kind if form else None) or kind,
-            limit=limit,
-            seed=seed,
-            workers=workers,
-            quarantine=refused,
-            folder=room_beside(output),
-            advance=advance,
-        ) as found,
-    ):
+    rest: dict[str, Any] = {"on_conflict": "keep", "limit": limit, "seed": seed, "workers": workers}
+    with set_aside(quarantine) as refused, common.progress("converting", limit) as advance:
+        rest |= {"quarantine": refused, "folder": room_beside(output), "advance": advance}
         if form is None:
-            write_stream(found, source, output)
+            with stream(source, preset=preset, split=split, as_kind=kind, **rest) as rows:
+                write_stream(rows, source, output)
         else:
-            done = Converting(form, found.kind, bare=bare, quarantine=refused)
-            _write(done, found, source, output)
-    if done is None:
-        summarise(found.account, output, quarantine)
+            as_kind = form.kind or kind
+            with converting(source, form, preset=preset, split=split, bare=bare, as_kind=as_kind, **rest) as found:
+                write_records(found.records, found.done.schema(), output)
+    if form is None:
+        summarise(rows.account, output, quarantine)
     else:
-        _summarise(done, found, output)
+        _summarise(found, output)
 
 
 def _checked(form: Format, output: str, kind: Kind | None) -> Format:
     """Raises UsageError if the trainer reads no such file, or no such rows."""
-    if output != STDOUT and not output.removesuffix(".gz").endswith(form.suffixes):
-        raise UsageError(f"{form.name} reads no such file as {output}", do=f"It reads {', '.join(form.suffixes)}")
+    form.check_output(output)
     if form.kind and kind not in (None, form.kind):
         raise UsageError(f"{form.name} holds {form.kind} rows only", do="Leave --as out")
     return form
 
 
-def _summarise(done: Converting, found: Stream, output: str) -> None:
-    account, form = found.account, done.form
-    summary = common.Summary(account.read, account.layout.unit, done.written, account.skipped + done.skipped)
+def _summarise(found: Converted, output: str) -> None:
+    account, done, form = found.account, found.done, found.done.form
+    summary = common.Summary(account.read, account.layout.unit, done.written, account.skipped)
     summary.show(
         output, desirable=done.desirable, note=f"{account.completions} completions, layout {account.layout.name}"
     )
-    if "several turns" in done.skipped:
+    if "several turns" in account.skipped:
         common.say("note: --to axolotl-chat holds several turns")
     if form.kind == "chat" and account.made_chat:
         common.say(f"note: {account.made_chat} texts became chat{_way_back(account)}")
@@ -124,7 +112,7 @@ def _summarise(done: Converting, found: Stream, output: str) -> None:
         common.say("note: provenance is in columns of its own, which the trainer passes over")
         if account.layout.terms:
             common.say(f"note: {account.layout.terms}")
-    common.say(f"\nFor {form.about}:\n\n{form.snippet('data.jsonl' if output == STDOUT else output, found.kind)}")
+    common.say(f"\nFor {form.about}:\n\n{form.snippet('data.jsonl' if output == STDOUT else output, done.kind)}")
 
 
 def _say_lost(done: Converting) -> None:
@@ -153,16 +141,3 @@ def _way_back(account: Account) -> str:
             "one user turn, and --as text would put Human: and Assistant: into it. --to trl and --to axolotl hold text"
         )
     return told
-
-
-def _write(done: Converting, found: Stream, source: str, output: str) -> None:
-    """Write the records, unless there are none.
-
-    Raises:
-        NothingLeftError: there are none.
-    """
-    records = done.records(found.tables)
-    first = next(records, None)
-    if first is None:
-        raise found.account.nothing_left(source, done.skipped)
-    write_records(itertools.chain([first], records), done.schema(), output)

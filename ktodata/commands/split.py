@@ -99,7 +99,7 @@ def split_command(
         ) as sides,
     ):
         write_sides(sides, output, held_out)
-        _summarise(sides, output, held_out, SHARE if share is None and rows is None else share, rows)
+        _summarise(sides, output, held_out)
 
 
 def write_sides(sides: Sides, output: str, held_out: str) -> None:
@@ -133,7 +133,7 @@ def _write(sides: Sides, side: str, place: str, stream: IO[bytes]) -> None:
     os.fsync(stream.fileno())
 
 
-def _summarise(sides: Sides, output: str, held_out: str, share: float | None, rows: int | None) -> None:
+def _summarise(sides: Sides, output: str, held_out: str) -> None:
     account = sides.account
     common.say(f"read    {account.read} {account.layout.unit} ({account.completions} completions)")
     for name, side, place in (("train", sides.train, output), ("eval ", sides.eval, held_out)):
@@ -142,10 +142,9 @@ def _summarise(sides: Sides, output: str, held_out: str, share: float | None, ro
     common.say(common.skipped_line(account.skipped))
     if sides.joined:
         common.say(f"{sides.joined} prompts are nearly equal to others: {sides.near_groups} groups, each on one side")
-    total = sides.train.rows + sides.eval.rows
-    wanted = rows if rows is not None else round((share or 0) * total)
-    if sides.eval.rows != wanted:
-        common.say(f"note: {wanted} rows were asked for, {sides.eval.rows} is what whole prompts come to")
+    if sides.eval.rows != sides.wanted:
+        nearest = f"{sides.eval.rows} is the nearest found of whole prompts"
+        common.say(f"note: {sides.wanted} rows were asked for, {nearest}")
     for name, side in (("train", sides.train), ("eval", sides.eval)):
         missing = _missing(side)
         if missing:

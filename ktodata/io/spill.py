@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -113,6 +113,14 @@ class Spill:
             (self._place / f"{part}.arrow").unlink(missing_ok=True)
         else:
             self._held.pop(part, None)
+
+    def drained(self) -> Iterator[Table]:
+        """The rows of each part that has any, once: it is forgotten then. Call `finish` first."""
+        for part in range(self.parts):
+            table = self.read(part)
+            self.forget(part)
+            if table is not None:
+                yield table
 
     def _flush(self) -> None:
         """Sort what waits by part, in the background; what came before is done then.
