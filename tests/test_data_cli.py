@@ -248,7 +248,7 @@ def test_a_signal_that_is_ignored_stays_so_and_handlers_come_back() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (gzip.compress(b"{}"), "stdin: gzip data, and stdin takes JSONL only. Unpack it first"),
+        (gzip.compress(b"{}", mtime=0), "stdin: gzip data, and stdin takes JSONL only. Unpack it first"),
         (b'[{"prompt": "p"}]', "stdin: a JSON array, and stdin takes JSONL only. Name the file"),
         (b"[\n{}\n]", "stdin: a JSON array"),
         (b"prompt,completion,label\np,c,true\n", "stdin: csv, and stdin takes JSONL only. Name the file"),
