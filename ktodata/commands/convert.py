@@ -7,10 +7,10 @@ import itertools
 import click
 
 from ktodata import cli_common as common
-from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
+from ktodata.commands.written import check_files, set_aside, summarise, write_stream
 from ktodata.convert import FORMATS, PROVENANCE, Converting, Format, get_format
 from ktodata.errors import UsageError
-from ktodata.io import STDOUT, room_beside
+from ktodata.io import STDOUT, Files, room_beside
 from ktodata.io.foreign import write_records
 from ktodata.report.facts import origin_of
 from ktodata.schema import Kind
@@ -68,11 +68,11 @@ def convert(
     output = common.resolve_output(output, source)
     if to == OWN:
         common.refuse_given(["bare"], f"with --to {OWN}, whose columns are all its own")
-    check_quarantine(quarantine, source, output)
+    check_files(source, output, quarantine)
     form = None if to == OWN else _checked(get_format(to), output, kind)
     done: Converting | None = None
     with (
-        set_aside(quarantine) as refused,
+        set_aside(quarantine) as (files, refused),
         common.progress("converting", limit) as advance,
         stream(
             source,
@@ -89,10 +89,10 @@ def convert(
         ) as found,
     ):
         if form is None:
-            write_stream(found, source, output)
+            write_stream(found, source, output, files)
         else:
             done = Converting(form, found.kind, bare=bare, quarantine=refused)
-            _write(done, found, source, output)
+            _write(done, found, source, output, files)
     if done is None:
         summarise(found.account, output, quarantine)
     else:
@@ -155,7 +155,7 @@ def _way_back(account: Account) -> str:
     return told
 
 
-def _write(done: Converting, found: Stream, source: str, output: str) -> None:
+def _write(done: Converting, found: Stream, source: str, output: str, files: Files) -> None:
     """Write the records, unless there are none.
 
     Raises:
@@ -165,4 +165,4 @@ def _write(done: Converting, found: Stream, source: str, output: str) -> None:
     first = next(records, None)
     if first is None:
         raise found.account.nothing_left(source, done.skipped)
-    write_records(itertools.chain([first], records), done.schema(), output)
+    write_records(itertools.chain([first], records), done.schema(), output, files)
