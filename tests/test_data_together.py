@@ -1,12 +1,14 @@
 """A command's files take their places together: bad rows are never nowhere, and what is said of a stop is true."""
 
 import errno
+import functools
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from click.testing import CliRunner, Result
 import ktodata.cli_common
 from ktodata.cli import main
 from ktodata.errors import NothingLeftError, WriteError
-from ktodata.io import Files, Quarantine, read_rows
+from ktodata.io import Files, Quarantine, Spill, read_rows
 
 WORDS = ["harbour", "lantern", "orchard", "violin", "granite", "meadow", "compass", "thunder", "saddle", "velvet"]
 PAIRS = [{"prompt": f"{word}?", "chosen": f"good {word}", "rejected": f"bad {word}"} for word in WORDS]
@@ -231,3 +233,24 @@ def test_an_error_of_writing_names_the_file_that_it_is_of_and_no_other_error_doe
     with pytest.raises(BrokenPipeError), Files() as files, files.open("o.jsonl"):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     assert hidden() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_the_moment_a_file_is_made_leaves_nothing(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = old("unpair")
+    for maker in ("mkstemp", "mkdtemp"):
+
+        def made(make: Callable[..., Any], *given: Any, **more: Any) -> Any:
+            found = make(*given, **more)
+            signal.raise_signal(number)
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(tempfile, maker, functools.partial(made, getattr(tempfile, maker)))
+            small = functools.partialmethod(Spill.__init__, budget=50)
+            patched.setattr(Spill, "__init__", small)
+            done = run("unpair")
+        assert done.exit_code == 128 + number
+        assert done.stderr.endswith("; nothing was written\n")
+        assert {Path(name).read_text(encoding="utf-8") for name in names} == {"old"}
+        assert hidden() == []

@@ -19,6 +19,7 @@ from ktodata.io.leftover import claimed, clear
 from ktodata.io.spill import PREFIX
 from ktodata.report.facts import Counts, origin_of
 from ktodata.report.publish import check_id, prepare, upload
+from ktodata.stop import a_moment
 
 
 @click.command(
@@ -97,10 +98,13 @@ def push(
 def _aside(above: Path | None) -> Iterator[Path]:
     """A folder that goes when the block ends, and that no other run takes for a killed one's."""
     clear(above, PREFIX)
-    with (
-        contextlib.ExitStack() as made,
-        claimed(lambda: Path(made.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=above)))) as aside,
-    ):
+    with contextlib.ExitStack() as stack:
+
+        def made() -> Path:
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=above)))
+
+        with a_moment():
+            aside = stack.enter_context(claimed(made))
         yield aside
 
 

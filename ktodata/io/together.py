@@ -16,7 +16,7 @@ from typing import IO, Any
 from ktodata.errors import WriteError
 from ktodata.io.leftover import claimed, clear
 from ktodata.io.paths import real_path
-from ktodata.stop import too_late
+from ktodata.stop import a_moment, too_late
 
 STDOUT = "-"
 TEMPORARY = ".tmp"
@@ -104,8 +104,9 @@ class Files:
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{path.name}."
         clear(path.parent, prefix, TEMPORARY)
-        temporary = self._stack.enter_context(claimed(lambda: _aside(path.parent, prefix)))
-        self._stack.callback(_discard, temporary)
+        with a_moment():
+            temporary = self._stack.enter_context(claimed(lambda: _aside(path.parent, prefix)))
+            self._stack.callback(_discard, temporary)
         self._aside.append(_Aside(str(out), path, temporary))
         return self._aside[-1]
 
