@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
-from ktodata.errors import KtodataError, UsageError
+from ktodata.errors import LONGEST_NAME, KtodataError, UsageError
 from ktodata.schema import Row
 
 RATIO = Fraction(4, 3)
@@ -92,10 +92,12 @@ def parse_ratio(text: str, *, name: str = "--ratio") -> Fraction:
     Raises:
         UsageError: it is none of these, or not above 0.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:[:/]\s*(\d+(?:\.\d+)?)\s*)?", text, re.ASCII)
+    number = r"(\d{1,18}(?:\.\d{1,18})?)"  # more digits say nothing of a weight, and the most are no float
+    match = re.fullmatch(rf"\s*{number}\s*(?:[:/]\s*{number}\s*)?", text, re.ASCII)
     below = Fraction(match[2] or 1) if match else Fraction(0)
     if not match or not below or not Fraction(match[1]):
-        raise UsageError(f"{name} is {text!r}", do="Write a ratio or a number above 0, such as 4:3 or 1.2")
+        shown = text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
+        raise UsageError(f"{name} is {shown!r}", do="Write a ratio or a number above 0, such as 4:3 or 1.2")
     return Fraction(match[1]) / below
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from ktodata.balance import Counts, Weights, balance_weights, count_labels, flags, parse_ratio, spell
-from ktodata.cli_common import Command, example, resolve_source, say, source_argument
+from ktodata.cli_common import FILE, Command, check_places, example, files, resolve_source, say, source_argument
 from ktodata.errors import KtodataError
-from ktodata.io import atomic_file, check_writable, iter_rows, local_path
+from ktodata.io import check_writable, iter_rows, local_path
 
 
 @click.command(
@@ -38,6 +38,7 @@ from ktodata.io import atomic_file, check_writable, iter_rows, local_path
 @click.option(
     "--write",
     "recipe",
+    type=FILE,
     metavar="RECIPE.toml",
     help="Write both weights into this recipe's [loss] table; comments and layout stay.",
 )
@@ -50,7 +51,9 @@ def balance(source: str | None, ratio: str, target: str | None, as_json: bool, r
     limit = parse_ratio(ratio)
     goal = parse_ratio(target, name="--target") if target is not None else None
     document = _read_recipe(recipe) if recipe else None
-    counts = count_labels(iter_rows(resolve_source(source)))
+    source = resolve_source(source)
+    check_places(read=[("the input", source)], written=[("the recipe", recipe)])
+    counts = count_labels(iter_rows(source))
     weights = balance_weights(counts.desirable, counts.undesirable, ratio=limit, target=goal)
     if recipe and document is not None:
         write_weights(document, weights, recipe)
@@ -83,7 +86,7 @@ def write_weights(document: Any, weights: Weights, recipe: str) -> None:
     text = tomlkit.dumps(document)
     if 0 < before.count("\n") == before.count("\r\n"):
         text = text.replace("\r\n", "\n").replace("\n", "\r\n")  # the new lines end like the others
-    with atomic_file(recipe) as stream:
+    with files() as together, together.open(recipe) as stream:
         stream.write(text.encode())
 
 

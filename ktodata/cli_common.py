@@ -24,7 +24,7 @@ import dataclasses
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -34,27 +34,58 @@ from click.core import ParameterSource
 
 from ktodata.engine import ENGINES
 from ktodata.errors import KtodataError, UsageError, sentences
-from ktodata.io.paths import is_input, is_there, local_path
-from ktodata.io.write import STDOUT, check_output
+from ktodata.io.paths import STDIN, is_input, is_there, local_path, real_path
+from ktodata.io.together import STDOUT, Files
+from ktodata.io.write import check_output, check_writable
 from ktodata.redact import printable
 from ktodata.stop import Stopped, stopping
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-STDIN = "-"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+MOST_RECORDS = 10**12  # that --limit can ask for
+MOST_WORKERS = 1024
+_written: list[str] = []  # the places in which the command that runs has put something
 
-source_argument = click.argument("source", required=False, metavar="[SOURCE]")
+
+class Named(click.types.StringParamType):
+    """A file, folder or Hub id. "" is none: an unset variable of a script gives that."""
+
+    def __init__(self, *, streams: bool = True) -> None:
+        """`streams` says whether `-` stands for stdin or stdout."""
+        self._streams = streams
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself.
+
+        Raises:
+            UsageError: it is none.
+        """
+        if value == "" or (value == STDOUT and not self._streams):
+            if isinstance(param, click.Option):
+                raise UsageError(f"{max(param.opts, key=len)} is {value!r}", do="Name a file")
+            raise _no_source()
+        return str(value)
+
+
+NAMED = Named()
+FILE = Named(streams=False)
+source_argument = click.argument("source", required=False, metavar="[SOURCE]", type=NAMED)
 output_option = click.option(
     "-o",
     "--output",
+    type=NAMED,
     metavar="OUT",
     help="Where to write: .jsonl .jsonl.gz .json .csv .parquet, or - for JSONL on stdout. "
     "Left out: stdout in a pipe, NAME.kto.parquet here on a terminal.",
 )
 seed_option = click.option("--seed", default=0, show_default=True, help="Decides every random choice, order included.")
 workers_option = click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes. The output is the same."
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1, max=MOST_WORKERS),
+    help="Processes. The output is the same.",
 )
 engine_option = click.option(
     "--engine",
@@ -77,9 +108,14 @@ kind_option = click.option(
     help="The kind of rows: chat is what a chat (instruction-tuned) model needs, text a base model. "
     "Left out: SOURCE's own.",
 )
-limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N records.")
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1, max=MOST_RECORDS), metavar="N", help="Read only the first N records."
+)
 quarantine_option = click.option(
-    "--quarantine", metavar="FILE", help="Write what was read but not written here, as JSONL, with the reasons."
+    "--quarantine",
+    type=FILE,
+    metavar="FILE",
+    help="Write what was read but not written here, as JSONL, with the reasons.",
 )
 
 
@@ -98,20 +134,24 @@ def resolve_source(source: str | None) -> str:
     """SOURCE, or stdin where it was left out and something is piped in.
 
     Raises:
-        UsageError: it is "", as an unset variable of a script gives it, or was left out on a terminal.
+        UsageError: it was left out on a terminal, or is a stdin that is closed.
     """
-    if source:
-        return source
-    if source is not None or _on_terminal("stdin"):
-        raise UsageError("no SOURCE", do="Name a file, folder or Hub id, or pipe JSONL in")
-    return "-"
+    if source is None and _on_terminal("stdin"):
+        raise _no_source()
+    if source in (None, STDIN) and sys.stdin is None:
+        raise UsageError("stdin is closed", do="Name a file, folder or Hub id, or pipe JSONL in")
+    return STDIN if source is None else source
+
+
+def _no_source() -> UsageError:
+    return UsageError("no SOURCE", do="Name a file, folder or Hub id, or pipe JSONL in")
 
 
 def resolve_output(output: str | None, source: str) -> str:
     """OUT, checked; where it was left out, stdout in a pipe, and on a terminal `NAME.kto.parquet`, said aloud.
 
     Raises:
-        UsageError: an unknown suffix, or the input itself.
+        UsageError: an unknown suffix, or no name without the input's.
         WriteError: no file can be made there.
     """
     if output is None:
@@ -119,15 +159,52 @@ def resolve_output(output: str | None, source: str) -> str:
         if output != STDOUT:
             say(f"writing {output}")
     check_output(output)
-    if output != STDOUT:
-        refuse_input(output, source)
     return output
 
 
-def refuse_input(place: str, source: str) -> None:
-    """Raises UsageError if a file to write is SOURCE, or one of the files in it."""
-    if source != STDIN and is_input(place, source):
-        raise UsageError(f"{place} is the input, or in it: it would be overwritten", do="Name another file")
+def check_places(*, read: Iterable[tuple[str, str]], written: Iterable[tuple[str, str | None]]) -> None:
+    """Refuse files to write that cannot be made, or would take the place of what is read or of each other.
+
+    Args:
+        read: all that the command reads: what it is, and its name.
+        written: the same of what it writes; None is nothing.
+
+    Raises:
+        UsageError: one is in another's way, or no file.
+        WriteError: one cannot be made.
+    """
+    read = list(read)
+    taken: dict[str | Path, str] = {}
+    for what, place in written:
+        if place is None:
+            continue
+        if place != STDOUT:
+            check_writable(local_path(place))
+        where = place if place == STDOUT else real_path(place)
+        if where in taken:
+            raise UsageError(f"{place} is both {taken[where]} and {what}", do="Name two files")
+        taken[where] = what
+        for name, source in read if place != STDOUT else ():
+            if is_input(place, source):
+                raise UsageError(f"{place} is {name}, or in it: it would be overwritten", do="Name another file")
+
+
+def files() -> Files:
+    """What a command writes, to take its places together; an end that comes later tells of it."""
+    return Files(_written.append)
+
+
+def written(place: str) -> None:
+    """Note that something was put in its place: an end that comes later tells of it."""
+    _written.append(place)
+
+
+def _outcome() -> str:
+    """What the command has written so far."""
+    places = [place for place in _written if place != STDOUT]
+    told = [f"{' and '.join(places)} {'was' if len(places) == 1 else 'were'} written"] if places else []
+    told += ["stdout may have got some rows"] if STDOUT in _written else []
+    return ", ".join(told) or "nothing was written"
 
 
 def _on_terminal(stream: str) -> bool:
@@ -203,6 +280,7 @@ class Summary:
 
 def run(call: Callable[[], Any]) -> NoReturn:
     """Run a click command that does not handle its own errors, and leave with one line and an exit code."""
+    _written.clear()
     with stopping():
         _run(call)
 
@@ -222,17 +300,18 @@ def _run(call: Callable[[], Any]) -> NoReturn:
         say(f"error: {error.format_message()}")
         sys.exit(error.exit_code)
     except MemoryError:
-        say("error: there is not enough memory; nothing was written. Use --limit, or look for an enormous line")
+        say(f"error: there is not enough memory; {_outcome()}. Use --limit, or look for an enormous line")
         sys.exit(KtodataError.exit_code)
     except OSError as error:  # of stdout, above all: a full disk behind it
-        say(f"error: {error.strerror or error}")
+        place = f"{error.filename}: " if isinstance(error.filename, str | Path) else ""
+        say(f"error: {place}{error.strerror or error}")
         sys.exit(KtodataError.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        say("interrupted; nothing was written")
+        say(f"interrupted; {_outcome()}")
         sys.exit(INTERRUPTED)
     except Stopped as stopped:
         with contextlib.suppress(OSError):  # of a terminal that is no more
-            say(f"stopped by {stopped.name}; nothing was written")
+            say(f"stopped by {stopped.name}; {_outcome()}")
         raise
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -58,17 +58,33 @@ def stopping() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def too_late() -> Iterator[None]:
+def too_late() -> Iterator[list[int]]:
     """For the moment in which a command's files take their places: it is as good as done, and neither these signals nor
-    Ctrl-C end it."""
+    Ctrl-C end it. Gives those that came."""
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
     with own_handlers():
         for one in (signal.SIGINT, *SIGNALS):
-            if signal.getsignal(one) is not None:
-                signal.signal(one, lambda number, frame: None)
-        yield
+            if signal.getsignal(one) not in (None, signal.SIG_IGN):
+                signal.signal(one, lambda number, frame: came.append(number))
+        yield came
+
+
+@contextlib.contextmanager
+def a_moment() -> Iterator[None]:
+    """These signals and Ctrl-C wait until the block ends: for what is made in it, and would stay if nobody knew of it.
+
+    By handlers, not by a mask: a signal may come to another thread, and would end this one all the same.
+    """
+    came: list[int] = []
+    try:
+        with too_late() as came:
+            yield
+    finally:
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextlib.contextmanager

@@ -373,12 +373,6 @@ def test_pools_that_have_nothing(tmp_path: Path) -> None:
         lent(rows, pool="-")
 
 
-def test_the_pool_is_not_written_over(tmp_path: Path) -> None:
-    write_rows(rows_of(), str(tmp_path / "pool.jsonl"))
-    with pytest.raises(UsageError, match="would be overwritten"):
-        synthesize(rows_of(), [borrow(pool=str(tmp_path / "pool.jsonl"))], output=str(tmp_path / "pool.jsonl"))
-
-
 def test_what_a_reply_answers() -> None:
     assert last_said("\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant:").strip() == "three"
     turns = [("system", "s"), ("user", "one"), ("assistant", "two"), ("user", "three")]

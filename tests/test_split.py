@@ -204,7 +204,7 @@ def test_what_cannot_be_on_both_sides_is_said(tmp_path: Path) -> None:
         (["--rows", "60"], "--rows is 60, of 60 rows"),
         (["--share", "0.5", "--rows", "3"], "both --share and --rows"),
         (["--near-threshold", "0.1"], "--near-threshold is 0.1"),
-        (["--eval", "TRAIN"], "both the training and the evaluation file"),
+        (["--eval", "TRAIN"], "both the training file and the evaluation file"),
         (["--eval", "SOURCE"], "is the input"),
         (["--eval", "x.txt"], "unknown suffix"),
     ],

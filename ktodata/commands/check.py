@@ -9,8 +9,6 @@ import click
 from ktodata import cli_common as common
 from ktodata.check.run import check
 from ktodata.check.show import as_json, as_page, as_table
-from ktodata.errors import UsageError
-from ktodata.io import atomic_file, check_writable, local_path
 from ktodata.near import THRESHOLD
 
 BAD = 1
@@ -30,7 +28,9 @@ BAD = 1
 @click.option(
     "--max-length", type=click.IntRange(min=1), metavar="N", help="Tokens that a row may have; with --tokenizer."
 )
-@click.option("--against", default="", metavar="EVALSET", help="Rows for evaluation, whose prompts should be others.")
+@click.option(
+    "--against", type=common.NAMED, metavar="EVALSET", help="Rows for evaluation, whose prompts should be others."
+)
 @click.option(
     "--near-threshold",
     default=THRESHOLD,
@@ -43,13 +43,13 @@ BAD = 1
 )
 @common.limit_option
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--html", "page", metavar="FILE", help="Write a page with all of it, too.")
+@click.option("--html", "page", type=common.FILE, metavar="FILE", help="Write a page with all of it, too.")
 @click.option("--strict", is_flag=True, help="Exit with 1 for a warning as well.")
 def check_command(
     source: str | None,
     tokenizer: str,
     max_length: int | None,
-    against: str,
+    against: str | None,
     near_threshold: float,
     split: str,
     limit: int | None,
@@ -63,11 +63,8 @@ def check_command(
     and with --strict also if one warns. Rows are counted from 1. SOURCE is a file of rows.
     """
     source = common.resolve_source(source)
-    if page is not None:
-        if page in ("", "-"):
-            raise UsageError(f"--html is {page!r}", do="Name a file")
-        common.refuse_input(page, source)
-        check_writable(local_path(page))
+    read = {"the input": source, "the evaluation set": against, "the tokenizer": tokenizer}
+    common.check_places(read=[(what, name) for what, name in read.items() if name], written=[("the page", page)])
     with common.progress("checking", limit) as advance:
         report = check(
             source,
@@ -75,12 +72,12 @@ def check_command(
             limit=limit,
             tokenizer=tokenizer,
             max_length=max_length,
-            against=against,
+            against=against or "",
             near_threshold=near_threshold,
             advance=advance,
         )
     if page is not None:
-        with atomic_file(page) as stream:
+        with common.files() as files, files.open(page) as stream:
             stream.write(as_page(report).encode("utf-8", "replace"))
         common.say(f"the page is {page}")
     click.echo(as_json(report) if json_wanted else as_table(report), nl=json_wanted)

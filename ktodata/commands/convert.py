@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ktodata import cli_common as common
-from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
+from ktodata.commands.written import check_files, set_aside, summarise, write_stream
 from ktodata.convert import PROVENANCE, Converted, Converting
 from ktodata.convert import convert as converting
 from ktodata.errors import UsageError
@@ -70,18 +70,18 @@ def convert(
     output = common.resolve_output(output, source)
     if to == OWN:
         common.refuse_given(["bare"], f"with --to {OWN}, whose columns are all its own")
-    check_quarantine(quarantine, source, output)
+    check_files(source, output, quarantine)
     form = None if to == OWN else _checked(get_format(to), output, kind)
     rest: dict[str, Any] = {"on_conflict": "keep", "limit": limit, "seed": seed, "workers": workers}
-    with set_aside(quarantine) as refused, common.progress("converting", limit) as advance:
+    with set_aside(quarantine) as (files, refused), common.progress("converting", limit) as advance:
         rest |= {"quarantine": refused, "folder": room_beside(output), "advance": advance}
         if form is None:
             with stream(source, preset=preset, split=split, as_kind=kind, **rest) as rows:
-                write_stream(rows, source, output)
+                write_stream(rows, source, output, files)
         else:
             as_kind = form.kind or kind
             with converting(source, form, preset=preset, split=split, bare=bare, as_kind=as_kind, **rest) as found:
-                write_records(found.records, found.done.schema(), output)
+                write_records(found.records, found.done.schema(), output, files)
     if form is None:
         summarise(rows.account, output, quarantine)
     else:

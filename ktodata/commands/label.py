@@ -12,7 +12,7 @@ from ktodata.chats import voice
 from ktodata.chats.export import chat_records, is_chat
 from ktodata.chats.tables import Fields
 from ktodata.clean import ON_CONFLICT
-from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
+from ktodata.commands.written import check_files, set_aside, summarise, write_stream
 from ktodata.errors import UsageError
 from ktodata.expressions import FUNCTIONS, Expression
 from ktodata.io import room_beside
@@ -130,8 +130,8 @@ def label(
     speaking = voice.voice_of(speaker, context=context, gap=_seconds(gap))
     _refuse_idle(judge)
     output = common.resolve_output(output, source)
-    check_quarantine(quarantine, source, output)
-    with set_aside(quarantine) as refused:
+    check_files(source, output, quarantine)
+    with set_aside(quarantine) as (files, refused):
         if judge is None:
             layout, raws = chat_records(source, speaking, fields=fields, limit=limit, strict=refused is None)
         else:
@@ -143,7 +143,7 @@ def label(
                 layout, raws, quarantine=refused, folder=room_beside(output), advance=advance, **rest
             ) as found,
         ):
-            write_stream(found, source, output)
+            write_stream(found, source, output, files)
     summarise(found.account, output, quarantine, advice="; `ktodata negatives` makes some")
     if layout.about:
         common.say(f"note: {layout.about}")

@@ -6,8 +6,8 @@ import click
 
 from ktodata import cli_common as common
 from ktodata.clean import ON_CONFLICT, OnConflict
-from ktodata.commands.written import check_quarantine, set_aside
-from ktodata.io import STDOUT, room_beside, write_tables
+from ktodata.commands.written import set_aside
+from ktodata.io import room_beside, write_tables
 from ktodata.mix import Mixed, mix, parse_part
 from ktodata.schema import Kind
 
@@ -20,7 +20,7 @@ from ktodata.schema import Kind
         "ktodata mix chats.parquet=3 hh.parquet=1 -o train.parquet --rows 20000",
     ),
 )
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE[=WEIGHT]...")
+@click.argument("sources", nargs=-1, required=True, type=common.NAMED, metavar="SOURCE[=WEIGHT]...")
 @common.output_option
 @click.option(
     "--rows", type=click.IntRange(min=1), metavar="N", help="How many rows; as many as there can be if left out."
@@ -55,12 +55,12 @@ def mix_command(
     """
     parts = [parse_part(text) for text in sources]
     output = common.resolve_output(output, "mix")
-    for part in parts:
-        if output != STDOUT:
-            common.refuse_input(output, part.source)
-        check_quarantine(quarantine, part.source, output)
+    common.check_places(
+        read=[("the input", part.source) for part in parts],
+        written=[("the output", output), ("the quarantine file", quarantine)],
+    )
     with (
-        set_aside(quarantine) as refused,
+        set_aside(quarantine) as (files, refused),
         common.progress("mixing") as advance,
         mix(
             parts,
@@ -74,7 +74,7 @@ def mix_command(
             advance=advance,
         ) as found,
     ):
-        write_tables(found.tables, found.kind, output)
+        write_tables(found.tables, found.kind, output, files)
     _summarise(found, output)
 
 

@@ -34,7 +34,7 @@ def presets(as_json: bool, as_markdown: bool) -> None:
     if as_markdown:
         click.echo(markdown(described), nl=False)
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else 0
     for one in described:
         for line in lines(one):
             click.echo(folded(line, width) if width else line)

@@ -14,11 +14,12 @@ import click
 
 from ktodata import cli_common as common
 from ktodata.errors import UsageError, WriteError
-from ktodata.io import local_path, room_beside
+from ktodata.io import check_makable, local_path, room_beside
 from ktodata.io.leftover import claimed, clear
 from ktodata.io.spill import PREFIX
 from ktodata.report.facts import Counts, origin_of
 from ktodata.report.publish import check_id, prepare, upload
+from ktodata.stop import a_moment
 
 
 @click.command(
@@ -29,9 +30,9 @@ from ktodata.report.publish import check_id, prepare, upload
         "ktodata push train.parquet me/my-kto --dry-run card",
     ),
 )
-@click.argument("source")
+@click.argument("source", type=common.NAMED)
 @click.argument("hub_id", metavar="HUB_ID")
-@click.option("--eval", "held_out", metavar="EVAL", help="Rows for evaluation, as the split `test`.")
+@click.option("--eval", "held_out", type=common.NAMED, metavar="EVAL", help="Rows for evaluation, as the split `test`.")
 @click.option("--private", is_flag=True, help="Make a dataset that only you can see; one that is there stays as it is.")
 @click.option(
     "--token-env", metavar="NAME", help="The environment variable that holds the token; else the Hub's own login."
@@ -42,7 +43,9 @@ from ktodata.report.publish import check_id, prepare, upload
 @click.option(
     "--split", default="train", show_default=True, metavar="NAME", help="Which split of a SOURCE that has several."
 )
-@click.option("--dry-run", "folder", metavar="FOLDER", help="Write all of it here, and nothing to the Hub.")
+@click.option(
+    "--dry-run", "folder", type=common.FILE, metavar="FOLDER", help="Write all of it here, and nothing to the Hub."
+)
 def push(
     source: str,
     hub_id: str,
@@ -64,6 +67,7 @@ def push(
     sources = {"train": source} | ({"test": held_out} if held_out else {})
     if folder is not None:
         target = local_path(folder)
+        check_makable(target)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UsageError(f"{folder} is there, and not an empty folder", do="Name a new one")
     try:
@@ -75,10 +79,12 @@ def push(
             _summarise(splits, licence)
             if folder is None:
                 address = upload(made, hub_id, private=private, token=token, splits=tuple(splits))
+                common.written(address)
                 common.say(f"pushed to {address}")
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 made.replace(target)
+                common.written(folder)
                 common.say(f"written to {folder}; nothing was put on the Hub")
     except OSError as error:
         where = folder or tempfile.gettempdir()
@@ -92,10 +98,13 @@ def push(
 def _aside(above: Path | None) -> Iterator[Path]:
     """A folder that goes when the block ends, and that no other run takes for a killed one's."""
     clear(above, PREFIX)
-    with (
-        contextlib.ExitStack() as made,
-        claimed(lambda: Path(made.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=above)))) as aside,
-    ):
+    with contextlib.ExitStack() as stack:
+
+        def made() -> Path:
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=above)))
+
+        with a_moment():
+            aside = stack.enter_context(claimed(made))
         yield aside
 
 

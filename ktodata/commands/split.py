@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
-from typing import IO
-
 import click
 
 from ktodata import cli_common as common
-from ktodata.commands.written import check_quarantine, set_aside
+from ktodata.commands.written import set_aside
 from ktodata.errors import UsageError
-from ktodata.io import STDOUT, WRITERS, Table, atomic_file, local_path, room_beside, write_tables
+from ktodata.io import STDOUT, Files, room_beside, write_tables
 from ktodata.near import THRESHOLD
 from ktodata.schema import Kind
 from ktodata.split import SHARE, Side, Sides
 from ktodata.split import split as splitting
-from ktodata.stop import too_late
 
 
 @click.command(
@@ -30,7 +24,14 @@ from ktodata.stop import too_late
 )
 @common.source_argument
 @common.output_option
-@click.option("--eval", "held_out", required=True, metavar="EVAL", help="Where to write the rows to evaluate with.")
+@click.option(
+    "--eval",
+    "held_out",
+    required=True,
+    type=common.NAMED,
+    metavar="EVAL",
+    help="Where to write the rows to evaluate with.",
+)
 @click.option("--share", type=float, metavar="X", help=f"How many of the rows these are, below 1; {SHARE} if left out.")
 @click.option("--rows", type=click.IntRange(min=1), metavar="N", help="How many rows these are, instead of --share.")
 @click.option(
@@ -73,14 +74,16 @@ def split_command(
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
     held_out = common.resolve_output(held_out, source)
-    if output == held_out or (
-        STDOUT not in (output, held_out) and local_path(output).resolve() == local_path(held_out).resolve()
-    ):
-        raise UsageError(f"{output} is both the training and the evaluation file", do="Name two files")
-    for place in (output, held_out):
-        check_quarantine(quarantine, source, place)
+    common.check_places(
+        read=[("the input", source)],
+        written=[
+            ("the training file", output),
+            ("the evaluation file", held_out),
+            ("the quarantine file", quarantine),
+        ],
+    )
     with (
-        set_aside(quarantine) as refused,
+        set_aside(quarantine) as (files, refused),
         common.progress("splitting", limit) as advance,
         splitting(
             source,
@@ -98,39 +101,20 @@ def split_command(
             advance=advance,
         ) as sides,
     ):
-        write_sides(sides, output, held_out)
-        _summarise(sides, output, held_out)
+        write_sides(sides, output, held_out, files)
+    _summarise(sides, output, held_out)
 
 
-def write_sides(sides: Sides, output: str, held_out: str) -> None:
-    """Write both files, or neither: an old file of one side beside a new one of the other would share prompts.
-
-    Both are whole and on disk before either takes its place, one right after the other, and no signal but SIGKILL
-    comes between. Where that or the machine's end does, `ktodata check TRAIN --against EVAL` finds the prompts.
+def write_sides(sides: Sides, output: str, held_out: str, files: Files) -> None:
+    """Write both files, to take their places together: an old one of one side beside a new one of the other would share
+    prompts. Where SIGKILL or the machine's end comes between, `ktodata check TRAIN --against EVAL` finds them.
 
     Raises:
         WriteError: the disk says no.
     """
-    if STDOUT in (output, held_out):  # what a pipe has got is gone, so the file is last
-
-        def train() -> Iterator[Table]:
-            yield from sides.tables("train")
-            write_tables(sides.tables("eval"), sides.kind, held_out)
-
-        write_tables(train(), sides.kind, output)
-        return
-    with contextlib.ExitStack() as together, atomic_file(output) as train_file:
-        _write(sides, "train", output, train_file)
-        with atomic_file(held_out) as eval_file:
-            _write(sides, "eval", held_out, eval_file)
-            together.enter_context(too_late())
-
-
-def _write(sides: Sides, side: str, place: str, stream: IO[bytes]) -> None:
-    suffix = max((suffix for suffix in WRITERS if place.lower().endswith(suffix)), key=len)
-    WRITERS[suffix](iter(sides.tables(side)), sides.kind, stream)
-    stream.flush()
-    os.fsync(stream.fileno())
+    places = {"train": output, "eval": held_out}
+    for side in sorted(places, key=lambda side: places[side] == STDOUT):  # what a pipe has got is gone: it is last
+        write_tables(sides.tables(side), sides.kind, places[side], files)
 
 
 def _summarise(sides: Sides, output: str, held_out: str) -> None:

@@ -9,7 +9,7 @@ import click
 
 from ktodata import cli_common as common
 from ktodata.clean import ON_CONFLICT, ON_NEAR, OnConflict, OnNear
-from ktodata.commands.written import check_quarantine, set_aside, summarise, write_stream
+from ktodata.commands.written import check_files, set_aside, summarise, write_stream
 from ktodata.engine import Engine
 from ktodata.io import room_beside
 from ktodata.near import THRESHOLD
@@ -106,11 +106,11 @@ def unpair(
     """
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
-    check_quarantine(quarantine, source, output)
+    check_files(source, output, quarantine)
     if near_duplicates == "keep":
         common.refuse_given(["near_threshold"], "on its own", do="Add --near-duplicates drop")
     with (
-        set_aside(quarantine) as refused,
+        set_aside(quarantine) as (files, refused),
         common.progress("unpairing", limit) as advance,
         stream(
             source,
@@ -131,5 +131,5 @@ def unpair(
             advance=advance,
         ) as found,
     ):
-        write_stream(found, source, output)
+        write_stream(found, source, output, files)
     summarise(found.account, output, quarantine)

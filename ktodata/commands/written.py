@@ -7,35 +7,32 @@ import itertools
 from collections.abc import Iterator
 
 from ktodata import cli_common as common
-from ktodata.errors import RowError, UsageError
-from ktodata.io import STDOUT, Quarantine, local_path, write_tables
+from ktodata.errors import RowError
+from ktodata.io import Files, Quarantine, write_tables
 from ktodata.unpair import Account, Stream
 
 
-def check_quarantine(quarantine: str | None, source: str, output: str) -> None:
-    """Refuse a quarantine file that is none, or that would take the place of the input or the output."""
-    if quarantine is None:
-        return
-    if quarantine in ("", STDOUT):
-        raise UsageError(f"--quarantine is {quarantine!r}", do="Name a file")
-    if output != STDOUT and local_path(quarantine).resolve() == local_path(output).resolve():
-        raise UsageError(f"{quarantine} is both the output and the quarantine file", do="Name two files")
-    common.refuse_input(quarantine, source)
+def check_files(source: str, output: str, quarantine: str | None) -> None:
+    """Refuse an output or a quarantine file that cannot be made, or is in the way of the input or the other one."""
+    common.check_places(
+        read=[("the input", source)], written=[("the output", output), ("the quarantine file", quarantine)]
+    )
 
 
 @contextlib.contextmanager
-def set_aside(quarantine: str | None) -> Iterator[Quarantine | None]:
-    """The quarantine file of a command, if one is named; where none is, it is advised for unreadable records."""
-    with Quarantine(quarantine) as refused:
+def set_aside(quarantine: str | None) -> Iterator[tuple[Files, Quarantine | None]]:
+    """The files of a command, which take their places together, and its quarantine file if one is named; where none is,
+    it is advised for unreadable records."""
+    with common.files() as files, Quarantine(quarantine, files) as refused:
         try:
-            yield refused if quarantine else None
+            yield files, refused if quarantine else None
         except RowError as error:
             if quarantine:
                 raise
             raise error.advised("Mend it, or name a --quarantine FILE for such records") from error
 
 
-def write_stream(found: Stream, source: str, output: str) -> None:
+def write_stream(found: Stream, source: str, output: str, files: Files) -> None:
     """Write the rows.
 
     Raises:
@@ -44,7 +41,7 @@ def write_stream(found: Stream, source: str, output: str) -> None:
     first = next(found.tables, None)
     if first is None:
         raise found.account.nothing_left(source)
-    write_tables(itertools.chain([first], found.tables), found.kind, output)
+    write_tables(itertools.chain([first], found.tables), found.kind, output, files)
 
 
 def summarise(account: Account, output: str, quarantine: str | None, *, advice: str = "") -> None:

@@ -12,7 +12,7 @@ from ktodata.generate.contract import Backend, Sampling
 from ktodata.negatives.contract import Option
 
 MODEL_OPTIONS: Mapping[str, Option] = {
-    "model": Option(kind="text", default="", help="A Hub id or a folder; on a server, its name there."),
+    "model": Option(kind="text", default="", reads=True, help="A Hub id or a folder; on a server, its name there."),
     "url": Option(
         kind="text",
         default="",

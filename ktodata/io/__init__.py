@@ -10,7 +10,8 @@ rows      files that already hold rows
 table     rows as columns
 leftover  what killed runs leave
 spill     tables too large for memory
-write     atomic writers, the quarantine file
+together  files that take their places together
+write     writers, the quarantine file
 """
 
 from ktodata.io.files import SUFFIXES, suffix_of
@@ -20,11 +21,11 @@ from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
 from ktodata.io.rows import iter_rows, read_rows
 from ktodata.io.spill import Spill
 from ktodata.io.table import Table, records_of, rows_of, table_of
+from ktodata.io.together import STDOUT, Files, atomic_file
 from ktodata.io.write import (
-    STDOUT,
     WRITERS,
     Quarantine,
-    atomic_file,
+    check_makable,
     check_output,
     check_writable,
     room_beside,
@@ -37,6 +38,7 @@ __all__ = [
     "SUFFIXES",
     "UNREADABLE",
     "WRITERS",
+    "Files",
     "Part",
     "Quarantine",
     "Raw",
@@ -44,6 +46,7 @@ __all__ = [
     "Table",
     "atomic_file",
     "chain_parts",
+    "check_makable",
     "check_output",
     "check_writable",
     "find_parts",

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
-from ktodata.io.paths import local_path
-from ktodata.io.write import CHUNK, JSON_WRITERS, STDOUT, atomic_file, suffix_to_write, write_lines
+from ktodata.io.together import Files, atomic_file
+from ktodata.io.write import CHUNK, JSON_WRITERS, suffix_to_write
 
 Record = Mapping[str, Any]
 
 
-def write_records(records: Iterable[Record], columns: Mapping[str, str], out: str) -> None:
+def write_records(records: Iterable[Record], columns: Mapping[str, str], out: str, files: Files | None = None) -> None:
     """Write records by the suffix of `out` (`-`: JSONL on stdout).
 
     Args:
         columns: their names and types: `text`, `bool`, `int`, `float`, or `turns` for messages.
         out: one that `ktodata.io.check_output` passes.
+        files: with which the file takes its place.
 
     Raises:
         WriteError: the disk says no.
     """
-    if out == STDOUT:
-        write_lines(records, sys.stdout.buffer)
-        return
-    suffix = suffix_to_write(local_path(out))
-    with atomic_file(out) as stream:
+    suffix = suffix_to_write(out)
+    with atomic_file(out, files) as stream:
         if suffix == ".parquet":
             _write_parquet(iter(records), columns, stream)
         else:

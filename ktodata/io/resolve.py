@@ -14,11 +14,10 @@ from pathlib import Path, PurePosixPath
 from ktodata import hub
 from ktodata.errors import SourceError
 from ktodata.io.files import GZIP, read_file, suffix_of
-from ktodata.io.paths import local_path
+from ktodata.io.paths import STDIN, local_path
 from ktodata.io.records import Raw, read_lines
 
 log = logging.getLogger(__name__)
-STDIN = "-"
 NAMED = 5  # files that a warning names
 # How splits are called in file and folder names, as `datasets` has it.
 ALIASES = {

@@ -20,6 +20,7 @@ from ktodata.errors import WriteError
 from ktodata.io.ahead import OneAhead
 from ktodata.io.leftover import claimed, clear
 from ktodata.io.table import Table
+from ktodata.stop import a_moment
 
 # Bytes of rows held in memory before they go to disk. More would buy nothing: files are written as they are, which
 # costs no more than holding the rows does (compressed by lz4 they took 15 % of the CPU time of `unpair`).
@@ -131,7 +132,8 @@ class Spill:
         self._wait()
         if self._place is None and self._bytes > self.budget:
             try:
-                self._place = self._stack.enter_context(claimed(self._made))
+                with a_moment():
+                    self._place = self._stack.enter_context(claimed(self._made))
             except OSError as error:
                 raise self._no_room(error) from error
             self._stack.callback(self._close)

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,14 +20,12 @@ from typing import IO, Any, TypeAlias
 
 from ktodata.errors import NothingLeftError, UsageError, WriteError
 from ktodata.io.ahead import OneAhead
-from ktodata.io.leftover import claimed, clear
-from ktodata.io.paths import local_path
+from ktodata.io.paths import local_path, real_path
 from ktodata.io.records import Verbatim
 from ktodata.io.table import Table, arrow_schema, records_of, table_of
+from ktodata.io.together import STDOUT, Files, atomic_file
 from ktodata.schema import COLUMNS, Kind, Row
 
-STDOUT = "-"
-TEMPORARY = ".tmp"
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 CHUNK = 8192  # rows in one row group of a parquet file
 JsonWriter: TypeAlias = Callable[[Iterable[Mapping[str, Any]], IO[bytes]], int]
@@ -38,10 +35,12 @@ def check_output(out: str) -> None:
     """Refuse an output that cannot be written, before any work is done for it. `-` is JSONL on stdout.
 
     Raises:
-        UsageError: a suffix that no writer knows, or a folder.
+        UsageError: a suffix that no writer knows, a folder, or stdout that is closed.
         WriteError: a place where no file can be made.
     """
     if out == STDOUT:
+        if sys.stdout is None:
+            raise UsageError("stdout is closed", do="Name a file with -o, or open it")
         return
     path = local_path(out)
     if not suffix_to_write(path):
@@ -70,6 +69,19 @@ def check_writable(path: Path) -> None:
                 where=str(path),
                 do="Name a file; rows go into a pipe with `-o -` and `>`",
             )
+    except OSError as error:
+        raise WriteError(f"cannot be made: {error.strerror or error}", where=str(path)) from error
+    check_makable(path)
+
+
+def check_makable(path: Path) -> None:
+    """Refuse a path at which nothing can be made, neither file nor folder: below a file, or without permission.
+
+    Raises:
+        WriteError: it is one.
+    """
+    try:
+        real_path(path)
         above = next(parent for parent in path.absolute().parents if parent.exists())
     except OSError as error:
         raise WriteError(f"cannot be made: {error.strerror or error}", where=str(path)) from error
@@ -88,51 +100,6 @@ def room_beside(out: str) -> Path | None:
         return None
     above = next(parent for parent in local_path(out).absolute().parents if parent.exists())
     return above if above.is_dir() and os.access(above, os.W_OK) else None
-
-
-@contextlib.contextmanager
-def atomic_file(out: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes its place at `out` when the block ends without an error, and vanishes otherwise.
-
-    Missing parent folders are made; a link is followed; an existing file's permissions are kept.
-
-    Raises:
-        WriteError: no permission, no space, or no such place.
-    """
-    path = local_path(out).resolve()
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{path.name}."
-        clear(path.parent, prefix, TEMPORARY)
-        with claimed(lambda: _aside(path.parent, prefix)) as temporary, temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fchmod(stream.fileno(), _mode(path))
-            os.fsync(stream.fileno())
-            temporary.replace(path)
-            temporary = None
-    except OSError as error:
-        raise WriteError(f"cannot be written: {error.strerror or error}", where=str(out)) from error
-    finally:
-        if temporary:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-
-def _aside(folder: Path, prefix: str) -> Path:
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=TEMPORARY, dir=folder)
-    os.close(handle)
-    return Path(name)
-
-
-def _mode(path: Path) -> int:
-    """The permissions a file should have: its own, or what the process gives to new files."""
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_mode & 0o7777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def write_rows(rows: Iterable[Row], out: str) -> int:
@@ -159,18 +126,18 @@ def _tables(rows: Iterator[Row], kind: Kind, out: str) -> Iterator[Table]:
         yield table_of(chunk, kind)
 
 
-def write_tables(tables: Iterable[Table], kind: Kind, out: str) -> int:
-    """`write_rows` for rows that come as tables, all of one kind."""
+def write_tables(tables: Iterable[Table], kind: Kind, out: str, files: Files | None = None) -> int:
+    """`write_rows` for rows that come as tables, all of one kind; with `files`, the file takes its place with them."""
     check_output(out)
+    with atomic_file(out, files) as stream:
+        return WRITERS[suffix_to_write(out)](iter(tables), kind, stream)
+
+
+def suffix_to_write(out: str | Path) -> str:
+    """The suffix that says how to write a file, or stdout; "" if it is none that we know."""
     if out == STDOUT:
-        return write_lines(_records(iter(tables)), sys.stdout.buffer)
+        return ".jsonl"
     path = local_path(out)
-    with atomic_file(path) as stream:
-        return WRITERS[suffix_to_write(path)](iter(tables), kind, stream)
-
-
-def suffix_to_write(path: Path) -> str:
-    """The suffix that says how to write a file; "" if it is none that we know."""
     return max((suffix for suffix in WRITERS if path.name.lower().endswith(suffix)), key=len, default="")
 
 
@@ -266,10 +233,13 @@ class Quarantine:
 
     A context manager. The file is made even if it stays empty, and atomically, so after an error there is none: but
     for `NothingLeftError`, since all records are in it then; the error names it. With `path` None nothing is kept.
+    With `files` it takes its place with them: enter it before they are opened, and it does so first, so that no bad row
+    is nowhere.
     """
 
-    def __init__(self, path: str | Path | None) -> None:
+    def __init__(self, path: str | Path | None, files: Files | None = None) -> None:
         """Raises UsageError or WriteError if no file can be made there."""
+        self._files = files
         self._given = path
         self.path = local_path(path) if path else None
         if self.path:
@@ -280,7 +250,7 @@ class Quarantine:
 
     def __enter__(self) -> Quarantine:
         if self.path:
-            self._stream = self._stack.enter_context(atomic_file(self.path))
+            self._stream = self._stack.enter_context(atomic_file(self.path, self._files))
         return self
 
     def __exit__(
@@ -292,6 +262,8 @@ class Quarantine:
         with self._stack:
             for one in error.refused:
                 self.add(**one)
+        if self._files:  # which will not do it after an error
+            self._files.take_places()
         if self.count:
             raise error.kept(str(self._given)) from error
 

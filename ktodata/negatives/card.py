@@ -18,7 +18,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ktodata import __version__
-from ktodata.io.write import atomic_file
+from ktodata.io import Files
 from ktodata.leakage import Leakage
 from ktodata.negatives.choose import Use
 from ktodata.negatives.stream import Negatives
@@ -46,16 +46,14 @@ def card_path(output: str) -> str:
     return f"{output}.card.md"
 
 
-def write_card(made: Made) -> str:
-    """Write the card beside the output, atomically. Gives its path.
+def write_card(made: Made, files: Files) -> None:
+    """Write the card beside the output, to take its place with it.
 
     Raises:
         WriteError: the disk says no.
     """
-    path = card_path(made.output)
-    with atomic_file(path) as stream:
+    with files.open(card_path(made.output)) as stream:
         stream.write(card_text(made).encode())
-    return path
 
 
 def card_text(made: Made) -> str:

@@ -72,6 +72,18 @@ def parse_uses(
     return [use(name, weight=weight, known=known, **options[name]) for name, weight in weights.items()]
 
 
+def read_besides(uses: Sequence[Use]) -> list[tuple[str, str]]:
+    """What strategies read besides their rows: the option that names it, and the name of a file, folder or Hub id."""
+    found = []
+    for each in uses:
+        for key, option in each.strategy.options.items():
+            value = each.options[key]
+            if value != option.default and (option.reads or option.kind == "file"):
+                names = value if isinstance(value, tuple) else (value,)
+                found += [(f"{each.strategy.name}.{key}", str(name)) for name in names]
+    return found
+
+
 def _set(setting: str, options: dict[str, dict[str, Any]], known: Mapping[str, Strategy]) -> None:
     path, equals, text = setting.partition("=")
     name, dot, key = path.strip().partition(".")

@@ -15,24 +15,25 @@ import click
 from ktodata import cli_common as common
 from ktodata.cli_common import say
 from ktodata.engine import Engine
-from ktodata.errors import NothingLeftError, UsageError
+from ktodata.errors import NothingLeftError
 from ktodata.io import (
     STDOUT,
+    Files,
     Quarantine,
-    check_writable,
     iter_rows,
-    local_path,
     read_rows,
     room_beside,
     write_tables,
 )
 from ktodata.negatives.card import Made, card_path, write_card
-from ktodata.negatives.choose import Use, parse_uses
+from ktodata.negatives.choose import Use, parse_uses, read_besides
 from ktodata.negatives.contract import Option, Strategy
 from ktodata.negatives.examples import EXAMPLES, example_of, row_of, shown
 from ktodata.negatives.registry import STRATEGIES
 from ktodata.negatives.stream import negatives_of
 from ktodata.schema import Row, to_record
+
+MOST_PER_ROW = 1000
 
 
 @click.command(
@@ -60,7 +61,7 @@ from ktodata.schema import Row, to_record
     "--per-row",
     default=1,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=MOST_PER_ROW),
     metavar="K",
     help="Negatives for each desirable row.",
 )
@@ -89,6 +90,7 @@ from ktodata.schema import Row, to_record
 @common.seed_option
 @click.option(
     "--quarantine",
+    type=common.FILE,
     metavar="FILE",
     help="Write what could not be read, and each row once for every negative that could not be made of it (the row "
     "itself is in the output), as JSONL, with the reasons. Left out, the first unreadable record is an error.",
@@ -124,9 +126,14 @@ def negatives(
     uses = parse_uses(strategies, settings)
     source = common.resolve_source(source)
     output = common.resolve_output(output, source)
-    _check_side_files(source, output, quarantine)
+    card = None if output == STDOUT else card_path(output)
+    common.check_places(
+        read=[("the input", source), *read_besides(uses)],
+        written=[("the output", output), ("the card", card), ("the quarantine file", quarantine)],
+    )
     with (
-        _Refused(quarantine) as refused,
+        common.files() as files,
+        _Refused(quarantine, files) as refused,
         contextlib.ExitStack() as bars,
         negatives_of(
             _rows(source, split, limit, refused if quarantine else None),
@@ -143,18 +150,18 @@ def negatives(
         ) as found,
     ):
         unreadable, why = refused.count, refused.commonest()
-        write_tables(found.tables, found.kind, output)
-    made = Made(
-        output=output,
-        found=found,
-        unreadable=unreadable,
-        per_row=per_row,
-        only=only,
-        seed=seed,
-        leakage=found.leakage() if leakage else {},
-    )
-    if output != STDOUT:
-        write_card(made)
+        write_tables(found.tables, found.kind, output, files)
+        made = Made(
+            output=output,
+            found=found,
+            unreadable=unreadable,
+            per_row=per_row,
+            only=only,
+            seed=seed,
+            leakage=found.leakage() if leakage else {},
+        )
+        if card:
+            write_card(made, files)
     found.work.finish()
     _report(made, quarantine, why)
 
@@ -162,8 +169,8 @@ def negatives(
 class _Refused(Quarantine):
     """A quarantine that knows which reason is given most often."""
 
-    def __init__(self, path: str | None) -> None:
-        super().__init__(path)
+    def __init__(self, path: str | None, files: Files) -> None:
+        super().__init__(path, files)
         self._reasons: Counter[str] = Counter()
 
     def add(self, reason: str, *, where: str, record: object, **more: object) -> None:
@@ -192,20 +199,6 @@ def _rows(source: str, split: str, limit: int | None, quarantine: _Refused | Non
         told = f"{quarantine.count} records read, all unreadable (most often: {quarantine.commonest()})"
         raise NothingLeftError(f"nothing to work on: {told}", where=source)
     return itertools.chain([first], rows)
-
-
-def _check_side_files(source: str, output: str, quarantine: str | None) -> None:
-    """Refuse a card or a quarantine file that cannot be made, or that would take the place of something else."""
-    places = {} if output == STDOUT else {local_path(output).resolve(): output}
-    if quarantine is not None:
-        if quarantine in ("", STDOUT):
-            raise UsageError(f"--quarantine is {quarantine!r}", do="Name a file")
-        if local_path(quarantine).resolve() in places:
-            raise UsageError(f"{quarantine} is both the output and the quarantine file", do="Name two files")
-        common.refuse_input(quarantine, source)
-    if output != STDOUT:
-        check_writable(local_path(card_path(output)))
-        common.refuse_input(card_path(output), source)
 
 
 def _report(made: Made, quarantine: str | None, why: str) -> None:

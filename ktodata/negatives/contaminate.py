@@ -18,7 +18,6 @@ from typing import Any
 
 from ktodata import personal
 from ktodata.errors import SourceError, UsageError
-from ktodata.io.paths import is_input
 from ktodata.negatives.contamination.deal import deal
 from ktodata.negatives.contamination.fits import NOBODY, Fits, Replies, Seats
 from ktodata.negatives.contamination.near import spread
@@ -80,7 +79,7 @@ def prepare(run: Run, **options: Any) -> Lent:
     """
     similar = options["from"] == "similar"
     desirable = [row for row in run.rows if row.label]
-    lenders = _read(options["pool"], run.output) if options["pool"] else desirable
+    lenders = _read(options["pool"]) if options["pool"] else desirable
     said = _Said(desirable, lenders, same_language=options["same_language"])
     replies = said.replies()
     if not len(replies) and options["pool"]:
@@ -227,13 +226,11 @@ def _texts(rows: Iterable[Row]) -> dict[str, str]:
     return {row_id: text for row_id, reply in replies if isinstance(reply, str) and (text := reply.strip())}
 
 
-def _read(pool: str, output: str) -> list[Row]:
+def _read(pool: str) -> list[Row]:
     from ktodata.unpair import unpair
 
     if pool == "-":
         raise UsageError("contaminate.pool is stdin", do="Name a file, a folder or a Hub id")
-    if output and is_input(output, pool):
-        raise UsageError(f"{output} is contaminate.pool: it would be overwritten", do="Name another file with -o")
     rows = [row for row in unpair(pool, on_conflict="keep").rows if row.label]
     if not rows:
         raise SourceError("no desirable rows", where=pool, do="contaminate lends desirable replies")
@@ -260,6 +257,7 @@ CONTAMINATE = Strategy(
         "pool": Option(
             kind="text",
             default="",
+            reads=True,
             help="Whose replies: any SOURCE; its desirable ones are lent. Left empty, the file itself.",
         ),
         "from": Option(

@@ -102,7 +102,8 @@ class Option:
     | `file` | the path of a file that is there | a path |
 
     `notes` says what some of the choices mean. `low` is excluded from the range when `open_low` is set. An `optional`
-    one may be None, written `none` or left empty. A `secret` one is shown nowhere, and kept out of cards.
+    one may be None, written `none` or left empty. One that `reads` names what is read (as each `file` does), so that no
+    file is written there. A `secret` one is shown nowhere, and kept out of cards.
     """
 
     kind: Literal["int", "float", "bool", "text", "choice", "list", "table", "file"]
@@ -114,6 +115,7 @@ class Option:
     high: float | None = None
     open_low: bool = False
     optional: bool = False
+    reads: bool = False
     secret: bool = False
 
     def allowed(self) -> str:

@@ -146,6 +146,7 @@ TEMPLATE = Strategy(
         "pack": Option(
             kind="list",
             default=OWN,
+            reads=True,
             help=f"Packs to draw from, of {', '.join(OWN)} and TOML files of yours (docs/templates.md).",
         ),
         **language_options("reply"),
