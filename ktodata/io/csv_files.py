@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -12,7 +11,7 @@ from typing import IO, BinaryIO, cast
 
 from ktodata.errors import SourceError, listed
 from ktodata.io import records
-from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, TOO_LONG, UTF8_ADVICE, Raw, is_broken
+from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, TOO_DEEP, TOO_LONG, UTF8_ADVICE, Raw, is_broken, is_too_deep
 from ktodata.schema import COLUMNS, RowIds
 
 _ESCAPED = re.compile("[\udc80-\udcff]+")
@@ -20,6 +19,8 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")
 
 _CELL = r'(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)'
 _ROW = re.compile(rf"{_CELL}(?:,{_CELL})*+[\r\n]*+")
+_MESSAGE = re.compile(r'\[?\s*\{\s*"(?:role|content|from|value)"\s*:')
+_DEEP = object()  # in place of a cell's messages, where they are nested too deeply
 _TEXT = frozenset(COLUMNS) - {"prompt", "completion", "label"}  # what is text in any row
 
 
@@ -47,7 +48,11 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
             elif len(cells) != len(header):
                 yield Raw(cells, where, source, f"{len(cells)} cells, but the header names {len(header)} columns")
             else:
-                yield Raw(_record(header, cells), where, source)
+                record = _record(header, cells)
+                if any(value is _DEEP for value in record.values()):
+                    yield Raw(dict(zip(header, cells, strict=True)), where, source, TOO_DEEP)
+                else:
+                    yield Raw(record, where, source)
 
 
 class _Csv:
@@ -161,10 +166,17 @@ def _cell(column: str, text: str) -> object:
     if column in ("label", "kto_tag"):
         return {"true": True, "false": False}.get(text.lower(), text)
     if text[:1] in "[{" and text and column not in _TEXT:
-        with contextlib.suppress(ValueError, RecursionError):
+        try:
             value = json.loads(text)
-            items = value if isinstance(value, list) else [value]
-            if items and all(_is_message(item) for item in items) and not is_broken(value, text):
+        except ValueError:
+            return text
+        except RecursionError:  # it cannot be told from its end whether these are messages
+            return _DEEP if _MESSAGE.match(text) else text
+        items = value if isinstance(value, list) else [value]
+        if items and all(_is_message(item) for item in items):
+            if is_too_deep(value):
+                return _DEEP
+            if not is_broken(value, text):
                 return value
     return text
 

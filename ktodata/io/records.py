@@ -18,6 +18,9 @@ from ktodata.errors import RowError, SourceError
 BOM = b"\xef\xbb\xbf"
 BLOCK = 2**20  # bytes per read of a file, characters per read of a JSON array
 LONGEST = 256 * 2**20  # bytes of a line, or characters of an item or a cell: more is no text of a row
+# Objects and arrays of JSON within each other: far more than any layout has (a tree of messages takes two for each
+# reply), and far fewer than what quotes, pickles or writes a value can follow.
+DEEPEST = 200
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _COLONS = re.compile(rb'"\s*:')
 _BARE_COLONS = re.compile(rb'(?<!\\)(?:\\\\)*"\s*:')
@@ -81,9 +84,12 @@ def _parse_line(line: bytes, where: str) -> object:
 
     try:
         value = orjson.loads(line)
+        keys, parts = _counted(value)
+        if parts > DEEPEST and is_too_deep(value):
+            raise RowError(TOO_DEEP, where=where)
         # It takes the last of several values of one key, and says nothing. Whether one is lost is asked where there are
         # more quotes with a colon than keys; those in texts are escaped, but for one that begins with a colon.
-        if len(_COLONS.findall(line)) > (keys := _keys(value)) and len(_BARE_COLONS.findall(line)) > keys:
+        if len(_COLONS.findall(line)) > keys and len(_BARE_COLONS.findall(line)) > keys:
             return _parse_slowly(line, where)
         return value
     except orjson.JSONDecodeError:
@@ -92,27 +98,37 @@ def _parse_line(line: bytes, where: str) -> object:
         return _parse_slowly(line, where)
 
 
-def _keys(value: object) -> int:
-    """How many keys a value has in all its objects together."""
-    count, waiting = 0, [value]
-    while waiting:
-        one = waiting.pop()
+def _counted(value: object) -> tuple[int, int]:
+    """How many keys a value has in all its objects together, and how many objects and arrays."""
+    count, found = 0, [value]
+    for one in found:  # which grows meanwhile
         if isinstance(one, dict):
             count += len(one)
-            waiting += [inner for inner in one.values() if isinstance(inner, dict | list)]
+            found += [inner for inner in one.values() if isinstance(inner, dict | list)]
         elif isinstance(one, list):
-            waiting += [inner for inner in one if isinstance(inner, dict | list)]
-    return count
+            found += [inner for inner in one if isinstance(inner, dict | list)]
+    return count, len(found)
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether more than `DEEPEST` objects and arrays of a value lie within each other."""
+    level = [value]
+    for _ in range(DEEPEST):
+        around = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [inner for values in around for inner in values]
+    return any(isinstance(one, dict | list) for one in level)
 
 
 def _parse_slowly(line: bytes, where: str) -> object:
     try:
         text = line.decode("utf-8")
         value = json.loads(text, object_pairs_hook=partial(_object, where=where))
+        if is_too_deep(value):
+            raise RowError(TOO_DEEP, where=where)
     except UnicodeDecodeError as error:
         raise RowError(f"byte {error.start + 1} of the record is not UTF-8", where=where, do=UTF8_ADVICE) from error
     except RecursionError as error:
-        raise RowError("JSON nested too deeply", where=where) from error
+        raise RowError(TOO_DEEP, where=where) from error
     except ValueError as error:
         place = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         raise RowError(f"not JSON: {why(error)}{place}", where=where) from error
@@ -146,6 +162,7 @@ def is_broken(value: object, text: str) -> bool:
 
 
 TOO_LONG = f"longer than {LONGEST // 2**20} MiB: not a file of this format?"
+TOO_DEEP = "JSON nested too deeply"
 BROKEN_EMOJI = "half of a surrogate pair (a broken emoji) in the text"
 UTF8_ADVICE = "Convert the file to UTF-8 first"
 COMMA_ADVICE = "The separator of a csv file must be a comma"
