@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from ktodata import hub
 from ktodata.errors import SourceError
 from ktodata.io.files import GZIP, read_file, suffix_of
-from ktodata.io.paths import local_path
+from ktodata.io.paths import local_path, shown_path
 from ktodata.io.records import Raw, read_lines
 
 log = logging.getLogger(__name__)
@@ -128,16 +128,17 @@ def _refuse_others(line: object) -> None:
 
 def _provenance(path: Path) -> str:
     """A file as rows name it: its folder and name, however it was typed, and no more of this machine's paths."""
-    return "/".join(path.resolve().parts[-2:]).lstrip("/")
+    return shown_path("/".join(path.resolve().parts[-2:]).lstrip("/"))
 
 
 def _folder_parts(folder: Path, *, split: str, folders: Sequence[str]) -> list[Part]:
     if hub.is_saved_dataset(folder):
-        return [Part(folder.resolve().name, partial(_saved_records, folder, split))]
+        return [Part(shown_path(folder.resolve().name), partial(_saved_records, folder, split))]
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     chosen = choose_files(names, split=split, folders=folders, where=str(folder))
     root = folder.resolve().name
-    return [Part(f"{root}/{name}", partial(read_file, folder / name, f"{root}/{name}"), name) for name in chosen]
+    sources = {name: shown_path(f"{root}/{name}") for name in chosen}
+    return [Part(source, partial(read_file, folder / name, source), name) for name, source in sources.items()]
 
 
 def _repository_parts(hub_id: hub.HubId, *, split: str, folders: Sequence[str]) -> list[Part]:
@@ -166,7 +167,7 @@ def _hub_records(hub_id: hub.HubId, split: str, limit: int | None, label: str) -
 def _saved_records(folder: Path, split: str) -> Iterator[Raw]:
     row = 0
     for row, values in enumerate(hub.saved_records(folder, split=split), 1):
-        yield Raw(values, f"{folder}: row {row}", folder.resolve().name)
+        yield Raw(values, f"{shown_path(folder)}: row {row}", shown_path(folder.resolve().name))
     if not row:
         raise SourceError("the dataset is empty: no rows in it", where=str(folder))
 

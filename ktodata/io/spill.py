@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ class Spill:
             return None
         fields = None if columns is None else [self._schema.get_field_index(name) for name in columns]
         options = pyarrow.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
-        with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file, options=options) as stream:
+        with pyarrow.OSFile(os.fsencode(path)) as file, pyarrow.ipc.open_stream(file, options=options) as stream:
             return stream.read_all()
 
     def forget(self, part: int) -> None:
@@ -172,7 +173,7 @@ class Spill:
 
         if part not in self._writers:
             assert self._place is not None
-            file = pyarrow.OSFile(str(self._place / f"{part}.arrow"), "wb")
+            file = pyarrow.OSFile(os.fsencode(self._place / f"{part}.arrow"), "wb")
             options = pyarrow.ipc.IpcWriteOptions(use_threads=False)
             writer = pyarrow.ipc.new_stream(file, self._schema, options=options)
             self._writers[part] = Writer(writer, file)

@@ -54,7 +54,8 @@ def write_card(made: Made) -> str:
     """
     path = card_path(made.output)
     with atomic_file(path) as stream:
-        stream.write(card_text(made).encode())
+        # Names of files, and options, may hold bytes that are not UTF-8.
+        stream.write(card_text(made).encode("utf-8", "backslashreplace"))
     return path
 
 
