@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -134,11 +135,48 @@ def _provenance(path: Path) -> str:
 def _folder_parts(folder: Path, *, split: str, folders: Sequence[str]) -> list[Part]:
     if hub.is_saved_dataset(folder):
         return [Part(shown_path(folder.resolve().name), partial(_saved_records, folder, split))]
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    chosen = choose_files(names, split=split, folders=folders, where=str(folder))
+    chosen = choose_files(_names_in(folder), split=split, folders=folders, where=str(folder))
+    for name in chosen:
+        _check_file(folder / name)
     root = folder.resolve().name
     sources = {name: shown_path(f"{root}/{name}") for name in chosen}
     return [Part(source, partial(read_file, folder / name, source), name) for name, source in sources.items()]
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What is in a folder and in those below it, but for hidden folders, whatever it is.
+
+    Raises:
+        SourceError: one of the folders cannot be looked into.
+    """
+    names: list[str] = []
+    linked: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=_refuse_folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        above = Path(place).relative_to(folder)
+        names += [(above / name).as_posix() for name in files]
+        linked += [(above / name).as_posix() for name in folders if Path(place, name).is_symlink()]
+    if linked:  # they may lead anywhere, in a circle too
+        log.warning("%s: not read, as they are links to folders: %s", folder, _some(sorted(linked)))
+    return names
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise SourceError(f"cannot be read: {error.strerror or error}", where=str(error.filename)) from error
+
+
+def _check_file(path: Path) -> None:
+    """Raises SourceError if something in a folder that is called as data are is no file."""
+    if not path.exists():
+        raise SourceError("a link to nothing", where=str(path), do="Take it away, or mend it")
+    if not path.is_file():
+        raise SourceError("not a regular file", where=str(path), do="Take it away, or name it itself to read from it")
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names as a warning tells them: the first of very many."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _repository_parts(hub_id: hub.HubId, *, split: str, folders: Sequence[str]) -> list[Part]:
@@ -196,8 +234,7 @@ def choose_files(names: Collection[str], *, split: str, folders: Sequence[str] =
         chosen = [name for name in readable if split in (splits[name], _stem(name))]
         chosen = chosen or [name for name in readable if splits[name] == ALIASES.get(split, split)]
         if passed := [name for name in readable if not splits[name] and name not in chosen]:
-            more = f" and {len(passed) - NAMED} more" if len(passed) > NAMED else ""
-            log.warning("%s: not read, as their names tell no split: %s%s", where, ", ".join(passed[:NAMED]), more)
+            log.warning("%s: not read, as their names tell no split: %s", where, _some(passed))
     if not chosen:
         known = sorted({found for found in splits.values() if found} or {"train"})
         raise SourceError(f"no split {split!r}", where=where, do=f"It has: {', '.join(known)}")
@@ -220,5 +257,9 @@ def _stem(name: str) -> str:
 
 def _is_data(name: str) -> bool:
     path = PurePosixPath(name)
-    hidden = any(part.startswith((".", "_")) for part in path.parts)
+    hidden = any(map(_is_hidden, path.parts))
     return bool(suffix_of(name)) and not hidden and path.name not in _METADATA
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
