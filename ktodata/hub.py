@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ktodata.errors import SourceError, first_line
+from ktodata.errors import SourceError, UsageError, first_line
 
 log = logging.getLogger(__name__)
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?")
@@ -49,6 +49,7 @@ class Snapshot:
     def _list(self) -> list[str]:
         import huggingface_hub
 
+        check_token()
         with hub_errors(self.repo):
             try:
                 # Not `list_repo_files`: that one retries for 23 seconds where there is no network.
@@ -150,6 +151,7 @@ def _check_reachable(repo: str) -> None:
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE:
+        check_token()
         with hub_errors(repo):
             huggingface_hub.HfApi().dataset_info(repo, timeout=20)
 
@@ -197,6 +199,20 @@ def unreachable(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
+
+
+def check_token(token: str = "") -> None:
+    """Look at a token before a client fails on it in words of its own; "": the one that the Hub's own tools would take.
+
+    Raises:
+        UsageError: it has a character that none has. The token is not shown.
+    """
+    from huggingface_hub import get_token
+
+    if not re.fullmatch(r"[!-~]*", token or get_token() or ""):
+        raise UsageError(
+            "the Hub's token has white space or a letter in it that no token has", do="Copy it again, whole and alone"
+        )
 
 
 @contextlib.contextmanager

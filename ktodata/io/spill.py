@@ -9,6 +9,7 @@ forgotten, so that what is made of the parts one by one takes the room that they
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import tempfile
@@ -26,6 +27,17 @@ from ktodata.io.table import Table
 # costs no more than holding the rows does (compressed by lz4 they took 15 % of the CPU time of `unpair`).
 BUDGET = 32 * 2**20
 PREFIX = ".ktodata-"
+_ROOM = "Free some space there; it takes about as much as the rows do"
+_OPEN = "Raise the limit of open files (ulimit -n)"
+_ADVICE = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EMFILE: _OPEN,
+    errno.ENFILE: _OPEN,
+    errno.EFBIG: "Raise the limit of the size of files (ulimit -f)",
+    errno.EROFS: "Name an output in a folder where you may write",
+    errno.EACCES: "Name an output in a folder where you may write",
+}
 PORTION = 32 * 2**20  # bytes of rows that are sorted by part, and written, together
 
 
@@ -165,7 +177,7 @@ class Spill:
         return WriteError(
             f"rows cannot be set aside: {reason}",
             where=str(self._place or self.folder or tempfile.gettempdir()),
-            do="Free some space there; it takes about as much as the rows do",
+            do=_ADVICE.get(getattr(error, "errno", None) or 0, ""),
         )
 
     def _writer(self, part: int) -> Any:
