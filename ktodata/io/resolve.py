@@ -198,6 +198,12 @@ def _fetched_records(snapshot: hub.Snapshot, name: str, label: str) -> Iterator[
 
 
 def _hub_records(hub_id: hub.HubId, split: str, limit: int | None, label: str) -> Iterator[Raw]:
+    # With a limit nobody wants to download whole files, and `datasets` streams them.
+    files = hub.split_files(hub_id, split=split, readable=suffix_of) if limit is None else None
+    if files is not None:
+        for name, path in files:
+            yield from read_file(path, label, name=f"{hub_id.repo}/{name}")
+        return
     for row, values in enumerate(hub.dataset_records(hub_id, split=split, limit=limit), 1):
         yield Raw(values, f"{label}: row {row}", label)
 
