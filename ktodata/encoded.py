@@ -13,20 +13,34 @@ from typing import Any
 
 from ktodata.errors import RowError
 
+# Objects and arrays of JSON within each other: far more than any layout has (a tree of messages takes two for each
+# reply), and far fewer than what quotes, pickles or writes a value can follow.
+DEEPEST = 200
+TOO_DEEP = "JSON nested too deeply"
+_DEEP = json.loads("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1))
 _KEYS = (("role", "content"), ("from", "value"))
+_BEGUN = re.compile(r'\[?\s*\{\s*"(?:role|content|from|value)"\s*:')
 # A list of dictionaries or a single one, as Python prints them, and NumPy, which leaves the commas out.
 _PRINTED = re.compile(r"\[?\s*\{\s*'\w+'\s*:.*\}\s*\]?\s*", re.DOTALL)
 
 
 def messages_in(text: str) -> Any:
-    """The messages that some text is, wholly, in JSON: a list of them or a single one; None if it is something else."""
+    """The messages that some text is, wholly, in JSON: a list of them or a single one; None if it is something else.
+
+    They may be nested too deeply (`is_too_deep`). What begins as messages do and is nested so deeply that it cannot be
+    parsed is given as something else that is too deep.
+    """
     if not text.startswith(("[", "{")):
         return None
-    with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(text)
+    with contextlib.suppress(ValueError):
+        try:
+            value = json.loads(text)
+        except RecursionError:
+            return _DEEP if _BEGUN.match(text) else None
         items = value if isinstance(value, list) else [value]
         if items and all(isinstance(item, dict) and any(item.keys() >= {*keys} for keys in _KEYS) for item in items):
-            if "\\u" in text:  # half of a surrogate pair, which no file can hold, is a ValueError
+            # Half of a surrogate pair, which no file can hold, is a ValueError.
+            if "\\u" in text and not is_too_deep(value):
                 json.dumps(value, ensure_ascii=False).encode()
             return value
     return None
@@ -50,7 +64,8 @@ def decoded(value: object, *, name: str, where: str) -> Any:
     """The messages that a value is as JSON; any other value as it is.
 
     Raises:
-        RowError: it is what Python prints for messages. That is not read, as it does not come back for certain.
+        RowError: they are nested too deeply; or it is what Python prints for messages, which is not read, as it does
+            not come back for certain.
     """
     if not isinstance(value, str):
         return value
@@ -61,4 +76,15 @@ def decoded(value: object, *, name: str, where: str) -> Any:
             do="Write the file as JSON lines or parquet, which hold messages as they are",
         )
     found = messages_in(value)
+    if found is not None and is_too_deep(found):
+        raise RowError(f"{name}: {TOO_DEEP}", where=where)
     return value if found is None else found
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether more than `DEEPEST` objects and arrays of a value lie within each other."""
+    level = [value]
+    for _ in range(DEEPEST):
+        around = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [inner for values in around for inner in values]
+    return any(isinstance(one, dict | list) for one in level)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
@@ -93,6 +94,19 @@ _context: tuple[Callable[[Any, Any], Any], Any] | None = None
 def _prepare(work: Callable[[Any, Any], Any], shared: Any) -> None:
     global _context
     _context = work, shared
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: one that is killed cannot say so, and the worker would
+    wait for its next item for ever."""
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    parent = parent_process()
+    assert parent is not None, "a worker has been started by another process"
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _call(item: Any) -> Any:

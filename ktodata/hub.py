@@ -1,23 +1,27 @@
 """The Hugging Face Hub, as far as reading needs it: what a dataset repository holds, its files, its rows.
 
 Files of a dataset whose layout we know are listed and downloaded (so a mirror may hold any subset of them) and read
-by our own readers; everything else goes through `datasets`, which knows configurations and splits. Both libraries
-are imported when they are needed, and their errors become one `SourceError`.
+by our own readers. Of any other dataset `datasets` tells which files are those of a configuration and split; these are
+read by our readers too, if they can be, and else by `datasets`. Both libraries are imported when they are needed, and
+their errors become one `SourceError`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ktodata.errors import SourceError, first_line
+from ktodata.errors import SourceError, UsageError, first_line
 
 log = logging.getLogger(__name__)
+_IN_URL = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[^/]+/")
+_FETCH = "Fetch the files (hf download) and name their folder: then it is told where, and --quarantine holds"
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?")
 
 
@@ -49,6 +53,7 @@ class Snapshot:
     def _list(self) -> list[str]:
         import huggingface_hub
 
+        check_token()
         with hub_errors(self.repo):
             try:
                 # Not `list_repo_files`: that one retries for 23 seconds where there is no network.
@@ -73,13 +78,68 @@ class Snapshot:
         Raises:
             SourceError: the download fails.
         """
-        if self._folder:
-            return Path(self._folder) / name
-        import huggingface_hub
+        return Path(self._folder) / name if self._folder else _fetch(self.repo, name)
 
-        with hub_errors(self.repo), quiet():
-            # By name, not by commit: the cache then knows which commit to offer when the Hub cannot be reached.
-            return Path(huggingface_hub.hf_hub_download(self.repo, name, repo_type="dataset"))
+
+def _fetch(repo: str, name: str) -> Path:
+    import huggingface_hub
+
+    with hub_errors(repo), quiet():
+        # By name, not by commit: the cache then knows which commit to offer when the Hub cannot be reached.
+        return Path(huggingface_hub.hf_hub_download(repo, name, repo_type="dataset"))
+
+
+def split_files(hub_id: HubId, *, split: str, readable: Callable[[str], object]) -> Iterator[tuple[str, Path]] | None:
+    """The files of one split of any dataset on the Hub, by their names there, each downloaded when it is asked for.
+
+    None where not all are `readable` by their names, or where options come with them that say how to read them: only
+    `datasets` knows that.
+
+    Raises:
+        SourceError: no such repository or configuration (those that exist are named), or no network.
+    """
+    _check_reachable(hub_id.repo)
+    import datasets
+
+    kept = _kept(hub_id.repo)
+    with hub_errors(hub_id.repo), quiet():
+        try:
+            builder = datasets.load_dataset_builder(kept or hub_id.repo, hub_id.config or None)
+        except Exception:
+            if not kept:
+                raise
+            return None  # it may still be in the other cache, that of `datasets`
+    found = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
+    urls = found.get(split, [])
+    names = [url.removeprefix(f"{kept}/") if kept else _IN_URL.sub("", url) for url in urls]
+    if not names or not all(readable(name) and not _is_elsewhere(name) for name in names) or not _is_plain(builder):
+        return None
+    return ((name, Path(kept) / name if kept else _fetch(hub_id.repo, name)) for name in names)
+
+
+def _kept(repo: str) -> str:
+    """The folder of what the cache has of a repository, if the Hub is not to be asked; else ""."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        with contextlib.suppress(OSError):
+            return str(huggingface_hub.snapshot_download(repo, repo_type="dataset", local_files_only=True))
+    return ""
+
+
+def _is_elsewhere(name: str) -> bool:
+    return "://" in name or name.startswith("/")
+
+
+def _is_plain(builder: Any) -> bool:
+    """Whether a builder of `datasets` reads files as others do: of a format that they know, and without options."""
+    if type(builder.config).__name__ not in ("CsvConfig", "JsonConfig", "ParquetConfig"):
+        return False
+    usual = type(builder.config)()
+    own = {"name", "version", "data_dir", "data_files", "description", "features"}
+    options = {field.name for field in dataclasses.fields(usual)} - own
+    return all(getattr(builder.config, name) == getattr(usual, name) for name in options)
 
 
 def dataset_records(hub_id: HubId, *, split: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -94,10 +154,14 @@ def dataset_records(hub_id: HubId, *, split: str, limit: int | None = None) -> I
     import datasets
 
     with hub_errors(hub_id.repo), quiet():
-        data = datasets.load_dataset(hub_id.repo, hub_id.config or None, split=split, streaming=limit is not None)
+        try:
+            data = datasets.load_dataset(hub_id.repo, hub_id.config or None, split=split, streaming=limit is not None)
+        except datasets.exceptions.DatasetGenerationError as error:
+            what = first_line(error.__cause__ or error)  # it says nothing itself
+            raise SourceError(what, where=f"{hub_id.repo} on the Hub", do=_FETCH) from error
     records = iter(data)
     while True:
-        with hub_errors(hub_id.repo):
+        with hub_errors(hub_id.repo, do=_FETCH):
             record = next(records, None)
         if record is None:
             return
@@ -150,13 +214,14 @@ def _check_reachable(repo: str) -> None:
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE:
+        check_token()
         with hub_errors(repo):
             huggingface_hub.HfApi().dataset_info(repo, timeout=20)
 
 
 @contextlib.contextmanager
-def hub_errors(repo: str) -> Iterator[None]:
-    """Turn whatever the Hub's clients raise into one `SourceError` that says what to do."""
+def hub_errors(repo: str, *, do: str = "") -> Iterator[None]:
+    """Turn whatever the Hub's clients raise into one `SourceError` that says what to do: `do`, if nothing is known."""
     from huggingface_hub import errors
 
     where = f"{repo} on the Hub"
@@ -174,7 +239,7 @@ def hub_errors(repo: str) -> Iterator[None]:
         raise SourceError(f"the Hub answers: {first_line(error)}", where=where) from error
     except (ValueError, OverflowError) as error:
         # `datasets`: an unknown split or configuration (the text lists those there are), or a time beyond year 9999.
-        raise SourceError(first_line(error, lines=2), where=where) from error
+        raise SourceError(first_line(error, lines=2), where=where, do=do) from error
     except Exception as error:
         if unreachable(error):
             raise SourceError(
@@ -183,7 +248,7 @@ def hub_errors(repo: str) -> Iterator[None]:
                 do="Check the network, set HF_HUB_OFFLINE=1 to use the cache, or name a local copy",
             ) from error
         if isinstance(error, OSError) or type(error).__module__.startswith("datasets"):
-            raise SourceError(first_line(error), where=where) from error
+            raise SourceError(first_line(error), where=where, do=do) from error
         raise
 
 
@@ -199,12 +264,27 @@ def unreachable(error: BaseException) -> bool:
     return False
 
 
+def check_token(token: str = "") -> None:
+    """Look at a token before a client fails on it in words of its own; "": the one that the Hub's own tools would take.
+
+    Raises:
+        UsageError: it has a character that none has. The token is not shown.
+    """
+    from huggingface_hub import get_token
+
+    if not re.fullmatch(r"[!-~]*", token or get_token() or ""):
+        raise UsageError(
+            "the Hub's token has white space or a letter in it that no token has", do="Copy it again, whole and alone"
+        )
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars of the client libraries where there is no terminal, and no talk of retries."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # it says what it raises
     if not sys.stderr.isatty():
         disable_progress_bars()
         if "datasets" in sys.modules:

@@ -231,7 +231,7 @@ def parse_row(record: Mapping[str, Any], *, where: str, source: str) -> Row:
         raise RowError(problem, where=where, do="A completion is what the assistant says, tools' answers between")
     origin = _scalar(record, "origin", where) or "feedback"
     if origin not in ORIGINS:
-        raise RowError(f"origin is {origin!r}, not one of {', '.join(ORIGINS)}", where=where)
+        raise RowError(f"origin is {named(origin)}, not one of {', '.join(ORIGINS)}", where=where)
     return make_row(
         prompt,
         completion,
@@ -289,7 +289,7 @@ def parse_label(value: object, *, name: str, where: str) -> bool:
         return value
     quoted = isinstance(value, str) and value.strip().lower() in ("true", "false")
     raise RowError(
-        f"{name} is {value!r}, not true or false",
+        f"{name} is {named(value)}, not true or false",
         where=where,
         do="Write true for a desirable completion and false for an undesirable one"
         + (", without quotes or spaces around it" if quoted else ""),

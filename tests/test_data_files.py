@@ -222,7 +222,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "half an emoji in csv": (
         "a.csv",
         b'prompt,completion,label\n"[{""role"": ""user"", ""content"": ""\\ud83d""}]",c,true\n"[]",c,1\n',
-        "a.csv:3: label is '1'",  # a cell that is no sound message is text, as it stands there
+        "a.csv:3: label is str '1'",  # a cell that is no sound message is text, as it stands there
     ),
     "nested": ("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl:1: "),
     "array cut off": ("a.json", f"[{ROW},\n".encode(), "a.json:2: not JSON"),
@@ -275,11 +275,11 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
         b"prompt,prompt,label\np,c,true\n",
         "a.csv:1: a column is named twice (prompt, prompt, label). Rename one",
     ),
-    "label 1 in csv": ("a.csv", b"prompt,completion,label\np,c,1\n", "a.csv:2: label is '1', not true or false"),
+    "label 1 in csv": ("a.csv", b"prompt,completion,label\np,c,1\n", "a.csv:2: label is str '1', not true or false"),
     "not parquet": ("a.parquet", b"PAR1 nope", "a.parquet: not a readable parquet file"),
     "unknown suffix": ("a.tsv", b"x", "a.tsv: unknown suffix '.tsv'. Known: .jsonl"),
-    "label as text": ("a.jsonl", ROW.replace("true", '"true"').encode(), "a.jsonl:1: label is 'true'"),
-    "label 1": ("a.jsonl", ROW.replace("true", "1").encode(), "a.jsonl:1: label is 1"),
+    "label as text": ("a.jsonl", ROW.replace("true", '"true"').encode(), "a.jsonl:1: label is str 'true'"),
+    "label 1": ("a.jsonl", ROW.replace("true", "1").encode(), "a.jsonl:1: label is int 1"),
     "null completion": ("a.jsonl", ROW.replace('" c"', "null").encode(), "a.jsonl:1: completion is null"),
     "number as completion": ("a.jsonl", ROW.replace('" c"', "7").encode(), "a.jsonl:1: completion is int 7"),
     "no label": ("a.jsonl", b'{"prompt": "p", "completion": "c"}', "no column 'label' (columns seen: prompt"),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -61,6 +62,24 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for split in ("train_prefs", "train_sft"):
         frame = pandas.DataFrame({"prompt": [f"q{n}" for n in range(5)], **scored})
         frame.to_parquet(preferences / f"{split}-00000-of-00001.parquet")
+    pairs = [json.dumps({"prompt": f"q{n}", "chosen": "a", "rejected": "b"}) for n in range(6)]
+    lines = "\n".join([*pairs[:3], '{"prompt": "q", "chose', *pairs[3:]])
+    for name, file, head in (
+        ("logs", "train.jsonl", "license: mit"),
+        ("named", "some/a.jsonl", "configs: [{config_name: x, data_files: [{split: fit, path: 'some/*.jsonl'}]}]"),
+    ):
+        place = root / "datasets" / "someone" / name
+        (place / file).parent.mkdir(parents=True)
+        (place / file).write_text(lines, encoding="utf-8")
+        (place / "README.md").write_text(f"---\n{head}\n---\n", encoding="utf-8")
+    marked = root / "datasets" / "someone" / "marked"
+    marked.mkdir()
+    (marked / "a.csv").write_text("prompt;chosen;rejected\np;a;b\n", encoding="utf-8")
+    told = "configs: [{config_name: default, data_files: a.csv, sep: ;}]"
+    packed = root / "datasets" / "someone" / "packed"
+    packed.mkdir()
+    (packed / "train.jsonl.xz").write_bytes(lzma.compress("\n".join(pairs).encode()))
+    (marked / "README.md").write_text(f"---\n{told}\n---\n", encoding="utf-8")
     (root / "datasets" / "someone" / "empty").mkdir()
     (root / "datasets" / "someone" / "empty" / "README.md").write_text("nothing", encoding="utf-8")
     server = subprocess.Popen(
@@ -157,6 +176,44 @@ def test_any_dataset_of_pairs(home: Path, endpoint: str, options: list[str]) -> 
     assert len(rows) == (6 if options else 10)
     assert {row["source"] for row in rows} == {"someone/pairs:train"}
     assert all(row["completion"][0]["content"].startswith("chosen" if row["label"] else "rejected") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [("someone/logs", "someone/logs/train.jsonl:4"), ("someone/named:x --split fit", "someone/named/some/a.jsonl:4")],
+)
+def test_a_bad_line_of_any_dataset_is_told_and_set_aside_as_that_of_a_file(
+    home: Path, endpoint: str, source: str, place: str, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    for address, offline in ((endpoint, "0"), (NOWHERE, "1")):
+        refused = unpair(home, address, *source.split(), HF_HUB_OFFLINE=offline)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith(f"error: {place}: not JSON: Unterminated string")
+        assert refused.stderr.count("\n") == 1
+        done = unpair(home, address, *source.split(), "--quarantine", str(bad), HF_HUB_OFFLINE=offline)
+        assert done.returncode == 0, done.stderr
+        label = ":".join(source.replace("--split", "").split()) if "split" in source else f"{source}:train"
+        assert {json.loads(line)["source"] for line in done.stdout.splitlines()} == {label}
+        assert len(done.stdout.splitlines()) == 12
+        (kept,) = map(json.loads, bad.read_text(encoding="utf-8").splitlines())
+        assert (kept["where"], kept["record"]) == (place, '{"prompt": "q", "chose')
+
+
+def test_a_bad_line_that_datasets_reads_is_one_line_with_advice(home: Path, endpoint: str) -> None:
+    done = unpair(home, endpoint, "someone/logs", "--limit", "2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: someone/logs on the Hub: JSON parse error: ")
+    assert "Fetch the files (hf download) and name their folder" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("source", ["someone/marked", "someone/packed"])
+def test_what_only_datasets_can_read_is_read_by_it(home: Path, endpoint: str, source: str) -> None:
+    """Cells between semicolons, as the card says, and files that are packed in another way."""
+    done = unpair(home, endpoint, source)
+    assert done.returncode == 0, done.stderr
+    assert {json.loads(line)["completion"] for line in done.stdout.splitlines()} == {"a", "b"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A killed process and a full disk: the old file stays, and what a dead run set aside goes with the next one."""
 
+import contextlib
 import json
 import os
 import resource
@@ -145,6 +146,40 @@ def test_the_quarantine_file_of_a_killed_run_goes_with_the_next_one(place: Path)
     again = start("unpair", place, out, more=options)
     assert (again.communicate(timeout=100), again.returncode)[1] == 0
     assert names(place) == ["bad.jsonl", "rows.jsonl"]
+
+
+# Two workers have answered, and have nothing to do then, or much.
+WORKERS = """
+import operator, sys, time
+from ktodata.engine import each
+
+def items():
+    for _ in range(20):
+        yield 0
+    print("ready", flush=True)
+    while sys.argv[1] == "busy":
+        yield 600
+    time.sleep(600)
+
+for _ in each(operator.call, items(), shared=time.sleep, workers=2):
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", ["idle", "busy"])
+def test_the_workers_of_a_killed_run_end_with_it(workers: str) -> None:
+    """They, and what keeps track of semaphores for them, hold stderr: it ends with the last of them."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKERS, workers], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as child:
+        try:
+            assert child.stdout
+            assert child.stdout.readline() == b"ready\n"
+            child.kill()
+            assert b"Traceback" not in child.communicate(timeout=60)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 def test_what_a_run_that_lives_has_set_aside_stays(tmp_path: Path) -> None:

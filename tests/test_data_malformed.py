@@ -100,11 +100,11 @@ UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "argilla: null rating": ("ultrafeedback-argilla", {"chosen-rating": None}, "chosen-rating is null, not a number"),
     "trl: a number as turns": ("ultrafeedback-trl", {"rejected": 3}, "rejected is int 3, not a string or messages"),
     "kto mix: null prompt": ("kto-mix", {"prompt": None}, "prompt is null, not a string"),
-    "kto mix: a word as label": ("kto-mix", {"label": "yes"}, "label is 'yes', not true or false"),
-    "kto mix: null label": ("kto-mix", {"label": None}, "label is None, not true or false"),
+    "kto mix: a word as label": ("kto-mix", {"label": "yes"}, "label is str 'yes', not true or false"),
+    "kto mix: null label": ("kto-mix", {"label": None}, "label is null, not true or false"),
     "kto mix: turns that are none": ("kto-mix", {"completion": [3]}, "completion[0] is int 3, not a message"),
     "kto mix: null completion": ("kto-mix", {"completion": None}, "completion is null, not a list of messages"),
-    "capybara: a number as label": ("capybara-kto", {"label": 1}, "label is 1, not true or false"),
+    "capybara: a number as label": ("capybara-kto", {"label": 1}, "label is int 1, not true or false"),
     "orca: null question": ("orca-pairs", {"question": None}, "question is null, not a string"),
     "orca: a list as system": ("orca-pairs", {"system": []}, "system is list [], not a string"),
     "orca: null reply": ("orca-pairs", {"chosen": None}, "chosen is null, not a string or messages"),
@@ -148,7 +148,11 @@ UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
         {"messages": "hi"},
         "messages is str 'hi', not a list of",
     ),
-    "llama-factory: a word as label": ("llama-factory-kto", {"label": "good"}, "label is 'good', not true or false"),
+    "llama-factory: a word as label": (
+        "llama-factory-kto",
+        {"label": "good"},
+        "label is str 'good', not true or false",
+    ),
     **{
         f"llama-factory: a history of {value!r}": (
             "llama-factory-dpo",
@@ -174,7 +178,7 @@ UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "halos: a label of two": ("halos-kto", {"label": 2}, "label is int 2, not 1 or 0"),
     "halos: an output of words": ("halos-kto", {"output": "good"}, "output is str 'good', not a list of messages"),
     "halos: no second output": ("halos-pairs", {"output_B": GONE}, "no column 'output_B'"),
-    "rows: a null label": ("rows", {"label": None}, "label is None, not true or false"),
+    "rows: a null label": ("rows", {"label": None}, "label is null, not true or false"),
     "rows: two kinds": ("rows", {"completion": [assistant("a")]}, "prompt is text and completion is chat"),
     "rows: no such role": (
         "rows",
@@ -191,7 +195,7 @@ UNREADABLE: dict[str, tuple[str, dict[str, Any], str]] = {
         {"prompt": [user("q")], "completion": [assistant("a"), {"role": "tool", "content": "b"}]},
         "the completion ends with the 'tool'",
     ),
-    "rows: no such origin": ("rows", {"origin": "heaven"}, "origin is 'heaven', not one of pair"),
+    "rows: no such origin": ("rows", {"origin": "heaven"}, "origin is str 'heaven', not one of pair"),
 }
 UNUSABLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "hh: prompts differ": ("hh-rlhf", {"chosen": "\n\nHuman: x\n\nAssistant: y"}, "prompts differ"),

@@ -208,9 +208,10 @@ def test_new_lines_of_a_recipe_end_like_the_others(tmp_path: Path) -> None:
 CSV: dict[str, tuple[str, str]] = {
     "a word as label": (
         "prompt,completion,label\np,a,good\n",
-        "label is 'good', not true or false. Write true for a desirable completion and false for an undesirable one\n",
+        "label is str 'good', not true or false. "
+        "Write true for a desirable completion and false for an undesirable one\n",
     ),
-    "a number as label": ("prompt,completion,label\np,a,1\n", "label is '1', not true or false. Write true for a"),
+    "a number as label": ("prompt,completion,label\np,a,1\n", "label is str '1', not true or false. Write true for a"),
     "a misspelt column": (
         "prompt,completion,lable\np,a,true\n",
         "columns prompt, completion, lable: no layout that can be read. Column 'lable': did you mean 'label'?\n",
@@ -256,7 +257,7 @@ def test_where_nothing_can_be_read_the_first_reason_and_the_quarantine_file_are_
     result = run("unpair", rows, "-o", str(tmp_path / "o.jsonl"), "--quarantine", str(bad))
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "nothing to write: 60 completions read, 60 unreadable; the first unreadable: " in result.stderr
-    assert "a.jsonl:1: label is 'good', not true or false. All of them are in " in result.stderr
+    assert "a.jsonl:1: label is str 'good', not true or false. All of them are in " in result.stderr
     assert str(bad) in result.stderr
     assert len(bad.read_text(encoding="utf-8").splitlines()) == 60
 

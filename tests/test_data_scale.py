@@ -2,6 +2,8 @@
 
 import errno
 import json
+import resource
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -18,6 +20,7 @@ from orders import clashes, training_order
 import ktodata.io.spill
 import ktodata.stretches
 from ktodata.cli import main
+from ktodata.errors import WriteError
 from ktodata.io import Spill, read_rows
 from ktodata.io.table import rows_of, table_of
 from ktodata.order import keys_of, longest_run, tail
@@ -148,6 +151,33 @@ def test_a_full_disk_while_rows_are_set_aside_is_one_line_and_leaves_the_old_fil
     assert done.stderr.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "pairs.jsonl"]
     assert old.read_text(encoding="utf-8") == "old"
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "told"),
+    [
+        (resource.RLIMIT_NOFILE, 60, "Too many open files. Raise the limit of open files (ulimit -n)"),
+        (resource.RLIMIT_FSIZE, 2000, "File too large. Raise the limit of the size of files (ulimit -f)"),
+    ],
+)
+def test_what_stops_rows_from_being_set_aside_is_told_with_its_own_advice(
+    kind: int, limit: int, told: str, tmp_path: Path
+) -> None:
+    def set_aside() -> None:
+        with Spill(500, tmp_path, budget=100) as spill:
+            resource.setrlimit(kind, (limit, before[1]))
+            spill.add(pyarrow.table({"n": numbers}), numbers % (500 if kind == resource.RLIMIT_NOFILE else 2))
+            spill.finish()
+
+    numbers = np.arange(50_000)
+    before, ignored = resource.getrlimit(kind), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(WriteError) as caught:
+            set_aside()
+    finally:
+        resource.setrlimit(kind, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert told in str(caught.value)
 
 
 @pytest.mark.parametrize("portion", [1, 900, 10**9])

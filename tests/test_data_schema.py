@@ -86,9 +86,9 @@ def test_a_row_is_never_mutated() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": "true"}, "label is 'true', not true or false"),
-        ({"label": 1}, "label is 1, not true or false"),
-        ({"label": None}, "label is None, not true or false"),
+        ({"label": "true"}, "label is str 'true', not true or false"),
+        ({"label": 1}, "label is int 1, not true or false"),
+        ({"label": None}, "label is null, not true or false"),
         ({"prompt": None}, "prompt is null, not a string or a list of messages"),
         ({"completion": 5.0}, "completion is float 5.0"),
         ({"completion": []}, "prompt is text and completion is chat"),
@@ -97,7 +97,7 @@ def test_a_row_is_never_mutated() -> None:
         ({"prompt": [{"content": "x"}]}, r"prompt\[0\].role is null"),
         ({"prompt": [{"role": "alien", "content": "x"}]}, r"prompt\[0\].role is str 'alien'. Known: system, "),
         ({"source": 3}, "source is int 3"),
-        ({"origin": "guess"}, "origin is 'guess', not one of pair, rated, feedback, synthetic"),
+        ({"origin": "guess"}, "origin is str 'guess', not one of pair, rated, feedback, synthetic"),
     ],
 )
 def test_what_is_no_row_says_so(change: dict[str, object], message: str) -> None:

@@ -3,10 +3,14 @@
 By default few of them; `make slow` tries many. Records with one thing wrong are in test_data_malformed.py.
 """
 
+import contextlib
 import gzip
+import inspect
 import json
+import re
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ktodata.cli import main
+from ktodata.encoded import DEEPEST
 from ktodata.io import read_records, read_rows, write_rows
 from ktodata.schema import make_row
 
@@ -200,6 +205,74 @@ def test_the_quarantine_file_has_every_byte_of_a_bad_row(tmp_path: Path) -> None
         assert kept["where"].endswith(place)
         assert "not UTF-8" in kept["detail"]
         assert "\\xe9" in str(kept["record"])
+
+
+ENDS = st.sampled_from(["", ".5", "e5", "e-400"])
+# Levels about the bound, and about those of the parsers; digits about those of 64 bits, of floats, and of Python.
+LEVELS = st.sampled_from([1, DEEPEST - 1, DEEPEST, DEEPEST + 1, 975, 1023, 1024, 1025, 5000]) | st.integers(1, 1100)
+DIGITS = st.sampled_from([19, 20, 39, 309, 310, 4300, 4301, 6000]) | st.integers(1, 400)
+VALUES = st.one_of(
+    LEVELS.map(lambda levels: "[" * levels + "]" * levels),
+    LEVELS.map(lambda levels: '{"a":' * levels + "1" + "}" * levels),
+    LEVELS.map(lambda levels: "[" * levels),
+    LEVELS.map(lambda levels: f'[{{"role": "user", "content": {"[" * levels + "]" * levels}}}]'),
+    st.builds(lambda sign, digits, end: f"{sign}{'9' * digits}{end}", st.sampled_from(["", "-"]), DIGITS, ENDS),
+    st.sampled_from(["true", "false", '"true"', "null", "NaN", "1", '"', "", '"\\ud83d"', '{"a": 1, "a": 2}']),
+)
+
+
+def marked_json(number: int, column: str, value: str) -> str:
+    """A record with marks of its own, and some JSON, which need not be any, for one of its columns or beside them."""
+    columns = {"prompt": f'"m{number}x"', "completion": f'"c m{number}x"', "label": "true"} | {column: value}
+    return "{" + ", ".join(f'"{name}": {text}' for name, text in columns.items()) + "}"
+
+
+def marked_csv(number: int, column: str, value: str) -> str:
+    cells = {"prompt": f"m{number}x", "completion": f"c m{number}x", "label": "true", "more": ""}
+    return ",".join(f'"{text.replace(chr(34), chr(34) * 2)}"' for text in (cells | {column: value}).values())
+
+
+@contextlib.contextmanager
+def usual_stack() -> Iterator[None]:
+    """As many calls within each other as a command may make: hypothesis allows more."""
+    before, depth, frame = sys.getrecursionlimit(), 0, inspect.currentframe()
+    while frame:
+        depth, frame = depth + 1, frame.f_back
+    sys.setrecursionlimit(depth + 1000)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+WHOLE_FILES: dict[str, Callable[[list[tuple[str, str]]], str]] = {
+    ".jsonl": lambda odd: "\n".join(marked_json(number, *one) for number, one in enumerate(odd)),
+    ".json": lambda odd: "[\n" + ",\n".join(marked_json(number, *one) for number, one in enumerate(odd)) + "\n]",
+    ".csv": lambda odd: "\n".join(
+        ["prompt,completion,label,more", *(marked_csv(number, *one) for number, one in enumerate(odd))]
+    ),
+}
+
+
+@pytest.mark.parametrize("effort", [settings(QUICK, max_examples=8), pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", WHOLE_FILES)
+@pytest.mark.parametrize("command", ["unpair", "label", "negatives", "mix", "convert"])
+def test_every_record_is_written_or_set_aside(command: str, suffix: str, effort: settings, tmp_path: Path) -> None:
+    """However deep its values are and however large its numbers: none is lost, and none ends the command."""
+
+    @effort
+    @given(odd=st.lists(st.tuples(st.sampled_from(["prompt", "completion", "label", "more"]), VALUES), max_size=6))
+    def fuzz(odd: list[tuple[str, str]]) -> None:
+        source = tmp_path / f"rows{suffix}"
+        records = [("more", "true"), *odd, ("more", "false")]
+        source.write_text(WHOLE_FILES[suffix](records), encoding="utf-8")
+        with usual_stack():
+            result = checked(command, source)
+        assert result.exit_code == 0, result.stderr
+        kept = "".join((tmp_path / "out" / name).read_text(encoding="utf-8") for name in ("out.jsonl", "bad.jsonl"))
+        assert {int(number) for number in re.findall(r"m(\d+)x", kept)} == set(range(len(records)))
+
+    fuzz()
 
 
 PLAIN = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

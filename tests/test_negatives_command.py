@@ -126,7 +126,7 @@ def test_usage_errors(source: str, tmp_path: Path, args: list[str], code: int, s
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"prompt": "p", "completion": "c", "label": "true"}\n', "label is 'true', not true or false"),
+        ('{"prompt": "p", "completion": "c", "label": "true"}\n', "label is str 'true', not true or false"),
         ('{"prompt": "p", "completion": "c", "label": false}\n', "none of 1 rows is desirable"),
         ("", "empty"),
     ],

@@ -196,6 +196,9 @@ def test_counts_are_kept_without_text() -> None:
         (["IN", "a/b", "--token-env", "NO_SUCH_VARIABLE"], 2, "no environment variable NO_SUCH_VARIABLE"),
         (["IN", "a/b", "--token-env", "hf_secret123"], 2, "no environment variable."),
         (["IN", "a/b", "--dry-run", "."], 2, "not an empty folder"),
+        (["IN", "a/b", "--licence", "nonsense!!", "--dry-run", "o"], 2, "--licence 'nonsense!!' is no licence's"),
+        (["IN", "a/b", "--licence", "mit\nprivate: x", "--dry-run", "o"], 2, "It is like apache-2.0"),
+        (["IN", "a/b", "--licence", "Apache-2.0", "--dry-run", "o"], 2, "Did you mean 'apache-2.0'?"),
         (["nothing.jsonl", "a/b", "--dry-run", "o"], 1, "no such file"),
         (["PAIRS", "a/b", "--dry-run", "o"], 1, "ktodata unpair"),
         (["IN", "a/b", "--eval", "CHAT", "--dry-run", "o"], 1, "text and chat in one dataset"),
@@ -290,6 +293,27 @@ def test_no_network_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "the Hub cannot be reached" in done.stderr
     assert TOKEN not in done.stderr
+
+
+@pytest.mark.parametrize("token", ["hf_secret\nsecret", "hf_secret secret", "hf_sécret"])
+def test_what_cannot_be_a_token_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    """Clients say that the Hub cannot be reached, or that ASCII cannot hold it."""
+    source = save(tmp_path / "in.jsonl", rows(4))
+    said = "error: the Hub's token has white space or a letter in it that no token has. Copy it again, whole and alone"
+    for name, more in (("MINE", ["--token-env", "MINE"]), ("HF_TOKEN", [])):
+        monkeypatch.setenv(name, token)
+        done = run(source, "tester/other", *more)
+        if name == "HF_TOKEN" and "\n" in token:
+            continue  # the client leaves line feeds out of this one
+        assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, said)
+        assert "cret" not in done.stderr
+
+
+@pytest.mark.parametrize("licence", ["mit", "cc-by-nc-4.0", "other", "unknown", "c-uda", "llama3.1", "gpl-2.0+"])
+def test_licences_have_the_form_of_the_hubs(tmp_path: Path, licence: str) -> None:
+    done = run(save(tmp_path / "in.jsonl", rows(4)), "me/x", "--licence", licence, "--dry-run", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.stderr
+    assert front_matter((tmp_path / "out" / "README.md").read_text(encoding="utf-8"))["license"] == licence
 
 
 def test_a_token_in_an_answer_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

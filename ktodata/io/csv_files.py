@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import IO, BinaryIO, cast
 
-from ktodata.encoded import messages_in
+from ktodata.encoded import TOO_DEEP, is_too_deep, messages_in
 from ktodata.errors import SourceError, listed
 from ktodata.io import records
 from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, TOO_LONG, UTF8_ADVICE, Raw
@@ -19,6 +19,7 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")
 
 _CELL = r'(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)'
 _ROW = re.compile(rf"{_CELL}(?:,{_CELL})*+[\r\n]*+")
+_DEEP = object()  # in place of a cell's messages, where they are nested too deeply
 _TEXT = frozenset(COLUMNS) - {"prompt", "completion", "label"}  # what is text in any row
 
 
@@ -46,7 +47,11 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
             elif len(cells) != len(header):
                 yield Raw(cells, where, source, f"{len(cells)} cells, but the header names {len(header)} columns")
             else:
-                yield Raw(_record(header, cells), where, source)
+                record = _record(header, cells)
+                if any(value is _DEEP for value in record.values()):
+                    yield Raw(dict(zip(header, cells, strict=True)), where, source, TOO_DEEP)
+                else:
+                    yield Raw(record, where, source)
 
 
 class _Csv:
@@ -158,6 +163,8 @@ def _cell(column: str, text: str) -> object:
     if column in ("label", "kto_tag"):
         return {"true": True, "false": False}.get(text.lower(), text)
     found = None if column in _TEXT else messages_in(text)
+    if found is not None and is_too_deep(found):
+        return _DEEP
     return text if found is None else found
 
 

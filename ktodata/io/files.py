@@ -15,6 +15,7 @@ from ktodata.errors import SourceError
 from ktodata.io.csv_files import read_csv
 from ktodata.io.json_files import read_json, read_jsonl
 from ktodata.io.parquet_files import read_parquet
+from ktodata.io.paths import shown_path
 from ktodata.io.records import (
     AGAIN_ADVICE,
     BLOCK,
@@ -51,7 +52,7 @@ def read_file(path: Path, source: str, *, name: str = "") -> Iterator[Raw]:
     Raises:
         SourceError: it is missing, has an unknown suffix, is damaged, or holds no record.
     """
-    name = name or str(path)
+    name = name or shown_path(path)
     suffix = suffix_of(path)
     if not suffix and path.is_file():
         raise SourceError(f"unknown suffix {path.suffix!r}", where=name, do=f"Known: {', '.join(SUFFIXES)}")

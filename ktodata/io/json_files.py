@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import IO, BinaryIO, cast
 
+from ktodata.encoded import TOO_DEEP
 from ktodata.errors import SourceError
 from ktodata.io import records
 from ktodata.io.records import ARRAY_ADVICE, BOM, TOO_LONG, Raw, read_lines, why
@@ -139,7 +140,7 @@ class _Array:
             try:
                 _, end = _DECODER.raw_decode(self.buffer, self.place)
             except RecursionError:
-                return 0, "JSON nested too deeply"
+                return 0, TOO_DEEP
             except ValueError as error:
                 if self.ended or self._is_certain(error):
                     return 0, f"not JSON: {why(error)}"

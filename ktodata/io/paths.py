@@ -36,6 +36,12 @@ def real_path(text: str | Path) -> Path:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
 
 
+def shown_path(path: str | Path) -> str:
+    """A path as text for rows, files and errors. Bytes of a name that are not UTF-8 are spelled out, as text cannot
+    hold them."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def is_there(text: str) -> bool:
     """Whether there is a file or folder of this name. What cannot be looked at, or is too long for a name, is not."""
     try:

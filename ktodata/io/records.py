@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import IO, Any, NamedTuple
 
+from ktodata.encoded import DEEPEST, TOO_DEEP, is_too_deep
 from ktodata.errors import RowError, SourceError
 
 BOM = b"\xef\xbb\xbf"
@@ -81,9 +82,12 @@ def _parse_line(line: bytes, where: str) -> object:
 
     try:
         value = orjson.loads(line)
+        keys, parts = _counted(value)
+        if parts > DEEPEST and is_too_deep(value):
+            raise RowError(TOO_DEEP, where=where)
         # It takes the last of several values of one key, and says nothing. Whether one is lost is asked where there are
         # more quotes with a colon than keys; those in texts are escaped, but for one that begins with a colon.
-        if len(_COLONS.findall(line)) > (keys := _keys(value)) and len(_BARE_COLONS.findall(line)) > keys:
+        if len(_COLONS.findall(line)) > keys and len(_BARE_COLONS.findall(line)) > keys:
             return _parse_slowly(line, where)
         return value
     except orjson.JSONDecodeError:
@@ -92,27 +96,28 @@ def _parse_line(line: bytes, where: str) -> object:
         return _parse_slowly(line, where)
 
 
-def _keys(value: object) -> int:
-    """How many keys a value has in all its objects together."""
-    count, waiting = 0, [value]
-    while waiting:
-        one = waiting.pop()
+def _counted(value: object) -> tuple[int, int]:
+    """How many keys a value has in all its objects together, and how many objects and arrays."""
+    count, found = 0, [value]
+    for one in found:  # which grows meanwhile
         if isinstance(one, dict):
             count += len(one)
-            waiting += [inner for inner in one.values() if isinstance(inner, dict | list)]
+            found += [inner for inner in one.values() if isinstance(inner, dict | list)]
         elif isinstance(one, list):
-            waiting += [inner for inner in one if isinstance(inner, dict | list)]
-    return count
+            found += [inner for inner in one if isinstance(inner, dict | list)]
+    return count, len(found)
 
 
 def _parse_slowly(line: bytes, where: str) -> object:
     try:
         text = line.decode("utf-8")
         value = json.loads(text, object_pairs_hook=partial(_object, where=where))
+        if is_too_deep(value):
+            raise RowError(TOO_DEEP, where=where)
     except UnicodeDecodeError as error:
         raise RowError(f"byte {error.start + 1} of the record is not UTF-8", where=where, do=UTF8_ADVICE) from error
     except RecursionError as error:
-        raise RowError("JSON nested too deeply", where=where) from error
+        raise RowError(TOO_DEEP, where=where) from error
     except ValueError as error:
         place = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         raise RowError(f"not JSON: {why(error)}{place}", where=where) from error

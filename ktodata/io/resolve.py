@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from ktodata import hub
 from ktodata.errors import SourceError
 from ktodata.io.files import GZIP, read_file, suffix_of
-from ktodata.io.paths import STDIN, local_path
+from ktodata.io.paths import STDIN, local_path, shown_path
 from ktodata.io.records import Raw, read_lines
 
 log = logging.getLogger(__name__)
@@ -127,16 +128,54 @@ def _refuse_others(line: object) -> None:
 
 def _provenance(path: Path) -> str:
     """A file as rows name it: its folder and name, however it was typed, and no more of this machine's paths."""
-    return "/".join(path.resolve().parts[-2:]).lstrip("/")
+    return shown_path("/".join(path.resolve().parts[-2:]).lstrip("/"))
 
 
 def _folder_parts(folder: Path, *, split: str, folders: Sequence[str]) -> list[Part]:
     if hub.is_saved_dataset(folder):
-        return [Part(folder.resolve().name, partial(_saved_records, folder, split))]
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    chosen = choose_files(names, split=split, folders=folders, where=str(folder))
+        return [Part(shown_path(folder.resolve().name), partial(_saved_records, folder, split))]
+    chosen = choose_files(_names_in(folder), split=split, folders=folders, where=str(folder))
+    for name in chosen:
+        _check_file(folder / name)
     root = folder.resolve().name
-    return [Part(f"{root}/{name}", partial(read_file, folder / name, f"{root}/{name}"), name) for name in chosen]
+    sources = {name: shown_path(f"{root}/{name}") for name in chosen}
+    return [Part(source, partial(read_file, folder / name, source), name) for name, source in sources.items()]
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What is in a folder and in those below it, but for hidden folders, whatever it is.
+
+    Raises:
+        SourceError: one of the folders cannot be looked into.
+    """
+    names: list[str] = []
+    linked: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=_refuse_folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        above = Path(place).relative_to(folder)
+        names += [(above / name).as_posix() for name in files]
+        linked += [(above / name).as_posix() for name in folders if Path(place, name).is_symlink()]
+    if linked:  # they may lead anywhere, in a circle too
+        log.warning("%s: not read, as they are links to folders: %s", folder, _some(sorted(linked)))
+    return names
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise SourceError(f"cannot be read: {error.strerror or error}", where=str(error.filename)) from error
+
+
+def _check_file(path: Path) -> None:
+    """Raises SourceError if something in a folder that is called as data are is no file."""
+    if not path.exists():
+        raise SourceError("a link to nothing", where=str(path), do="Take it away, or mend it")
+    if not path.is_file():
+        raise SourceError("not a regular file", where=str(path), do="Take it away, or name it itself to read from it")
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names as a warning tells them: the first of very many."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _repository_parts(hub_id: hub.HubId, *, split: str, folders: Sequence[str]) -> list[Part]:
@@ -158,6 +197,12 @@ def _fetched_records(snapshot: hub.Snapshot, name: str, label: str) -> Iterator[
 
 
 def _hub_records(hub_id: hub.HubId, split: str, limit: int | None, label: str) -> Iterator[Raw]:
+    # With a limit nobody wants to download whole files, and `datasets` streams them.
+    files = hub.split_files(hub_id, split=split, readable=suffix_of) if limit is None else None
+    if files is not None:
+        for name, path in files:
+            yield from read_file(path, label, name=f"{hub_id.repo}/{name}")
+        return
     for row, values in enumerate(hub.dataset_records(hub_id, split=split, limit=limit), 1):
         yield Raw(values, f"{label}: row {row}", label)
 
@@ -165,7 +210,7 @@ def _hub_records(hub_id: hub.HubId, split: str, limit: int | None, label: str) -
 def _saved_records(folder: Path, split: str) -> Iterator[Raw]:
     row = 0
     for row, values in enumerate(hub.saved_records(folder, split=split), 1):
-        yield Raw(values, f"{folder}: row {row}", folder.resolve().name)
+        yield Raw(values, f"{shown_path(folder)}: row {row}", shown_path(folder.resolve().name))
     if not row:
         raise SourceError("the dataset is empty: no rows in it", where=str(folder))
 
@@ -194,8 +239,7 @@ def choose_files(names: Collection[str], *, split: str, folders: Sequence[str] =
         chosen = [name for name in readable if split in (splits[name], _stem(name))]
         chosen = chosen or [name for name in readable if splits[name] == ALIASES.get(split, split)]
         if passed := [name for name in readable if not splits[name] and name not in chosen]:
-            more = f" and {len(passed) - NAMED} more" if len(passed) > NAMED else ""
-            log.warning("%s: not read, as their names tell no split: %s%s", where, ", ".join(passed[:NAMED]), more)
+            log.warning("%s: not read, as their names tell no split: %s", where, _some(passed))
     if not chosen:
         known = sorted({found for found in splits.values() if found} or {"train"})
         raise SourceError(f"no split {split!r}", where=where, do=f"It has: {', '.join(known)}")
@@ -218,5 +262,9 @@ def _stem(name: str) -> str:
 
 def _is_data(name: str) -> bool:
     path = PurePosixPath(name)
-    hidden = any(part.startswith((".", "_")) for part in path.parts)
+    hidden = any(map(_is_hidden, path.parts))
     return bool(suffix_of(name)) and not hidden and path.name not in _METADATA
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))

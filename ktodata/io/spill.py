@@ -9,7 +9,9 @@ forgotten, so that what is made of the parts one by one takes the room that they
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +28,17 @@ from ktodata.stop import a_moment
 # costs no more than holding the rows does (compressed by lz4 they took 15 % of the CPU time of `unpair`).
 BUDGET = 32 * 2**20
 PREFIX = ".ktodata-"
+_ROOM = "Free some space there; it takes about as much as the rows do"
+_OPEN = "Raise the limit of open files (ulimit -n)"
+_ADVICE = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EMFILE: _OPEN,
+    errno.ENFILE: _OPEN,
+    errno.EFBIG: "Raise the limit of the size of files (ulimit -f)",
+    errno.EROFS: "Name an output in a folder where you may write",
+    errno.EACCES: "Name an output in a folder where you may write",
+}
 PORTION = 32 * 2**20  # bytes of rows that are sorted by part, and written, together
 
 
@@ -105,7 +118,7 @@ class Spill:
             return None
         fields = None if columns is None else [self._schema.get_field_index(name) for name in columns]
         options = pyarrow.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
-        with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file, options=options) as stream:
+        with pyarrow.OSFile(os.fsencode(path)) as file, pyarrow.ipc.open_stream(file, options=options) as stream:
             return stream.read_all()
 
     def forget(self, part: int) -> None:
@@ -174,7 +187,7 @@ class Spill:
         return WriteError(
             f"rows cannot be set aside: {reason}",
             where=str(self._place or self.folder or tempfile.gettempdir()),
-            do="Free some space there; it takes about as much as the rows do",
+            do=_ADVICE.get(getattr(error, "errno", None) or 0, ""),
         )
 
     def _writer(self, part: int) -> Any:
@@ -182,7 +195,7 @@ class Spill:
 
         if part not in self._writers:
             assert self._place is not None
-            file = pyarrow.OSFile(str(self._place / f"{part}.arrow"), "wb")
+            file = pyarrow.OSFile(os.fsencode(self._place / f"{part}.arrow"), "wb")
             options = pyarrow.ipc.IpcWriteOptions(use_threads=False)
             writer = pyarrow.ipc.new_stream(file, self._schema, options=options)
             self._writers[part] = Writer(writer, file)

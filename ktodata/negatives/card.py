@@ -53,7 +53,8 @@ def write_card(made: Made, files: Files) -> None:
         WriteError: the disk says no.
     """
     with files.open(card_path(made.output)) as stream:
-        stream.write(card_text(made).encode())
+        # Names of files, and options, may hold bytes that are not UTF-8.
+        stream.write(card_text(made).encode("utf-8", "backslashreplace"))
 
 
 def card_text(made: Made) -> str:

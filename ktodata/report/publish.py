@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from ktodata.report import plots
 from ktodata.report.card import card
 from ktodata.report.facts import Counts
 from ktodata.schema import Row, parse_row
+
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 def prepare(
@@ -38,7 +41,9 @@ def prepare(
     Raises:
         SourceError: a source cannot be read, has no rows, or another kind than the first.
         WriteError: the disk says no.
+        UsageError: the licence is none that the Hub could know.
     """
+    _check_licence(licence)
     splits = {name: Counts() for name in sources}
     whole = Counts()
     for name, source in sources.items():
@@ -60,6 +65,13 @@ def prepare(
         with atomic_file(folder / file) as stream:
             stream.write(content)
     return splits
+
+
+def _check_licence(licence: str) -> None:
+    if licence and not _LICENCE.fullmatch(licence):
+        lower = licence.strip().lower()
+        do = f"Did you mean {lower!r}?" if _LICENCE.fullmatch(lower) else "It is like apache-2.0 or cc-by-4.0, or other"
+        raise UsageError(f"--licence {licence!r} is no licence's identifier on the Hub", do=do)
 
 
 def _rows(source: str, split: str, advance: Callable[[int], object]) -> Iterator[Row]:
@@ -94,9 +106,11 @@ def upload(folder: Path, hub_id: str, *, private: bool = False, token: str = "",
 
     Raises:
         WriteError: no permission, no network, or the Hub says no. Neither it nor anything else names the token.
+        UsageError: the token cannot be one.
     """
     from huggingface_hub import HfApi
 
+    hub.check_token(token)
     api = HfApi(token=token or None)
     with _errors(hub_id, token), hub.quiet():
         address = api.create_repo(hub_id, repo_type="dataset", private=private or None, exist_ok=True)
