@@ -398,7 +398,7 @@ def test_what_cannot_be(tmp_path: Path, options: list[str], code: int, said: str
     ("text", "said"),
     [
         ('{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "ktodata unpair"),
-        ('{"prompt": "a", "completion": "b", "label": 2}\n', "label is 2"),
+        ('{"prompt": "a", "completion": "b", "label": 2}\n', "label is int 2"),
         ("not json\n", "unpair FILE --quarantine"),
         ("", "no rows"),
     ],
