@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import sys
 from collections.abc import Iterator
 
 import hypothesis
@@ -16,3 +17,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KTOKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In runs and datasets as small as tests have, drawing takes longer than everything else: only those marked
+    `pictures` draw. What runs in a process of its own does, too."""
+    if "pictures" in request.keywords:
+        return
+    monkeypatch.setattr("ktodata.report.plots._picture", lambda draw, height: b"")
+    if "torch" in sys.modules:
+        monkeypatch.setattr("ktotrain.outputs.draw_plots", lambda *_: [])

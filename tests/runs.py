@@ -41,25 +41,20 @@ def command(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = ()
     return ["run", str(recipe), *(part for override in overrides for part in ("--set", override)), *flags]
 
 
-def train(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = (), plots: bool = False) -> Result:
-    """`ktotrain run`, by default without plots, which take longer than everything else in so small a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not plots:
-            patch.setattr("ktotrain.outputs.draw_plots", lambda *_: [])
-        return CliRunner().invoke(main, command(home, folder, *overrides, flags=flags))
+def train(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = ()) -> Result:
+    """`ktotrain run`."""
+    return CliRunner().invoke(main, command(home, folder, *overrides, flags=flags))
 
 
 def in_this_process(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """`ktotrain` with these arguments, without plots or a process of its own: what others are compared with."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ktotrain.outputs.draw_plots", lambda *_: [])
-        result = CliRunner().invoke(main, arguments)
+    """`ktotrain` with these arguments, without a process of its own: what others are compared with."""
+    result = CliRunner().invoke(main, arguments)
     return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
-def trained(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = (), plots: bool = False) -> Path:
+def trained(home: Path, folder: Path, *overrides: str, flags: Sequence[str] = ()) -> Path:
     """The run folder of a run that must end well."""
-    result = train(home, folder, *overrides, flags=flags, plots=plots)
+    result = train(home, folder, *overrides, flags=flags)
     assert result.exit_code == 0, (result.output, result.exception)
     return folder / "run"
 

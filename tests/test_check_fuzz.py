@@ -180,6 +180,7 @@ def test_whatever_the_rows_are_their_card_counts_them(
 @example(rows=ONE_CLASS)
 @example(rows=EMPTY)
 @given(rows=rows_of_few_texts())
+@pytest.mark.pictures
 def test_whatever_the_rows_are_pictures_are_drawn(
     rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

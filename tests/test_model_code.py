@@ -67,7 +67,6 @@ def test_scores_of_other_code_are_not_used(
     remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KTOKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("ktotrain.outputs.draw_plots", lambda *_: [])
     rows = write_jsonl(tmp_path / "rows.jsonl", text_records(8))
     for name, factor in (("a", 1.0), ("b", 0.5), ("c", 0.5)):
         (remote / "factor.py").write_text(f"FACTOR = {factor}\n")

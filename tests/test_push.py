@@ -68,6 +68,7 @@ def front_matter(text: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.pictures
 def test_a_dry_run_writes_what_would_go_up(tmp_path: Path) -> None:
     source = save(tmp_path / "in.jsonl", rows())
     held_out = save(tmp_path / "eval.jsonl", rows(6))
@@ -176,6 +177,7 @@ def test_what_was_read_from_the_hub_or_warns_of_nothing_names_no_preset() -> Non
     assert stamped(hh, "stdin") == "hh-rlhf:stdin"
 
 
+@pytest.mark.pictures
 def test_one_class_alone_has_pictures_too(tmp_path: Path) -> None:
     source = save(
         tmp_path / "in.jsonl", [{**row, "label": True, "strategy": "$a$", "origin": "synthetic"} for row in rows(2)]
@@ -258,6 +260,7 @@ def push(endpoint: str, home: Path, *arguments: str, **settings: str) -> subproc
     )
 
 
+@pytest.mark.pictures
 def test_rows_go_up_and_come_back(tmp_path: Path, endpoint: tuple[str, Path]) -> None:
     url, root = endpoint
     source = save(tmp_path / "in.jsonl", rows())

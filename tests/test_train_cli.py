@@ -197,6 +197,7 @@ def test_check_prints_a_recipe_that_is_the_same_recipe(recipe_file: Path, tmp_pa
     assert result.stderr == f"{recipe_file} is valid\n"
 
 
+@pytest.mark.pictures
 def test_plot_draws_again_and_names_what_it_drew(tmp_path: Path) -> None:
     lines = [{"step": step, "loss": 0.5, "rewards/chosen": 0.1 * step} for step in range(1, 4)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")

@@ -105,11 +105,12 @@ def test_checkpoints_at_every_so_many_steps_and_at_the_end(whole: Path) -> None:
             assert path.suffix in (".json", ".safetensors")
 
 
+@pytest.mark.pictures
 def test_killed_while_finishing_the_rest_is_written(home: Path, whole: Path, tmp_path: Path) -> None:
     """Between the model and the card a run is not finished: resumed from its last step, it writes everything again."""
     folder = shutil.copytree(whole, tmp_path / "run")
     (folder / "README.md").unlink()
-    trained(home, tmp_path, "train.save_every=4", "train.keep_checkpoints=0", flags=["--resume"], plots=True)
+    trained(home, tmp_path, "train.save_every=4", "train.keep_checkpoints=0", flags=["--resume"])
     same(whole, folder)
     assert (folder / "README.md").exists()
     assert len(list((folder / "plots").iterdir())) == 4

@@ -81,6 +81,7 @@ def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
+@pytest.mark.pictures
 def test_full_fine_tuning_writes_everything_and_repeats(home: Path, tmp_path: Path) -> None:
     first = train(home, tmp_path / "a")
     second = train(home, tmp_path / "b")
