@@ -32,7 +32,7 @@ def python(*arguments: str, **extra: object) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["unpair", "--help"], ["label", "--help"], ["presets"]]
 )
-def test_help_is_quick_and_imports_nothing_heavy(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom ktodata.cli import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
@@ -40,12 +40,6 @@ def test_help_is_quick_and_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     done = python("-c", code)
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stdout + done.stderr
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        python("-m", "ktodata", *arguments)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.6
 
 
 def test_every_command_of_the_table_is_there_with_an_example() -> None:

@@ -117,6 +117,7 @@ def test_hub_ids() -> None:
         assert parse_id(text) is None
 
 
+@pytest.mark.slow
 def test_the_preset_reads_all_preference_folders_that_a_mirror_holds(home: Path, endpoint: str, tmp_path: Path) -> None:
     done = unpair(home, endpoint, "hh-rlhf", "-o", str(tmp_path / "o.parquet"))
     assert done.returncode == 0, done.stderr
@@ -168,6 +169,7 @@ def test_the_red_team_has_a_layout_of_its_own(home: Path, endpoint: str) -> None
     assert sorted(json.loads(line)["label"] for line in done.stdout.splitlines()) == [False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--limit", "3"]])
 def test_any_dataset_of_pairs(home: Path, endpoint: str, options: list[str]) -> None:
     done = unpair(home, endpoint, "someone/pairs", *options)
@@ -180,7 +182,10 @@ def test_any_dataset_of_pairs(home: Path, endpoint: str, options: list[str]) -> 
 
 @pytest.mark.parametrize(
     ("source", "place"),
-    [("someone/logs", "someone/logs/train.jsonl:4"), ("someone/named:x --split fit", "someone/named/some/a.jsonl:4")],
+    [
+        ("someone/logs", "someone/logs/train.jsonl:4"),
+        pytest.param("someone/named:x --split fit", "someone/named/some/a.jsonl:4", marks=pytest.mark.slow),
+    ],
 )
 def test_a_bad_line_of_any_dataset_is_told_and_set_aside_as_that_of_a_file(
     home: Path, endpoint: str, source: str, place: str, tmp_path: Path
@@ -200,6 +205,7 @@ def test_a_bad_line_of_any_dataset_is_told_and_set_aside_as_that_of_a_file(
         assert (kept["where"], kept["record"]) == (place, '{"prompt": "q", "chose')
 
 
+@pytest.mark.slow
 def test_a_bad_line_that_datasets_reads_is_one_line_with_advice(home: Path, endpoint: str) -> None:
     done = unpair(home, endpoint, "someone/logs", "--limit", "2")
     assert done.returncode == 1
@@ -208,7 +214,7 @@ def test_a_bad_line_that_datasets_reads_is_one_line_with_advice(home: Path, endp
     assert done.stderr.count("\n") == 1, done.stderr
 
 
-@pytest.mark.parametrize("source", ["someone/marked", "someone/packed"])
+@pytest.mark.parametrize("source", ["someone/marked", pytest.param("someone/packed", marks=pytest.mark.slow)])
 def test_what_only_datasets_can_read_is_read_by_it(home: Path, endpoint: str, source: str) -> None:
     """Cells between semicolons, as the card says, and files that are packed in another way."""
     done = unpair(home, endpoint, source)
@@ -220,12 +226,20 @@ def test_what_only_datasets_can_read_is_read_by_it(home: Path, endpoint: str, so
     ("arguments", "message"),
     [
         (["someone/none"], "someone/none on the Hub: no such dataset"),
-        (["someone/none", "--preset", "hh-rlhf"], "someone/none on the Hub: no such dataset"),
+        pytest.param(
+            ["someone/none", "--preset", "hh-rlhf"], "someone/none on the Hub: no such dataset", marks=pytest.mark.slow
+        ),
         (["hh-rlhf", "--split", "dev"], "no split 'dev'. It has: test, train"),
         (["hh-rlhf:red-team"], "no data folder 'red-team'. Known: harmless-base"),
-        (["hh-rlhf:helpful-base"], "no data files (looked in helpful-base)"),
-        (["someone/pairs", "--split", "test"], "Unknown split \"test\". Should be one of ['train']"),
-        (["someone/pairs:other"], "BuilderConfig 'other' not found. Available: ['default']"),
+        pytest.param(["hh-rlhf:helpful-base"], "no data files (looked in helpful-base)", marks=pytest.mark.slow),
+        pytest.param(
+            ["someone/pairs", "--split", "test"],
+            "Unknown split \"test\". Should be one of ['train']",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["someone/pairs:other"], "BuilderConfig 'other' not found. Available: ['default']", marks=pytest.mark.slow
+        ),
         (["someone/empty"], "someone/empty on the Hub: "),
     ],
 )

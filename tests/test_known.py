@@ -96,7 +96,9 @@ def test_a_reference_by_path_shares_its_scores_with_the_same_model_as_policy(
     assert loaded == ["model"] * 4
 
 
-@pytest.mark.parametrize("change", ["weights", "config", "note", "dtype"])
+@pytest.mark.parametrize(
+    "change", ["weights", "note", *(pytest.param(name, marks=pytest.mark.slow) for name in ("config", "dtype"))]
+)
 def test_other_files_are_another_reference(home: Path, tmp_path: Path, loaded: list[str], change: str) -> None:
     other = model_folder(tmp_path / "other", initializer_range=0.1)
     how = [f"model.reference={other}"]
@@ -138,7 +140,9 @@ def test_files_are_known_by_their_content(tmp_path: Path) -> None:
     assert content(tmp_path / "nowhere") == ""
 
 
-@pytest.mark.parametrize("reference", ["initial", "other", "adapter"])
+@pytest.mark.parametrize(
+    "reference", ["initial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("other", "adapter"))]
+)
 def test_a_run_can_go_on_with_its_reference_computed_otherwise(home: Path, tmp_path: Path, reference: str) -> None:
     """It is the same reference: a copy or the policy itself, another model that is loaded or not."""
     how = []

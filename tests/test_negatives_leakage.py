@@ -27,6 +27,7 @@ def rows(tmp_path: Path) -> str:
     return str(tmp_path / "rows.parquet")
 
 
+@pytest.mark.slow
 def test_rows_of_any_format_and_all_operations(rows: str) -> None:
     done = leakage(rows)
     assert done.returncode == 0, done.stderr

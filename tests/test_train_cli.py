@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -57,17 +56,12 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., object]], 
     return put
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\nfrom ktotrain.cli import main\n"
         "try:\n    main(['--help'])\nfinally:\n    print('IMPORTED', *sys.modules, file=sys.stderr)"
     )
-    seconds = []
-    for _ in range(3):  # the best of three, on a machine that others use too
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.6
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     imported = {name.partition(".")[0] for name in done.stderr.split("IMPORTED")[1].split()}
     assert "click" in imported
     assert not imported & HEAVY
