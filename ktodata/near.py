@@ -16,16 +16,13 @@ Memory: 136 bytes for each prompt, and nothing of its text.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ktodata.arrange import mixed
 from ktodata.errors import UsageError
-from ktodata.io.ahead import OneAhead
 from ktodata.schema import Text
-from ktodata.sketch import HASHES, Array, batches, digested, drawn, folded, scattered
+from ktodata.sketch import HASHES, Array, signatures
 
 THRESHOLD = 0.9
 LEAST = 0.6  # below that, texts are no longer alike, and too many pairs are looked at
@@ -48,14 +45,15 @@ def groups_of(found: Array, threshold: float, within: Array | None = None) -> Ar
 
     Args:
         found: what `signatures` gave.
-        threshold: the share of numbers that near texts have in common, at least.
+        threshold: the share of numbers that near texts have in common, at least. At 1 no text is near another: texts of
+            one piece more or less often have all numbers in common, and equal ones are told by their ids.
         within: a number for each text; texts with different numbers are not compared.
     """
     import numpy as np
 
     count = len(found)
-    if count < 2:
-        return np.zeros(count, dtype=np.int64)
+    if count < 2 or threshold == 1:
+        return np.arange(count)
     scope = np.zeros(count, dtype=np.uint64) if within is None else within.astype(np.uint64)
     # Equal ones need no comparing, however many there are.
     group = _first_equal(_keys(scope, found))
@@ -162,38 +160,14 @@ class Prompts:
         self._numbers: list[Array] = []
         self._found: list[Array] = []
         self._count, self._enough = 0, COMPACT
-        self._ahead = OneAhead()
-        self._matrix: Any = None  # made in the background, its numbers not taken yet
 
     def add(self, numbers: Array, texts: Sequence[Text]) -> None:
         """Prompts, each of which should come once; more often does no harm."""
-        self.add_folded(numbers, folded(texts))
-
-    def add_folded(self, numbers: Array, texts: Sequence[bytes]) -> None:
-        """Prompts that are `folded` already. rensa works on the last of them while the caller gets on."""
-        for batch in batches(texts):
-            pieces = scattered(batch)
-            self._take()
-            self._ahead.do(functools.partial(self._digest, *pieces))
-        self._came(numbers)
+        self.add_signed(numbers, signatures(texts))
 
     def add_signed(self, numbers: Array, found: Array) -> None:
         """Prompts whose `signatures` are there already."""
-        self._take()
         self._found.append(found)
-        self._came(numbers)
-
-    def _digest(self, pieces: Array, offsets: Array) -> None:
-        self._matrix = digested(pieces, offsets)
-
-    def _take(self) -> None:
-        """Take what was made in the background."""
-        self._ahead.wait()
-        if self._matrix is not None:
-            self._found.append(drawn(self._matrix))
-            self._matrix = None
-
-    def _came(self, numbers: Array) -> None:
         self._numbers.append(numbers)
         self._count += len(numbers)
         if self._count > self._enough:
@@ -204,7 +178,6 @@ class Prompts:
         """All that came, one of each prompt."""
         import numpy as np
 
-        self._take()
         numbers = np.concatenate(self._numbers)
         order = np.sort(np.unique(numbers, return_index=True)[1])
         found = np.empty((len(order), HASHES), dtype=np.uint8)

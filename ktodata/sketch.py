@@ -21,11 +21,11 @@ Array: TypeAlias = Any
 PIECE = 5  # characters
 HASHES = 128
 SPREAD = 0.15  # five standard deviations of the share of numbers, at an index of .87
-BATCH = 50_000  # bytes of text whose pieces are hashed together
+BATCH = 250_000  # bytes of text whose pieces are hashed together: enough for rensa to use all cores
 BLOCK = 8192  # numbers that are mixed together
 BUCKETS = 2048  # for the pieces of one text: most texts have fewer
 FEW = 8  # completions of a prompt that are compared with one another by their buckets
-_MIXING = ((0x9E3779B97F4A7C15, 32), (0xBF58476D1CE4E5B9, 29))  # an odd factor, and how far to shift
+_FACTOR = 0x9E3779B97F4A7C15  # odd, so that no two numbers become one
 _WORD = b"\0" * 8
 _PAD = b"\0" * PIECE  # between texts: no piece reaches from one into the next
 
@@ -43,11 +43,13 @@ def folded(texts: Sequence[Text]) -> list[bytes]:
 def signatures_of(texts: Sequence[bytes]) -> Array:
     """The MinHash of texts that are `folded` already: an array of uint8, [texts, 128]."""
     import numpy as np
+    import rensa
 
     found = np.empty((len(texts), HASHES), dtype=np.uint8)
     start = 0
     for batch in batches(texts):
-        found[start : start + len(batch)] = drawn(digested(*scattered(batch)))
+        matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(*_scattered(batch), HASHES, 0)
+        found[start : start + len(batch)] = _drawn(matrix)
         start += len(batch)
     return found
 
@@ -62,14 +64,7 @@ def batches(texts: Sequence[Any]) -> Iterator[Sequence[Any]]:
             start, size = place + 1, 0
 
 
-def digested(pieces: Array, offsets: Array) -> Any:
-    """rensa's matrix for texts of these pieces; other threads run meanwhile."""
-    import rensa
-
-    return rensa.RMinHash.digest_matrix_from_flat_token_hashes(pieces, offsets, HASHES, 0)
-
-
-def drawn(matrix: Any) -> Array:
+def _drawn(matrix: Any) -> Array:
     """The numbers of a matrix of rensa's, which gives them away as lists alone."""
     import numpy as np
 
@@ -126,7 +121,7 @@ def _windows(text: bytes) -> Array:
     return whole & np.uint64(256**PIECE - 1)
 
 
-def scattered(texts: Sequence[bytes]) -> tuple[Array, Array]:
+def _scattered(texts: Sequence[bytes]) -> tuple[Array, Array]:
     """`_pieces`, the bits of each number mixed; different ones stay different."""
     import numpy as np
 
@@ -134,10 +129,9 @@ def scattered(texts: Sequence[bytes]) -> tuple[Array, Array]:
     shifted = np.empty(BLOCK, dtype=np.uint64)
     for start in range(0, len(numbers), BLOCK):  # what fits a cache at a time
         block = numbers[start : start + BLOCK]
-        for factor, shift in _MIXING:
-            np.multiply(block, np.uint64(factor), out=block)
-            np.right_shift(block, np.uint64(shift), out=shifted[: len(block)])
-            np.bitwise_xor(block, shifted[: len(block)], out=block)
+        np.multiply(block, np.uint64(_FACTOR), out=block)
+        np.right_shift(block, np.uint64(32), out=shifted[: len(block)])
+        np.bitwise_xor(block, shifted[: len(block)], out=block)
     return numbers, offsets.astype(np.uint64)
 
 
@@ -204,7 +198,7 @@ def _buckets(texts: Sequence[bytes]) -> tuple[Array, Array]:
     start = 0
     for batch in batches(texts):
         pieces, offsets = _pieces(batch)
-        buckets = (pieces * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.int64)
+        buckets = (pieces * np.uint64(_FACTOR) >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.int64)
         buckets += np.repeat(np.arange(len(batch)) * BUCKETS, np.diff(offsets))
         bits = np.zeros(len(batch) * BUCKETS, dtype=bool)
         bits[buckets] = True

@@ -130,8 +130,8 @@ def split_records(
             is as near as whole groups of prompts come to it where these are few, and with many the nearest that is
             found by exchanging some.
         rows: how many rows instead.
-        near_threshold: from which share of equal MinHash values on prompts are nearly equal; 1 for prompts with the
-            same pieces only.
+        near_threshold: from which share of equal MinHash values on prompts are nearly equal; 1 for equal ones
+            only.
         on_conflict: completions with both labels stay by default, as nothing here depends on them.
         seed, folder, rest: as for `ktodata.unpair.stream_records`.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from ktodata.errors import RowError
 from ktodata.io import UNREADABLE, Raw
@@ -40,8 +40,8 @@ class Rejected(NamedTuple):
 class Rules(NamedTuple):
     """How records become rows: what a worker has to know of the layout and of the options, all of it to be pickled.
 
-    `strict` stops at an unreadable record; `keep_records` is set where what is skipped will be shown. `prompts` is what
-    will be needed of these to find near ones: nothing, their words, or their signatures.
+    `strict` stops at an unreadable record; `keep_records` is set where what is skipped will be shown. `prompts` is set
+    where near ones will be looked for, which takes their signatures.
     """
 
     read: Callable[..., Iterable[Example | Skip | Piece]]
@@ -51,7 +51,7 @@ class Rules(NamedTuple):
     as_kind: Kind | None
     strict: bool
     keep_records: bool
-    prompts: Literal["", "words", "signatures"] = ""
+    prompts: bool = False
 
 
 class PieceOf(NamedTuple):
@@ -70,7 +70,7 @@ class Chunk:
 
     `first` is the kind of the first row. `renamed` has the ids of rows whose conversion gave them new ones. `pieces`
     are pickled, by their keys. `made_chat` texts became chats, and `altered` of them are another text when turned back.
-    `prompts` has, for the rows of a kind, the number of each prompt and what was asked for of it: see `ktodata.near`.
+    `prompts` has, for the rows of a kind, the number and the signature of each prompt if asked for: see `ktodata.near`.
     """
 
     records: int
@@ -81,7 +81,7 @@ class Chunk:
     pieces: list[tuple[str, bytes]]
     made_chat: int = 0
     altered: int = 0
-    prompts: dict[Kind, tuple[Array, Any]] = dataclasses.field(default_factory=dict)
+    prompts: dict[Kind, tuple[Array, Array]] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -204,7 +204,7 @@ class _Columns:
         if words is not None:
             numbers, first = np.unique(prompt_numbers, return_index=True)
             distinct = [words[place] for place in first.tolist()]
-            chunk.prompts[kind] = numbers, distinct if self.asked == "words" else signatures_of(distinct)
+            chunk.prompts[kind] = numbers, signatures_of(distinct)
         chunk.renamed |= {one.id: name for one, name in zip(examples, ids, strict=True) if one.id and one.id != name}
         columns = (
             [one.prompt for one in examples],

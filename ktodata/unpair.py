@@ -291,9 +291,7 @@ class Collecting:
         """
         layout, strict = self.account.layout, self.account.quarantine is None
         rules = Rules(layout.read, layout.join, layout.completions, layout.origin, as_kind, strict, not strict)
-        if self.prompts is not None:
-            here = workers == 1 and engine == "local"
-            rules = rules._replace(prompts="words" if here else "signatures")
+        rules = rules._replace(prompts=self.prompts is not None)
         with Spill(PARTS, folder) as pieces:
             for chunk in each(transform, chunks_of(raws), shared=rules, workers=workers, engine=engine):
                 self._add(chunk, pieces)
@@ -322,8 +320,7 @@ class Collecting:
             if kind == self.kind:
                 self.rows.add(self._marked(table), part_of(table))
                 if self.prompts is not None:
-                    numbers, found = chunk.prompts[kind]
-                    (self.prompts.add_folded if isinstance(found, list) else self.prompts.add_signed)(numbers, found)
+                    self.prompts.add_signed(*chunk.prompts[kind])
             else:
                 self._refuse(kind, table)
         if chunk.pieces:

@@ -19,7 +19,9 @@ from ktodata.cli import main
 from ktodata.errors import UsageError
 from ktodata.io import Raw, read_rows
 from ktodata.near import Prompts, check_threshold, groups_of
-from ktodata.sketch import FEW, SPREAD, alike, comparable, folded, signatures, signatures_of
+from ktodata.order import number_of
+from ktodata.schema import hash_prompt
+from ktodata.sketch import FEW, SPREAD, alike, comparable, folded, signatures
 from ktodata.sources import get_source
 from ktodata.transform import Rules, transform
 
@@ -136,27 +138,22 @@ def test_prompts_that_come_again_are_one_whichever_way_they_come(monkeypatch: py
     again = Prompts()
     for start in (0, 4, 2, 8, 0):
         some = slice(start, start + 4)
-        if start % 4:
-            again.add_signed(numbers[some], signatures(texts[some]))
-        else:
-            again.add_folded(numbers[some], folded(texts[some]))
+        again.add_signed(numbers[some], signatures(texts[some]))
     groups = again.groups(0.9)
     assert groups.of(numbers).tolist() == expected
     assert len(groups) == 3
     assert not len(again.groups(0.9))  # forgotten
 
 
-def test_workers_sign_prompts_as_they_are_signed_here() -> None:
+def test_prompts_are_signed_as_records_are_read() -> None:
     raws = [Raw(json.dumps(row).encode(), f"row {place}", "s") for place, row in enumerate(records())]
     layout = get_source("rows")
-    made = []
-    for asked in ("words", "signatures"):
-        rules = Rules(layout.read, layout.join, layout.completions, layout.origin, None, True, False, asked)
-        made.append(transform(rules, raws).prompts["text"])
-    (numbers, words), (same, found) = made
-    assert len(numbers) == 21
-    assert (numbers == same).all()
-    assert (signatures_of(words) == found).all()
+    rules = Rules(layout.read, layout.join, layout.completions, layout.origin, None, True, False, True)
+    numbers, found = transform(rules, raws).prompts["text"]
+    prompts = {number_of(hash_prompt(row["prompt"])): row["prompt"] for row in records()}
+    assert sorted(prompts) == numbers.tolist()
+    assert (signatures([prompts[number] for number in numbers.tolist()]) == found).all()
+    assert not transform(rules._replace(prompts=False), raws).prompts
 
 
 @pytest.mark.parametrize(
