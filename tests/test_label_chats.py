@@ -388,11 +388,11 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         "c.txt",
         "99.99.24, 18:00 - Bob: hi\n",
         ["--speaker", "Bob"],
-        "c.txt:1: dates that are none, whichever of day, month and year comes first. Mend the date there",
+        "c.txt:1: a date or time that is none, whichever of day, month and year comes first. Mend it, or name a --quar",
     ),
     "a page": ("messages.html", "<html>", ["--speaker", "Anna"], "Telegram offers machine-readable JSON"),
     "an archive": ("chat.zip", "PK", [], "Unpack it: WhatsApp's .txt is in it"),
-    "not UTF-8": ("c.txt", "12.03.24, 18:00 - Bob: hé\n".encode("latin-1"), ["--speaker", "Bob"], "c.txt: not UTF-8"),
+    "not UTF-8": ("c.txt", "12.03.24, 18:00 - Bob: hé\n".encode("latin-1"), ["--speaker", "Bob"], "c.txt:1: not UTF-8"),
     "no author": ("a.jsonl", '{"time": 1, "text": "x"}\n', ["--speaker", "A"], "no column that could be the author"),
     "no time": (
         "a.jsonl",
@@ -589,6 +589,9 @@ def test_whatever_is_in_a_text_file_it_is_read_or_refused(tmp_path_factory: pyte
     path.write_text(text, encoding="utf-8", errors="replace")
     with contextlib.suppress(KtodataError):
         label_chat(str(path), voice_of(["Anna"]))
+    with contextlib.suppress(KtodataError), Quarantine(None) as quarantine:
+        made = label_chat(str(path), voice_of(["Anna"]), quarantine=quarantine)
+        assert made.completions == len(made.rows) + sum(made.skipped.values())
 
 
 def test_an_export_without_dates_or_messages_is_told_as_such(tmp_path: Path) -> None:

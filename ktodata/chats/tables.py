@@ -13,7 +13,7 @@ from ktodata.chats.voice import Said
 from ktodata.errors import RowError, UsageError, listed, nearest
 from ktodata.expressions.values import value_of
 from ktodata.schema import named
-from ktodata.sources.contract import Piece, Record, Skip, column
+from ktodata.sources.contract import Piece, Record, column
 
 # No date in seconds is as large before the year 5138, none in a thousandth of them smaller after 1973, and so on.
 FINER = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
@@ -58,14 +58,10 @@ def choose(fields: Fields, columns: Iterable[str]) -> Fields:
     return Fields(**chosen)
 
 
-def read(
-    fields: Fields, record: Record, where: str, *, nobody: str = "", after_gap: frozenset[str] = frozenset()
-) -> Iterator[Piece | Skip]:
+def read(fields: Fields, record: Record, where: str, *, after_gap: frozenset[str] = frozenset()) -> Iterator[Piece]:
     """A message; one without words goes along, as it stands between others.
 
-    Args:
-        nobody: what a message without author is, where that is nobody's turn.
-        after_gap: the places of messages before which one could not be read.
+    `after_gap` has the places of messages before which one could not be read.
 
     Raises:
         RowError: an author or text that is no string, a time that is none, or no chat where messages have one.
@@ -74,9 +70,6 @@ def read(
     for name, value in ((fields.author, author), (fields.text, text)):
         if value is not None and not isinstance(value, str):
             raise RowError(f"{name} is {named(value)}, not a string", where=where)
-    if not author and nobody:
-        yield Skip(nobody)
-        return
     reason = "no author" if not author else "no text" if not text or not text.strip() else ""
     time = moment_of(
         record.get(fields.time) if reason else column(record, fields.time, where), fields.time, where, reason
