@@ -289,6 +289,8 @@ def test_any_file_with_a_message_a_record(tmp_path: Path, suffix: str) -> None:
         [20240312, "2024-03-12T00:01:00"],
         ["20240312", 1710201660],
         [20240312.0, "20240312.0"],
+        [20240312180500, "2024-03-12T18:06:00"],
+        ["202403121805", "20240312180600"],
     ],
 )
 def test_times_in_many_forms(tmp_path: Path, values: list[Any]) -> None:
@@ -305,6 +307,11 @@ def test_times_are_seconds_whatever_they_count(finer: int) -> None:
             assert seconds(value, "time", "a.csv:1") == second
     assert seconds(20241399, "time", "") == 20241399, "no date: seconds"
     assert seconds(20240312.5, "time", "") == 20240312.5
+    moment = START.timestamp() + 300
+    for value in (20240312180500, 202403121805, 20240312180500.0, Decimal(202403121805), " 20240312180500 "):
+        assert seconds(value, "time", "") == moment
+    for value in (20241399180500, 202403122405, 18991231180500, 21000101180500):
+        assert seconds(value, "time", "") == value / 1000, "no date and time: milliseconds"
 
 
 def test_every_message_is_accounted_for_once() -> None:
@@ -418,6 +425,18 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         '{"author": "A", "time": 1e999, "text": "x"}\n',
         ["--speaker", "A"],
         "time is float inf, not a time",
+    ),
+    "a time of 400 digits": (
+        "a.jsonl",
+        f'{{"author": "A", "time": {"9" * 400}, "text": "x"}}\n',
+        ["--speaker", "A"],
+        "time is int 9999",
+    ),
+    "a date of 400 digits": (
+        "result.json",
+        chat(message(1, "Bob", "x", date_unixtime=int("9" * 400))),
+        ["--speaker", "Bob"],
+        "message 1: date is int 9999",
     ),
     "an empty file": ("a.jsonl", "", ["--speaker", "A"], "the file is empty"),
     "no such file": ("", "", ["--speaker", "A"], "no such file or folder"),
