@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ktodata.discover import restricted
+from ktodata.encoded import decoded
 from ktodata.errors import RowError, UsageError, listed, nearest
 from ktodata.expressions import Expression
 from ktodata.expressions.values import value_of
@@ -22,7 +23,7 @@ from ktodata.io import Raw, chain_parts, find_parts, suffix_of
 from ktodata.peek import awaited, peek
 from ktodata.schema import Text, kind_of, named
 from ktodata.sources import Example, Record, Skip, Source
-from ktodata.sources.contract import column, is_empty
+from ktodata.sources.contract import column, is_empty, single
 from ktodata.sources.messages import as_messages
 from ktodata.sources.system import after, system_turns
 from ktodata.unpair import Unpaired, unpair_records
@@ -280,22 +281,16 @@ def _example(texts: Texts, record: Record, where: str, good: bool, *, reply: str
             return Skip("no reply at the end")
         else:
             prompt, completion = turns[:-1], turns[-1:]
-        if not prompt:
-            return Skip("no prompt")
     else:
         prompt, completion = _text(record, texts.prompt, where), _text(record, reply or texts.completion, where)
-    if is_empty(completion):
-        return Skip("empty completion", 1, reply)
-    if not prompt:
-        return Skip("no prompt")
     if kind_of(prompt) != kind_of(completion):
         prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         completion = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    return after(system_turns(record, where), Example(prompt, completion, good), where=where)
+    return after(system_turns(record, where), single(prompt, completion, good, which=reply), where=where)
 
 
 def _text(record: Record, name: str, where: str) -> Text:
-    value = value_of(record.get(name))
+    value = decoded(value_of(record.get(name)), name=name, where=where)
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, list | dict):

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ktodata.cli import main
+from ktodata.errors import KtodataError
 from ktodata.expressions import Expression
 from ktodata.io import read_rows
 from ktodata.label import THUMBS, Edits, Outcomes, Texts, Thumbs, label
@@ -211,6 +212,32 @@ def test_records_without_text_are_skipped_and_counted(tmp_path: Path) -> None:
     made = label(save(tmp_path / "a.jsonl", chats), outcomes("ok"))
     assert made.skipped == {"no reply at the end": 3, "no prompt": 1}
     assert len(made.rows) == 1
+
+
+def test_a_prompt_without_words_is_none(tmp_path: Path) -> None:
+    system = [{"role": "system", "content": "Be kind."}]
+    reply = [{"role": "assistant", "content": "a"}]
+    blanks: list[Any] = [" ", "\n\t", turns(" "), system + turns(""), "\n\nHuman: \n\nAssistant:"]
+    records: list[dict[str, Any]] = [{"prompt": blank, "reply": "a", "ok": True} for blank in blanks]
+    made = label(save(tmp_path / "a.jsonl", records), outcomes("ok"))
+    assert (made.rows, made.skipped) == ([], {"no prompt": len(blanks)})
+    chats = [{"messages": one + reply, "ok": True} for one in (turns(" "), system + turns("\n"), [])]
+    made = label(save(tmp_path / "a.jsonl", chats), outcomes("ok"))
+    assert (made.rows, made.skipped) == ([], {"no prompt": 3})
+    edits = [{"prompt": " ", "draft": "a", "sent": "b"}]
+    made = label(save(tmp_path / "a.jsonl", edits), Edits("draft", "sent"))
+    assert (made.rows, made.skipped) == ([], {"no prompt": 2})
+    asked = [{"messages": system + reply, "ok": True}]
+    assert len(label(save(tmp_path / "a.jsonl", asked), outcomes("ok")).rows) == 1
+
+
+def test_a_column_of_messages_may_be_their_json(tmp_path: Path) -> None:
+    prompt, completion = turns("q"), [{"role": "assistant", "content": "a"}]
+    record = {"prompt": json.dumps(prompt), "reply": json.dumps(completion), "ok": True}
+    (row,) = label(save(tmp_path / "a.jsonl", [record]), outcomes("ok")).rows
+    assert (row.prompt, row.completion) == (prompt, completion)
+    with pytest.raises(KtodataError, match="reply is messages as Python prints them"):
+        label(save(tmp_path / "a.jsonl", [record | {"reply": str(completion)}]), outcomes("ok"))
 
 
 def test_thumbs(tmp_path: Path) -> None:

@@ -289,6 +289,8 @@ def test_any_file_with_a_message_a_record(tmp_path: Path, suffix: str) -> None:
         [20240312, "2024-03-12T00:01:00"],
         ["20240312", 1710201660],
         [20240312.0, "20240312.0"],
+        [20240312180500, "2024-03-12T18:06:00"],
+        ["202403121805", "20240312180600"],
     ],
 )
 def test_times_in_many_forms(tmp_path: Path, values: list[Any]) -> None:
@@ -305,6 +307,11 @@ def test_times_are_seconds_whatever_they_count(finer: int) -> None:
             assert seconds(value, "time", "a.csv:1") == second
     assert seconds(20241399, "time", "") == 20241399, "no date: seconds"
     assert seconds(20240312.5, "time", "") == 20240312.5
+    moment = START.timestamp() + 300
+    for value in (20240312180500, 202403121805, 20240312180500.0, Decimal(202403121805), " 20240312180500 "):
+        assert seconds(value, "time", "") == moment
+    for value in (20241399180500, 202403122405, 18991231180500, 21000101180500):
+        assert seconds(value, "time", "") == value / 1000, "no date and time: milliseconds"
 
 
 def test_every_message_is_accounted_for_once() -> None:
@@ -388,11 +395,11 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         "c.txt",
         "99.99.24, 18:00 - Bob: hi\n",
         ["--speaker", "Bob"],
-        "c.txt:1: dates that are none, whichever of day, month and year comes first. Mend the date there",
+        "c.txt:1: a date or time that is none, whichever of day, month and year comes first. Mend it, or name a --quar",
     ),
     "a page": ("messages.html", "<html>", ["--speaker", "Anna"], "Telegram offers machine-readable JSON"),
     "an archive": ("chat.zip", "PK", [], "Unpack it: WhatsApp's .txt is in it"),
-    "not UTF-8": ("c.txt", "12.03.24, 18:00 - Bob: hé\n".encode("latin-1"), ["--speaker", "Bob"], "c.txt: not UTF-8"),
+    "not UTF-8": ("c.txt", "12.03.24, 18:00 - Bob: hé\n".encode("latin-1"), ["--speaker", "Bob"], "c.txt:1: not UTF-8"),
     "no author": ("a.jsonl", '{"time": 1, "text": "x"}\n', ["--speaker", "A"], "no column that could be the author"),
     "no time": (
         "a.jsonl",
@@ -418,6 +425,18 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
         '{"author": "A", "time": 1e999, "text": "x"}\n',
         ["--speaker", "A"],
         "time is float inf, not a time",
+    ),
+    "a time of 400 digits": (
+        "a.jsonl",
+        f'{{"author": "A", "time": {"9" * 400}, "text": "x"}}\n',
+        ["--speaker", "A"],
+        "time is int 9999",
+    ),
+    "a date of 400 digits": (
+        "result.json",
+        chat(message(1, "Bob", "x", date_unixtime=int("9" * 400))),
+        ["--speaker", "Bob"],
+        "message 1: date is int 9999",
     ),
     "an empty file": ("a.jsonl", "", ["--speaker", "A"], "the file is empty"),
     "no such file": ("", "", ["--speaker", "A"], "no such file or folder"),
@@ -589,6 +608,9 @@ def test_whatever_is_in_a_text_file_it_is_read_or_refused(tmp_path_factory: pyte
     path.write_text(text, encoding="utf-8", errors="replace")
     with contextlib.suppress(KtodataError):
         label_chat(str(path), voice_of(["Anna"]))
+    with contextlib.suppress(KtodataError), Quarantine(None) as quarantine:
+        made = label_chat(str(path), voice_of(["Anna"]), quarantine=quarantine)
+        assert made.completions == len(made.rows) + sum(made.skipped.values())
 
 
 def test_an_export_without_dates_or_messages_is_told_as_such(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """WhatsApp's exports: text as it was written, what stands in it for something else, who said it, and in what order."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from ktodata.chats import whatsapp
 from ktodata.chats.export import label_chat
 from ktodata.chats.placeholders import words_of
 from ktodata.chats.voice import voice_of
+from ktodata.cli import main
 from ktodata.errors import SourceError
+from ktodata.io import read_rows
 
 ANDROID, IPHONE = "12/03/2024, 18:02 - ", "[12/03/2024, 18:02:00] "
 
@@ -45,6 +49,8 @@ NOTHING = [
     "<省略多媒体文件>",
     "<미디어 파일을 제외했습니다>",
     "<تم استبعاد الوسائط>",
+    "<pominięto multimedia>",
+    "<Mídia oculta>",
     "IMG-2024.jpg (file attached)",
     "\u200eIMG-2024.jpg (file attached)",
     "IMG-2024.jpg (ファイル添付)",
@@ -96,6 +102,7 @@ VERBATIM = [
     "a message was deleted",
     "I said <this and that>",
     "see plan.pdf (the new one)",
+    "<Media omitted> she says",
     "yes\u202f! ש\u200f 100\u00a0km",
     "one\u200e two \u200e3\nthree",
     "call \u200e+49 170",
@@ -113,6 +120,89 @@ def test_text_is_as_it_was_written(tmp_path: Path, text: str) -> None:
         for end in ("\n", "\r\n"):
             found = messages(tmp_path, f"{start}Anna: {text}\n{start}Bob: {text}\n".replace("\n", end))
             assert [(one["author"], one["text"]) for one in found] == [("Anna", text), ("Bob", text)]
+
+
+@pytest.mark.parametrize("text", ["<sigh loudly>", "<très déçu>", "plan.pdf (the new one)"])
+def test_what_one_person_puts_in_brackets_is_text(tmp_path: Path, text: str) -> None:
+    for lines in ([text], [text] * 3, [f"{text}\nhere"]):
+        chat = "".join(f"{ANDROID}Anna: {line}\n{ANDROID}Bob: see\n" for line in lines)
+        assert [one["text"] for one in messages(tmp_path, chat) if one["author"] == "Anna"] == lines
+
+
+@pytest.mark.parametrize("text", ["<Ei meediat>", "<Media Galibu>", "IMG-1.jpg (dosiero aldonita)"])
+def test_what_several_people_have_in_brackets_is_whatsapps(tmp_path: Path, text: str) -> None:
+    chat = f"{ANDROID}Anna: {text}\n{ANDROID}Bob: {text}\nlook!\n{ANDROID}Eve: I see {text}\n"
+    assert [one["text"] for one in messages(tmp_path, chat)] == ["", "look!", f"I see {text}"]
+    again = f"{ANDROID}Eve: I see {text}\n{ANDROID}Bob: {text}\nlook!\n{ANDROID}Anna: {text}\n"
+    assert [one["text"] for one in messages(tmp_path, again)] == [f"I see {text}", "look!", ""]
+
+
+BEFORE = "12.03.24, 18:00 - Bob: a?\n12.03.24, 18:01 - Anna: one\n"
+AFTER = "12.03.24, 18:03 - Anna: two\n13.03.24, 18:04 - Bob: b?\n13.03.24, 18:05 - Anna: three\n"
+UNREADABLE = {  # the message, where it is told to be, and why it cannot be read
+    "an hour": (b"12.03.24, 99:02 - Bob: x\nmore", 3, "a date or time that is none, whichever of day, month and"),
+    "an hour before noon": (b"12.03.24, 99:02 PM - Bob: x", 3, "a date or time that is none"),
+    "a day": (b"32.03.24, 18:02 - Bob: x", 3, "a date that is none in the order of the others: day, month, year"),
+    "a month": (b"03.13.24, 18:02 - Bob: x", 3, "a date that is none in the order of the others: day, month, year"),
+    "a byte": (b"12.03.24, 18:02 - Bob: h\xe9", 3, "not UTF-8"),
+    "a byte further on": (b"12.03.24, 18:02 - Bob: hi\n\nh\xe9\nx", 5, "not UTF-8"),
+    "a byte of the date": (b"12.03.24,\xa018:02 - Bob: x", 2, ""),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_message_that_cannot_be_read_is_set_aside_and_the_others_are_read(tmp_path: Path, case: str) -> None:
+    bad, line, told = UNREADABLE[case]
+    source, aside = tmp_path / "chat.txt", tmp_path / "q.jsonl"
+    source.write_bytes(BEFORE.encode() + bad + b"\n" + AFTER.encode())
+    arguments = ["label", str(source), "-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna"]
+    strict = CliRunner().invoke(main, arguments)
+    if told:  # else it is part of the message before
+        assert (strict.exit_code, strict.stderr.count("\n")) == (1, 1)
+        assert f"chat.txt:{line}: {told}" in strict.stderr
+    else:
+        assert "chat.txt:3: not UTF-8" in strict.stderr
+    result = CliRunner().invoke(main, [*arguments, "--quarantine", str(aside)])
+    assert result.exit_code == 0, result.stderr
+    assert "1 unreadable" in result.stderr
+    refused = [json.loads(line) for line in aside.read_text().splitlines()]
+    (one,) = [one for one in refused if one["reason"] == "unreadable"]
+    assert one["record"].endswith(bad.decode(errors="backslashreplace"))
+    rows = [(row.prompt, row.completion) for row in read_rows(str(tmp_path / "o.jsonl"))]
+    assert ([{"role": "user", "content": "b?"}], [{"role": "assistant", "content": "three"}]) in rows
+    assert not any("two" in str(row) for row in rows), "it may be a reply to what could not be read"
+    assert len(rows) == (2 if told else 1)
+
+
+def test_where_no_message_can_be_read_all_are_set_aside(tmp_path: Path) -> None:
+    source, aside = tmp_path / "chat.txt", tmp_path / "q.jsonl"
+    source.write_bytes(b"12.03.24, 99:02 - Bob: x\n12.03.24, 18:02 - Bob: h\xe9\n")
+    arguments = ["label", str(source), "-o", str(tmp_path / "o.jsonl"), "--speaker", "Bob", "--quarantine", str(aside)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "2 of 2 messages cannot be read" in result.stderr
+    assert len(aside.read_text().splitlines()) == 2
+
+
+def test_lines_before_the_first_message_are_counted(tmp_path: Path) -> None:
+    source, aside = tmp_path / "chat.txt", tmp_path / "q.jsonl"
+    source.write_text(f"Chat with Bob\n\nand the end of something\n{BEFORE}", encoding="utf-8")
+    made = label_chat(str(source), voice_of(["Anna"]))
+    assert made.skipped == {"no date": 2, "someone else's turn": 1}
+    assert made.completions == len(made.rows) + made.skipped.total() == 4
+    source.write_bytes(b"Chat with Ren\xe9\n" + BEFORE.encode())
+    with pytest.raises(SourceError, match=r"chat.txt:1: not UTF-8"):
+        label_chat(str(source), voice_of(["Anna"]))
+    arguments = ["label", str(source), "-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna", "--quarantine", str(aside)]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert json.loads(aside.read_text().splitlines()[0])["record"] == "Chat with Ren\\xe9"
+
+
+def test_a_file_in_another_encoding_is_told_as_such(tmp_path: Path) -> None:
+    for encoding in ("utf-16", "utf-16-le", "cp037"):
+        (tmp_path / "chat.txt").write_bytes(f"{BEFORE}12.03.24, 18:02 - Bob: é\n".encode(encoding))
+        with pytest.raises(SourceError, match=r"chat.txt:\d: not UTF-8"):
+            label_chat(str(tmp_path / "chat.txt"), voice_of(["Anna"]))
 
 
 def test_marks_and_spaces_of_dates_and_authors_are_none_of_them(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ktodata.chats import tables, telegram, voice, whatsapp
 from ktodata.chats.tables import Fields
 from ktodata.chats.voice import Voice
 from ktodata.errors import NothingLeftError, RowError, SourceError, UsageError, WriteError
-from ktodata.io import Raw, chain_parts, find_parts, is_there, local_path
+from ktodata.io import Raw, chain_parts, find_parts, is_there, local_path, provenance
 from ktodata.peek import peek
 from ktodata.sources import Piece, Skip, Source
 from ktodata.unpair import Unpaired, unpair_records
@@ -132,17 +132,12 @@ def _open_chat(
     if is_there(source):
         if advice := OTHER_EXPORTS.get(path.suffix.lower()):
             raise SourceError(f"a {path.suffix.lower()} file cannot be read", where=source, do=advice)
-        provenance = "/".join(path.resolve().parts[-2:])
-        if (messages := telegram.open_export(path, provenance)) is not None:
+        if (messages := telegram.open_export(path, provenance(path))) is not None:
             _refuse_columns(fields, source, "Telegram's export")
             return "telegram", telegram.read, messages
-        if (messages := whatsapp.open_export(path, provenance)) is not None:
+        if (messages := whatsapp.open_export(path, provenance(path))) is not None:
             _refuse_columns(fields, source, "WhatsApp's export")
-            return (
-                "whatsapp",
-                partial(tables.read, Fields("author", "time", "text"), nobody="service message"),
-                messages,
-            )
+            return "whatsapp", whatsapp.read, messages
     columns, raws = peek(chain_parts(find_parts(source)), strict=strict)
     read = partial(tables.read, tables.choose(fields, columns))
     if is_there(source) and (path.is_file() or path.is_dir()):

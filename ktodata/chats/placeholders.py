@@ -1,13 +1,15 @@
 """What WhatsApp writes in the place of what its export leaves out: `<Media omitted>`, `This message was deleted`.
 
 In front of such words stands a left-to-right mark (U+200E), on iPhones always, which tells them in any language. Where
-there is none, brackets tell them, or that they are listed here. Everything else is text, and stays as it is: what is
-listed has to be the whole of a line, and a caption beside a picture is text.
+there is none, they are listed here; or they stand in brackets, and several people of one chat have them, as it is one
+phone that writes them all. Everything else is text, and stays as it is (`<sigh loudly>`): what is listed has to be the
+whole of a line, and a caption beside a picture is text.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 MARK = "\u200e"
 # <attached: 0001-PHOTO.jpg>, <This message was edited>, wherever they stand; a space or line feed parts them from text.
@@ -20,13 +22,33 @@ _PAGES = f" • {MARK}"  # plan.pdf • [mark]3 pages [mark]document omitted
 
 # Several words, or one in another alphabet, without digits: <Media omitted> is none of <3 you>, <div> and <sigh>.
 _PHRASE = r"(?=[^\W\d_])(?=[^<>()\n]*(?:\s|[^\x00-\x7f]))[^\d<>()=/\n]+"
-_ATTACHED = (
-    "file attached|Datei angehängt|archivo adjunto|fichier joint|file allegato|arquivo anexado|ficheiro anexado"
-    "|bestand bijgevoegd|файл добавлен|plik dołączony|dosya ekli"
+# <Media omitted>, IMG-2024.jpg (file attached)
+_BRACKETS = re.compile(rf"<({_PHRASE})>|\S+\.\w{{2,5}} \(({_PHRASE})\)")
+_ATTACHED = re.compile(
+    r"<[^<>:\n]+: [^<>\n]+\.\w{2,5}>|.+\.\w{2,5} \((?:file attached|Datei angehängt|archivo adjunto|fichier joint"
+    r"|file allegato|arquivo anexado|ficheiro anexado|bestand bijgevoegd|bifogad fil|vedlagt fil|vedhæftet fil"
+    r"|tiedosto liitetty|plik załączony|załączony plik|файл добавлен|файл додано|dosya ekli|file terlampir|קובץ מצורף"
+    r"|الملف مرفق|ファイル添付|파일 첨부됨|文件附件|檔案附件)\)"
 )
-_UNMARKED = re.compile(
-    rf"<{_PHRASE}>|<[^<>:\n]+: [^<>\n]+\.\w{{2,5}}>|\S+\.\w{{2,5}} \({_PHRASE}\)|.+\.\w{{2,5}} \((?:{_ATTACHED})\)"
-)
+# As phones of many languages have it.
+_OMITTED = """
+Media omitted | Video note omitted | Video message omitted | View once voice message omitted
+Medien ausgeschlossen | Medien weggelassen | Médias omis | Fichier omis | Multimedia omitido
+Archivo omitido | Archivo multimedia omitido | Media omessi | Media omesso | Mídia oculta
+Mídia omitida | Arquivo de mídia oculto | Ficheiro não revelado | Mitjans omesos | Media weggelaten
+Media utelämnat | Media har utelämnats | Media utelatt | Uten vedlegg | Medier udeladt
+Mediefil udeladt | Media jätettiin pois | Media jätetty pois | Meedia ära jäetud
+Pominięto multimedia | Pliki pominięto | Média vynechány | Médiá vynechané | Hiányzó médiafájl
+Média elhagyva | Conținut media omis | Medijski zapis izostavljen | Datoteke izpuščene
+Медији су изостављени | Без медиафайлов | Файл пропущен | Медіа пропущено | Παραλείφθηκαν πολυμέσα
+Medya dahil edilmedi | Medya atlanmış | Media tidak disertakan | Media disingkirkan
+Media dikecualikan | Bỏ qua tệp phương tiện | Bỏ qua Media | ไฟล์สื่อถูกลบ | สื่อถูกลบ
+תוכן המדיה הושמט | המדיה לא נכללה | מדיה הושמטה | تم استبعاد الوسائط | رسانه حذف شد | मीडिया के बिना
+মিডিয়া বাদ দেওয়া হয়েছে | میڈیا چھوڑ دیا گیا | メディアなし | メディアは含まれていません
+미디어 파일을 제외했습니다 | 미디어 파일 제외됨 | 미디어 파일을 생략한 대화내용 | 省略多媒体文件
+媒体文件已忽略 | 省略多媒體檔案 | 忽略多媒體檔 | 已略去多媒體檔案
+"""
+_KNOWN = frozenset(re.split(r" \| |\n", _OMITTED.strip().casefold()))
 _EDITED = re.compile(
     r" <(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje|Ce message a été modifié"
     r"|Questo messaggio è stato modificato|Mensagem editada|Esta mensagem foi editada|Dit bericht is bewerkt"
@@ -45,18 +67,39 @@ _WHOLE = re.compile(
 )
 
 
-def words_of(text: str) -> str:
-    """What somebody wrote of a message's text; "" if all of it stands for something else."""
+def words_of(text: str, phrases: frozenset[str] = frozenset()) -> str:
+    """What somebody wrote of a message's text; "" if all of it stands for something else. `phrases` are those that do
+    in its chat, beside what is known."""
     text = _EDITED.sub("", _MARKED_BRACKETS.sub("", text))
     if _WHOLE.fullmatch(text.strip()) or _LABEL.match(text):
         return ""
     lines = text.split("\n")
-    begin = next((at for at, line in enumerate(lines) if not _is_placeholder(line)), len(lines))
+    begin = next((at for at, line in enumerate(lines) if not _is_placeholder(line, phrases)), len(lines))
     return _without_end("\n".join(lines[begin:]))
 
 
-def _is_placeholder(line: str) -> bool:
-    return line.startswith(MARK) or _UNMARKED.fullmatch(line.strip()) is not None
+def phrases_of(messages: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """The phrases in brackets that messages (author and text) of several people begin with: a language that is not
+    known here, most likely, while a turn of phrase is somebody's own."""
+    authors: dict[str, str] = {}
+    shared = set()
+    for author, text in messages:
+        if (phrase := _phrase_in(text.partition("\n")[0])) and authors.setdefault(phrase, author) != author:
+            shared.add(phrase)
+    return frozenset(shared)
+
+
+def _phrase_in(line: str) -> str:
+    """What stands in the brackets of a line that is nothing else, or a file's name beside them."""
+    found = _BRACKETS.fullmatch(line.strip())
+    return (found[1] or found[2]).casefold().removesuffix(".") if found else ""
+
+
+def _is_placeholder(line: str, phrases: frozenset[str]) -> bool:
+    if line.startswith(MARK) or _ATTACHED.fullmatch(line.strip()):
+        return True
+    phrase = _phrase_in(line)
+    return phrase in _KNOWN or phrase in phrases
 
 
 def _without_end(text: str) -> str:

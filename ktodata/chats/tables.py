@@ -13,11 +13,14 @@ from ktodata.chats.voice import Said
 from ktodata.errors import RowError, UsageError, listed, nearest
 from ktodata.expressions.values import value_of
 from ktodata.schema import named
-from ktodata.sources.contract import Piece, Record, Skip, column
+from ktodata.sources.contract import Piece, Record, column
 
 # No date in seconds is as large before the year 5138, none in a thousandth of them smaller after 1973, and so on.
 FINER = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
-DAYS = (19900101, 20991231)  # 20240312 is a date, as seconds since 1970 it would be in that year
+# 20240312 is a date, as seconds since 1970 it would be in that year; 202403121805 as milliseconds in 1976, and
+# 20240312180500 in 2611.
+WRITTEN = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # by the number of digits
+YEARS = ("1990", "2099")
 
 
 class Fields(NamedTuple):
@@ -58,14 +61,10 @@ def choose(fields: Fields, columns: Iterable[str]) -> Fields:
     return Fields(**chosen)
 
 
-def read(
-    fields: Fields, record: Record, where: str, *, nobody: str = "", after_gap: frozenset[str] = frozenset()
-) -> Iterator[Piece | Skip]:
+def read(fields: Fields, record: Record, where: str, *, after_gap: frozenset[str] = frozenset()) -> Iterator[Piece]:
     """A message; one without words goes along, as it stands between others.
 
-    Args:
-        nobody: what a message without author is, where that is nobody's turn.
-        after_gap: the places of messages before which one could not be read.
+    `after_gap` has the places of messages before which one could not be read.
 
     Raises:
         RowError: an author or text that is no string, a time that is none, or no chat where messages have one.
@@ -74,9 +73,6 @@ def read(
     for name, value in ((fields.author, author), (fields.text, text)):
         if value is not None and not isinstance(value, str):
             raise RowError(f"{name} is {named(value)}, not a string", where=where)
-    if not author and nobody:
-        yield Skip(nobody)
-        return
     reason = "no author" if not author else "no text" if not text or not text.strip() else ""
     time = moment_of(
         record.get(fields.time) if reason else column(record, fields.time, where), fields.time, where, reason
@@ -109,32 +105,42 @@ def moment_of(value: object, name: str, where: str, reason: str) -> float:
 
 
 def seconds(value: object, name: str, where: str) -> float:
-    """A time in seconds: a number of seconds since 1970, or of milli-, micro- or nanoseconds, a date of eight digits,
-    text in ISO's form, or a date.
+    """A time in seconds: a number of seconds since 1970, or of milli-, micro- or nanoseconds, a date of eight digits
+    with or without a time of four or six, text in ISO's form, or a date.
 
     Raises:
         RowError: it is none of these.
     """
     moment: Any = _moment(value) if isinstance(value, str) else value_of(value)
-    moment = _day(moment) or moment
+    number = _finite(moment)
+    moment = moment if number is None else _written(number) or moment
     if isinstance(moment, datetime.date) and not isinstance(moment, datetime.datetime):
         moment = datetime.datetime.combine(moment, datetime.time())
     if isinstance(moment, datetime.datetime):
         return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
-    if isinstance(moment, int | float | Decimal) and not isinstance(moment, bool) and math.isfinite(moment):
-        number = float(moment)
+    if number is not None:
         return number / next((parts for least, parts in FINER if abs(number) > least), 1.0)
     raise RowError(
         f"{name} is {named(value)}, not a time", where=where, do="Write 2024-03-12T18:05:00, or seconds since 1970"
     )
 
 
-def _day(value: object) -> datetime.date | None:
-    """The date that a number's eight digits are: 20240312."""
-    if not isinstance(value, int | float | Decimal) or not DAYS[0] <= value <= DAYS[1] or value % 1:
+def _finite(value: object) -> float | None:
+    """A number as a float, None if it is none, or no finite one."""
+    if not isinstance(value, int | float | Decimal) or isinstance(value, bool):
+        return None
+    with contextlib.suppress(OverflowError, ValueError):  # whole numbers beyond all floats, and Decimal's sNaN
+        return float(value) if math.isfinite(value) else None
+    return None
+
+
+def _written(number: float) -> datetime.datetime | None:
+    """The date, or date and time, that a number's digits are: 20240312, 202403121805, 20240312180500."""
+    digits = str(int(number))
+    if number % 1 or len(digits) not in WRITTEN or not YEARS[0] <= digits[:4] <= YEARS[1]:
         return None
     with contextlib.suppress(ValueError):
-        return datetime.datetime.strptime(str(int(value)), "%Y%m%d").date()
+        return datetime.datetime.strptime(digits, WRITTEN[len(digits)])
     return None
 
 

@@ -11,9 +11,11 @@ from typing import IO, Any
 
 from ktodata.chats.tables import moment_of
 from ktodata.chats.voice import Said
+from ktodata.encoded import DEEPEST, is_too_deep
 from ktodata.errors import RowError, SourceError
 from ktodata.io import Raw
-from ktodata.io.records import BROKEN_EMOJI
+from ktodata.io.paths import shown_path
+from ktodata.io.records import BROKEN_EMOJI, doubled_key
 from ktodata.schema import named
 from ktodata.sources.contract import Piece, Record, Skip
 
@@ -34,20 +36,21 @@ def open_export(path: Path, source: str) -> Callable[[], Iterator[Raw]] | None:
         path = path / RESULT
     if path.suffix.lower() != ".json" or not path.is_file():
         return None
+    name = shown_path(path)
     try:
         with path.open("rb") as stream:
             head = stream.read(HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
             if head[:1] != b"{" or not _is_named(head, stream):
                 return None
-        value = json.loads(_as_json(path.read_bytes().decode("utf-8-sig")))
+        value = json.loads(_as_json(path.read_bytes().decode("utf-8-sig")), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         if head.partition(b"\n")[0].rstrip().endswith(b"}"):  # JSON lines
             return None
-        raise SourceError(f"not JSON: {error}", where=str(path), do="Export it again: it may be cut off") from error
+        raise SourceError(f"not JSON: {error}", where=name, do="Export it again: it may be cut off") from error
     except OSError as error:
-        raise SourceError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    chats = _chats(value, str(path))
-    return partial(_messages, chats, str(path), source) if chats is not None else None
+        raise SourceError(f"cannot be read: {error.strerror or error}", where=name) from error
+    chats = _chats(value, name)
+    return partial(_messages, chats, name, source) if chats is not None else None
 
 
 def _is_named(head: bytes, rest: IO[bytes]) -> bool:
@@ -66,11 +69,43 @@ def _as_json(text: str) -> str:
     return _ESCAPE.sub(lambda found: f"\\u00{found[1]}" if found[1] else found[0], text)
 
 
-def _chats(value: dict[str, Any], name_of: str) -> list[dict[str, Any]] | None:
-    found: list[Any] = []
-    for name in ("chats", "left_chats"):
-        if isinstance(value.get(name), dict):
-            found += _list(value[name].get("list"))
+class _Doubled(dict[str, Any]):
+    """An object in which a key is there more than once, with all of its values where it is written again."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+    def items(self) -> Any:
+        """The keys and values as they stood there."""
+        return self.pairs
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Doubled(pairs)
+
+
+def _is_refused(value: object) -> bool:
+    """Whether a line of JSON with such a value is refused: a key is there more than once in an object, so that nobody
+    knows which value was meant, or it is nested too deeply."""
+    found = [value]
+    for one in found:  # which grows meanwhile
+        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        found += [inner for inner in inside if isinstance(inner, dict | list)]
+    return any(isinstance(one, _Doubled) for one in found) or (len(found) > DEEPEST and is_too_deep(value))
+
+
+def _chats(value: dict[str, Any], name_of: str) -> list[Any] | None:
+    parts = {name: value[name] for name in ("chats", "left_chats") if value.get(name) is not None}
+    lists = {name: part.get("list") if isinstance(part, dict) else None for name, part in parts.items()}
+    found: list[Any] = [chat for one in lists.values() for chat in _list(one)]
+    for part in (value, *parts.values()) if parts else ():
+        if isinstance(part, _Doubled):
+            do = "Leave one of its values, or export it again"
+            raise SourceError(f"the key {doubled_key(part.pairs)!r} is there more than once", where=name_of, do=do)
+    if found and (wrong := next((name for name, one in lists.items() if not isinstance(one, list)), "")):
+        raise SourceError(f"Telegram's export, but {wrong} has no list of chats", where=name_of, do="Export it again")
     if not found and isinstance(value.get("messages"), list):
         messages = [one for one in value["messages"] if isinstance(one, dict)]
         if not any({"type", "date"} <= one.keys() for one in messages) and not {"name", "type", "id"} <= value.keys():
@@ -83,7 +118,7 @@ def _chats(value: dict[str, Any], name_of: str) -> list[dict[str, Any]] | None:
             where=name_of,
             do="Export it again",
         )
-    return [chat for chat in found if isinstance(chat, dict)] or None
+    return found or None
 
 
 def _is_telegrams(value: dict[str, Any], name: str) -> bool:
@@ -99,15 +134,40 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _messages(chats: list[dict[str, Any]], name: str, source: str) -> Iterator[Raw]:
+def _messages(chats: list[Any], name: str, source: str) -> Iterator[Raw]:
     for place, chat in enumerate(chats):
-        names = (chat.get(key) for key in ("name", "type"))
-        title = next((name for name in names if name and isinstance(name, str)), "chat")
-        title = title.encode(errors="replace").decode()
-        for row, message in enumerate(_list(chat.get("messages"))):
+        title = _title(chat) or f"chat {place + 1}"
+        if isinstance(chat, _Doubled) or not isinstance(chat, dict) or not isinstance(chat.get("messages"), list):
+            yield _no_chat(chat, f"{name}: {title}", source)
+            continue
+        for row, message in enumerate(chat["messages"]):
             shown = message.get("id", row) if isinstance(message, dict) else row
+            where = f"{name}: {title}, message {shown}"
+            if _is_refused(message):
+                yield Raw(_as_line(message), where, source)
+                continue
             record = {**message, "chat": f"{place} {title}"} if isinstance(message, dict) else message
-            yield Raw(record, f"{name}: {title}, message {shown}", source, BROKEN_EMOJI if _is_broken(message) else "")
+            yield Raw(record, where, source, BROKEN_EMOJI if _is_broken(message) else "")
+
+
+def _title(chat: object) -> str:
+    names = (chat.get(key) for key in ("name", "type")) if isinstance(chat, dict) else ()
+    return next((name for name in names if name and isinstance(name, str)), "").encode(errors="replace").decode()
+
+
+def _no_chat(chat: object, where: str, source: str) -> Raw:
+    """What stands in the place of a chat and is none, with what is wrong with it."""
+    if _is_refused(chat):
+        return Raw(_as_line(chat), where, source)
+    if not isinstance(chat, dict):
+        return Raw(chat, where, source)
+    problem = f"messages is {named(chat['messages'])}, not a list" if "messages" in chat else "a chat without messages"
+    return Raw(chat, where, source, problem)
+
+
+def _as_line(value: object) -> bytes:
+    """A value as a line of JSON, which is refused in its own words."""
+    return json.dumps(value).encode()
 
 
 def _is_broken(message: object) -> bool:

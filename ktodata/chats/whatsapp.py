@@ -5,7 +5,6 @@ Its times are those of a clock on the wall, which goes back in autumn: the order
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import itertools
 import re
@@ -14,9 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ktodata.chats.placeholders import MARK, words_of
+from ktodata.chats import tables
+from ktodata.chats.placeholders import MARK, phrases_of, words_of
 from ktodata.errors import SourceError
 from ktodata.io import Raw
+from ktodata.io.paths import shown_path
+from ktodata.io.records import UTF8_ADVICE
+from ktodata.sources.contract import Piece, Record, Skip
 
 # Marks of writing direction, and spaces that do not break, in dates and authors. Of texts they are part.
 _DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
@@ -35,81 +38,125 @@ _QUOTED = re.compile(r""""[^"]*"|[“„][^“”„]*[“”]|«[^»]*»|‘[^�
 # What would begin a message if its date were known: digits, a time, a bracket or dash, an author.
 _LIKE_A_START = re.compile(r"\[?\d.{1,50}\d\D{1,2}\d\d.{0,20}?(?:\]| -) .{1,60}: .*")
 KNOWN_DATES = "12.03.24, 18:05 - or 3/12/24, 6:05 PM - or [2024-03-12, 18:05:00]"
-ORDERS = ((2, 1, 0), (2, 0, 1), (0, 1, 2))  # where year, month and day are
+PARTS = ("year", "month", "day")
+ORDERS = ((2, 1, 0), (2, 0, 1), (0, 1, 2))  # where these are
+FIELDS = tables.Fields("author", "time", "text")
+# A byte that is not UTF-8, as Python's surrogateescape has it.
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+
+
+class _Date(NamedTuple):
+    numbers: tuple[int, int, int]
+    clock: tuple[int, int, int]
+    end: int  # where what was said begins in the text
 
 
 class _Entry(NamedTuple):
+    """A message; or a line before the first of them, which has no date."""
+
     line: int
-    numbers: tuple[int, int, int]
-    clock: tuple[int, int, int]
-    rest: str  # as it stands there
+    text: str  # all of it, as it stands there
+    date: _Date | None
 
 
 def open_export(path: Path, source: str) -> Callable[[], Iterator[Raw]] | None:
     """What gives the messages of an export from the first on, or None if the file is no text file. They are held, since
-    what its dates mean is told by all of them.
+    what its dates mean is told by all of them. Those that cannot be read are given as such.
 
     Raises:
         SourceError: it cannot be read, or holds no message in a form that is known.
     """
     if path.suffix.lower() != ".txt" or not path.is_file():
         return None
+    name = shown_path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as lines:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
             entries = list(_entries(lines))
-            lines.seek(0)
-            unlike = next((at for at, line in enumerate(lines, 1) if _is_like_a_start(line)), 0) if not entries else 0
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"not UTF-8: {error.reason}", where=str(path), do="Convert the file to UTF-8 first"
-        ) from error
     except OSError as error:
-        raise SourceError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    if unlike:
-        raise SourceError(
+        raise SourceError(f"cannot be read: {error.strerror or error}", where=name) from error
+    if not any(entry.date for entry in entries):
+        raise _no_messages(entries, name)
+    said = (_said(entry.text[entry.date.end :]) for entry in entries if entry.date)
+    phrases = phrases_of((author, text) for author, text in said if author)
+    return partial(_messages, entries, _order_of(entries), phrases, name, source)
+
+
+def _no_messages(entries: list[_Entry], name: str) -> SourceError:
+    """What is wrong with a file without messages."""
+    if broken := next((entry for entry in entries if _NOT_UTF8.search(entry.text)), None):
+        return SourceError("not UTF-8", where=f"{name}:{broken.line}", do=UTF8_ADVICE)
+    if unlike := next((entry for entry in entries if _is_like_a_start(entry.text)), None):
+        return SourceError(
             "the dates of its messages are in a form that is not known",
-            where=f"{path}:{unlike}",
+            where=f"{name}:{unlike.line}",
             do=f"Known are {KNOWN_DATES} and such, in any order: export the chat from a phone that is set so",
         )
-    if not entries:
-        raise SourceError(
-            "no message in it that WhatsApp would have exported",
-            where=str(path),
-            do="A .txt file has to be one of its exports: 12.03.24, 18:05 - Anna: text",
-        )
-    return partial(_messages, entries, _times(entries, str(path)), str(path), source)
+    return SourceError(
+        "no message in it that WhatsApp would have exported",
+        where=name,
+        do="A .txt file has to be one of its exports: 12.03.24, 18:05 - Anna: text",
+    )
 
 
 def _entries(lines: Iterable[str]) -> Iterator[_Entry]:
     """The messages; a line that begins with no date goes on with the one before."""
-    waiting: _Entry | None = None
+    waiting: list[str] = []
+    begun, date = 0, None
     for number, whole in enumerate(lines, 1):
         line = whole.removesuffix("\n").removesuffix("\r")
-        head = line[:LONGEST_HEAD]
-        match = _START.match(head.translate(_MARKS))
-        if match is None:
+        found = _date(line)
+        if found or not date:
             if waiting:
-                waiting = waiting._replace(rest=f"{waiting.rest}\n{line}")
-            continue
-        kept = [place for place, sign in enumerate(head) if sign not in _DIRECTIONS]
-        rest = line[kept[match.end() - 1] + 1 :]
-        if waiting:
-            yield waiting
-        one, two, three = (int(part) for part in re.split(r"[./-]", match["date"]))
-        hour = int(match["hour"])
-        if match["half"] or match["early"] or match["late"]:
-            hour = hour % 12 + (12 if match["late"] or (match["half"] or "") in ("p", "P") else 0)
-        clock = hour, int(match["minute"]), int(match["second"] or 0)
-        waiting = _Entry(number, (one, two, three), clock, rest)
+                yield _Entry(begun, "\n".join(waiting), date)
+            waiting, begun, date = [], number, found
+        waiting.append(line)
     if waiting:
-        yield waiting
+        yield _Entry(begun, "\n".join(waiting), date)
 
 
-def _messages(entries: list[_Entry], times: list[float], name: str, source: str) -> Iterator[Raw]:
-    for entry, time in zip(entries, times, strict=True):
-        author, text = _said(entry.rest)
-        record = {"author": author, "time": time, "text": words_of(text) if author else text}
-        yield Raw(record, f"{name}:{entry.line}", source)
+def _date(line: str) -> _Date | None:
+    """The date that a message's first line begins with."""
+    head = line[:LONGEST_HEAD]
+    match = _START.match(head.translate(_MARKS))
+    if match is None:
+        return None
+    kept = [place for place, sign in enumerate(head) if sign not in _DIRECTIONS]
+    one, two, three = (int(part) for part in re.split(r"[./-]", match["date"]))
+    hour = int(match["hour"])
+    if hour < 24 and (match["half"] or match["early"] or match["late"]):
+        hour = hour % 12 + (12 if match["late"] or (match["half"] or "") in ("p", "P") else 0)
+    clock = hour, int(match["minute"]), int(match["second"] or 0)
+    return _Date((one, two, three), clock, kept[match.end() - 1] + 1)
+
+
+def _messages(
+    entries: list[_Entry], order: tuple[int, int, int], phrases: frozenset[str], name: str, source: str
+) -> Iterator[Raw]:
+    for entry in entries:
+        where = f"{name}:{entry.line}"
+        if broken := _NOT_UTF8.search(entry.text):
+            line = entry.line + entry.text.count("\n", 0, broken.start())
+            data = entry.text.encode("utf-8", "surrogateescape")
+            yield Raw(data, f"{name}:{line}", source, "not UTF-8", UTF8_ADVICE)
+        elif entry.date is None:
+            if entry.text.strip():
+                yield Raw({"author": None, "time": None, "text": entry.text}, where, source)
+        elif (time := _seconds(entry.date, order)) is None:
+            yield Raw(entry.text.encode(), where, source, _wrong_date(entry.date, order))
+        else:
+            author, text = _said(entry.text[entry.date.end :])
+            yield Raw(
+                {"author": author, "time": time, "text": words_of(text, phrases) if author else text}, where, source
+            )
+
+
+def read(record: Record, where: str, *, after_gap: frozenset[str] = frozenset()) -> Iterator[Piece | Skip]:
+    """A message; one of WhatsApp's own is nobody's turn. `after_gap` has the places of messages before which one could
+    not be read."""
+    if record["author"]:
+        yield from tables.read(FIELDS, record, where, after_gap=after_gap)
+    else:
+        yield Skip("no date" if record["time"] is None else "service message")
 
 
 def _said(rest: str) -> tuple[str | None, str]:
@@ -131,37 +178,31 @@ def _is_like_a_start(line: str) -> bool:
     return _LIKE_A_START.match(line[: 2 * LONGEST_HEAD].translate(_MARKS)) is not None
 
 
-def _times(entries: list[_Entry], name: str) -> list[float]:
-    """Seconds. Whether days or months come first is told by which of the two keeps the messages in order."""
-    found: list[tuple[int, list[float]]] = []
-    for order in ORDERS:
-        try:
-            times = [_seconds(entry, order) for entry in entries]
-        except ValueError:
-            continue
-        found.append((sum(later < earlier for earlier, later in itertools.pairwise(times)), times))
-    if not found:
-        raise SourceError(
-            "dates that are none, whichever of day, month and year comes first",
-            where=f"{name}:{_impossible(entries).line}",
-            do="Mend the date there, or export the chat again",
-        )
-    return min(found, key=lambda item: item[0])[1]
+def _order_of(entries: list[_Entry]) -> tuple[int, int, int]:
+    """Whether days or months come first, and where the year is: as fewest messages have a date that is none, or one
+    before that of the message before. A slip in one date is not to turn all the others round."""
+    dates = [entry.date for entry in entries if entry.date]
+
+    def misfits(order: tuple[int, int, int]) -> int:
+        times = [time for date in dates if (time := _seconds(date, order)) is not None]
+        return len(dates) - len(times) + sum(later < earlier for earlier, later in itertools.pairwise(times))
+
+    return min(ORDERS, key=misfits)
 
 
-def _impossible(entries: list[_Entry]) -> _Entry:
-    """The message whose date is none in any order; the first one, where it is only together that they fit none."""
-    for entry in entries:
-        for order in ORDERS:
-            with contextlib.suppress(ValueError):
-                _seconds(entry, order)
-                break
-        else:
-            return entry
-    return entries[0]
+def _wrong_date(date: _Date, order: tuple[int, int, int]) -> str:
+    """What is wrong with a date that is none in the order of its file."""
+    if any(_seconds(date, other) is not None for other in ORDERS):
+        first, second, third = (PARTS[order.index(place)] for place in range(3))
+        return f"a date that is none in the order of the others: {first}, {second}, {third}"
+    return "a date or time that is none, whichever of day, month and year comes first"
 
 
-def _seconds(entry: _Entry, order: tuple[int, int, int]) -> float:
-    year, month, day = (entry.numbers[place] for place in order)
-    moment = datetime.datetime(year + 2000 if year < 100 else year, month, day, *entry.clock, tzinfo=datetime.UTC)
+def _seconds(date: _Date, order: tuple[int, int, int]) -> float | None:
+    """A time in seconds; None if there is no such date or time."""
+    year, month, day = (date.numbers[place] for place in order)
+    try:
+        moment = datetime.datetime(year + 2000 if year < 100 else year, month, day, *date.clock, tzinfo=datetime.UTC)
+    except ValueError:
+        return None
     return moment.timestamp()

@@ -15,7 +15,7 @@ write     writers, the quarantine file
 """
 
 from ktodata.io.files import SUFFIXES, suffix_of
-from ktodata.io.paths import is_input, is_there, local_path
+from ktodata.io.paths import is_input, is_there, local_path, provenance
 from ktodata.io.records import UNREADABLE, Raw
 from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
 from ktodata.io.rows import iter_rows, read_rows
@@ -54,6 +54,7 @@ __all__ = [
     "is_there",
     "iter_rows",
     "local_path",
+    "provenance",
     "read_records",
     "read_rows",
     "records_of",

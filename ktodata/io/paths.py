@@ -42,6 +42,11 @@ def shown_path(path: str | Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def provenance(path: Path) -> str:
+    """A file as rows name it: its folder and name, however it was typed, and no more of this machine's paths."""
+    return shown_path("/".join(path.resolve().parts[-2:]).lstrip("/"))
+
+
 def is_there(text: str) -> bool:
     """Whether there is a file or folder of this name. What cannot be looked at, or is too long for a name, is not."""
     try:

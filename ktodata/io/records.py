@@ -130,9 +130,14 @@ def _object(pairs: list[tuple[str, Any]], *, where: str) -> dict[str, Any]:
     """An object of JSON, whose names have to differ: of two labels, either may be the wrong one."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise RowError(f"the key {name!r} is there more than once", where=where, do="Leave one of its values")
+        told = f"the key {doubled_key(pairs)!r} is there more than once"
+        raise RowError(told, where=where, do="Leave one of its values")
     return found
+
+
+def doubled_key(pairs: list[tuple[str, Any]]) -> str:
+    """The name that is there most often in an object of JSON."""
+    return Counter(name for name, _ in pairs).most_common(1)[0][0]
 
 
 def why(error: ValueError) -> str:

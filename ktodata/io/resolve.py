@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from ktodata import hub
 from ktodata.errors import SourceError
 from ktodata.io.files import GZIP, read_file, suffix_of
-from ktodata.io.paths import STDIN, local_path, shown_path
+from ktodata.io.paths import STDIN, local_path, provenance, shown_path
 from ktodata.io.records import Raw, read_lines
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def find_parts(
         if path.is_dir():
             return _folder_parts(path, split=split, folders=folders)
         if path.exists():
-            return [Part(_provenance(path), partial(read_file, path, _provenance(path)))]
+            return [Part(provenance(path), partial(read_file, path, provenance(path)))]
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror or error}", where=source) from error
     hub_id = hub.parse_id(source)
@@ -124,11 +124,6 @@ def _refuse_others(line: object) -> None:
     if what:
         do = "Unpack it first: gunzip -c" if "gzip" in what else "Name the file, or write an object a line"
         raise SourceError(f"{what}, and stdin takes JSONL only", where="stdin", do=do)
-
-
-def _provenance(path: Path) -> str:
-    """A file as rows name it: its folder and name, however it was typed, and no more of this machine's paths."""
-    return shown_path("/".join(path.resolve().parts[-2:]).lstrip("/"))
 
 
 def _folder_parts(folder: Path, *, split: str, folders: Sequence[str]) -> list[Part]:
