@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,8 +49,8 @@ class Converting:
 
     def apart(self, kept: Spill, mixed_up: Array) -> Iterator[Table]:
         """What was kept, part by part, but for the prompts with these numbers, by `_Prompts`."""
+        taken = set(mixed_up.tolist())
         for table in kept.drained():
-            taken = set(mixed_up.tolist())
             numbers = _prompt_numbers(table) if taken else []
             yield self._without(table, ["a prompt taken for another one" * (one in taken) for one in numbers])
 
@@ -130,17 +131,24 @@ def convert(
         Spill(PARTS, folder) as kept,
     ):
         done = Converting(form, found.kind, drop=found.account.drop, bare=bare)
-        prompts = _Prompts(form.groups_by) if form.groups_by else None
-        for table in done.held(found.tables):
-            if prompts:
-                prompts.add(table)
-            kept.add(table, part_of(table))
-        kept.finish()
-        if not kept.rows:
+        tables = done.held(found.tables)
+        if form.groups_by:
+            tables = _told_apart(tables, kept, done, _Prompts(form.groups_by))
+        ordered = in_training_order(tables, most=found.most, seed=seed, folder=folder)
+        first = next(ordered, None)
+        if first is None:
             raise found.account.nothing_left(source)
-        tables = done.apart(kept, prompts.mixed_up()) if prompts else kept.drained()
-        ordered = in_training_order(tables, most=kept.rows, seed=seed, folder=folder)
-        yield Converted(done.records(ordered), done, found.account)
+        yield Converted(done.records(itertools.chain([first], ordered)), done, found.account)
+
+
+def _told_apart(tables: Iterable[Table], kept: Spill, done: Converting, prompts: _Prompts) -> Iterator[Table]:
+    """The rows whose prompts the trainer tells apart from all others, which takes setting them aside in `kept`."""
+    for table in tables:
+        prompts.add(table)
+        kept.add(table, part_of(table))
+    kept.finish()
+    if kept.rows:
+        yield from done.apart(kept, prompts.mixed_up())
 
 
 class _Prompts:

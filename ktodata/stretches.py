@@ -1,4 +1,4 @@
-"""Rows dealt to stretches of the order, which are arranged one after the other: so no more than one is ever needed.
+"""Rows dealt to stretches of the order, which are arranged one after the other: so no more than a few are ever needed.
 
 Each row draws a number from the seed and its id. What has to be even is put into decks: each class, and each prompt and
 completion with a large share of all rows, which by chance would have more than half of some stretch, and meet itself
@@ -19,10 +19,9 @@ from ktodata.keys import Keys, Numbers
 
 STRETCH = 32_768  # rows that are arranged together
 HEAVY = 5  # a prompt or a completion with one in so many of all rows is dealt out evenly
-# What fewer than one row in so many has in common is no deck of its own, nor is what has fewer rows than so many for
-# each stretch: the numbers that a few rows draw are not spread evenly, so a stretch would have to wait for a late one.
-RARE = 512
-LEAST = 4
+# Rows of a deck for each stretch; those of a smaller one go with another. The numbers that a few rows draw are not
+# spread evenly, so a stretch would have to wait for a late one.
+LEAST = 8
 
 
 def stretch_count(total: int) -> int:
@@ -35,41 +34,36 @@ class Dealing:
 
     def __init__(self, seed: int) -> None:
         self._name = f"{seed} stretch"
-        self._drawn: list[Numbers] = []
-        self._keys: list[Keys] = []
+        self._kept: dict[str, list[Any]] = {"prompts": [], "completions": [], "labels": [], "drawn": []}
 
     def add(self, keys: Keys) -> Numbers:
         """Some of the rows; gives the number that each of them draws, an array of uint64."""
         drawn = draws(keys.ids, self._name)
-        self._drawn.append(drawn)
-        self._keys.append(keys)
+        for name, values in (("prompts", keys.prompts), ("completions", keys.completions), ("labels", keys.labels)):
+            self._kept[name].append(values.copy())  # or it would keep all columns of the table that it is of
+        self._kept["drawn"].append(drawn)
         return drawn
 
     def finish(self) -> Dealt:
         """All rows are there: which stretch gets which. What was collected is forgotten."""
         import numpy as np
 
-        total = sum(map(len, self._drawn))
+        kept, self._kept = self._kept, {}
+        total = sum(map(len, kept["drawn"]))
         count = stretch_count(total)
         if count == 1:
-            self._drawn, self._keys = [], []
             return Dealt(1)
-        drawn = np.concatenate(self._drawn)
-        labels = np.concatenate([keys.labels for keys in self._keys])
-        heavy = []
-        groups = []
-        for field in ("prompts", "completions"):
-            numbers = np.concatenate([getattr(keys, field) for keys in self._keys])
-            heavy.append(_heavy(numbers))
-            groups.append(_group(numbers, heavy[-1]))
-        self._drawn, self._keys = [], []
-        deck_of, code = _decks([*groups, labels.astype(np.int64)], len(heavy[1]) + 1, count)
-        dealt = Dealt(count, heavy[0], heavy[1], deck_of)
-        deck = deck_of[code]
+        prompts, prompt = _heavy(np.concatenate(kept.pop("prompts")))
+        completions, completion = _heavy(np.concatenate(kept.pop("completions")))
+        shape = len(prompts) + 1, len(completions) + 1, 2
+        code = _codes(prompt, completion, np.concatenate(kept.pop("labels")), shape[1])
+        sizes = np.bincount(code, minlength=shape[0] * shape[1] * 2).reshape(shape)
+        dealt = Dealt(count, prompts, completions, _decks(sizes, LEAST * count))
+        drawn, deck = np.concatenate(kept.pop("drawn")), dealt.deck_of[code]
         begin = 0
-        for one in range(int(deck_of.max()) + 1):
+        for one in range(int(deck.max()) + 1):
             members = np.sort(drawn[deck == one])
-            dealt.borders.append(_borders(members, begin, len(drawn), count))
+            dealt.borders.append(_borders(members, begin, total, count))
             begin += len(members)
         return dealt
 
@@ -98,7 +92,7 @@ class Dealt:
         found = np.zeros(len(keys), dtype=np.int64)
         if self.count > 1:
             groups = _group(keys.prompts, self.prompts), _group(keys.completions, self.completions)
-            deck = self.deck_of[_codes([*groups, keys.labels.astype(np.int64)], len(self.completions) + 1)]
+            deck = self.deck_of[_codes(*groups, keys.labels, len(self.completions) + 1)]
             for one in np.unique(deck).tolist():
                 members = deck == one
                 found[members] = np.searchsorted(self.borders[one], drawn[members], side="right")
@@ -113,52 +107,50 @@ class Dealt:
         )
 
 
-def _heavy(numbers: Numbers) -> Numbers:
-    """The numbers that one in `HEAVY` has, the most frequent first."""
+def _heavy(numbers: Numbers) -> tuple[Numbers, Any]:
+    """The numbers that one in `HEAVY` has, the most frequent first; and the group of each, by `_group`."""
     import numpy as np
 
     values, sizes = np.unique(numbers, return_counts=True)
     large = np.flatnonzero(sizes * HEAVY >= len(numbers))
-    return values[large[np.argsort(-sizes[large], kind="stable")]]
+    heavy = values[large[np.argsort(-sizes[large], kind="stable")]]
+    return heavy, _group(numbers, heavy)
 
 
 def _group(numbers: Numbers, heavy: Numbers) -> Any:
-    """For each number its place among the heavy ones, or behind them all."""
+    """For each number its place among the heavy ones, or behind them all: an array of uint8."""
     import numpy as np
 
-    found = np.full(len(numbers), len(heavy), dtype=np.int64)
+    found = np.full(len(numbers), len(heavy), dtype=np.uint8)
     for place, one in enumerate(heavy):
         found[numbers == one] = place
     return found
 
 
-def _codes(parts: list[Any], completions: int) -> Any:
-    """A number for each kind of row: by the groups of prompt and completion (so many of these), and the label."""
-    prompt, completion, label = parts
+def _codes(prompt: Any, completion: Any, label: Any, completions: int) -> Any:
+    """A number for each kind of row, an array of uint8: by the groups of prompt and completion (so many of these), and
+    the label."""
     return (prompt * completions + completion) * 2 + label
 
 
-def _decks(parts: list[Any], completions: int, count: int) -> tuple[Any, Any]:
-    """The deck of each code, and the code of each row.
+def _decks(sizes: Any, least: int) -> Any:
+    """The deck of each code, for so many rows of each [prompt, completion, label].
 
     Decks are numbered so that those of one prompt follow each other, as do, where it can be, those of one completion
     and of one label: whatever follows each other is dealt out evenly as a whole (see `_borders`).
     """
     import numpy as np
 
-    code = _codes(parts, completions)
-    least = max(LEAST * count, -(-len(code) // RARE))
-    sizes = np.bincount(code, minlength=2 * completions * (int(parts[0].max()) + 1)).reshape(-1, completions, 2)
-    deck_of = np.zeros(sizes.shape, dtype=np.int64)
+    found = np.zeros(sizes.shape, dtype=np.uint8)
     deck = 0
     for prompt in _apart(sizes.sum(axis=(1, 2)), least, range(len(sizes))):
-        columns = range(completions) if deck % 2 == 0 else range(completions)[::-1]
+        columns = range(sizes.shape[1]) if deck % 2 == 0 else range(sizes.shape[1])[::-1]
         for completion in _apart(sizes[prompt].sum(axis=(0, 2)), least, columns):
             both = sizes[np.ix_(prompt, completion)].sum(axis=(0, 1))
             for label in _apart(both, least, (0, 1) if deck % 2 == 0 else (1, 0)):
-                deck_of[np.ix_(prompt, completion, label)] = deck
+                found[np.ix_(prompt, completion, label)] = deck
                 deck += 1
-    return deck_of.reshape(-1), code
+    return found.reshape(-1)
 
 
 def _apart(sizes: Any, least: int, order: Iterable[int]) -> list[list[int]]:

@@ -4,7 +4,7 @@ Every completion that is read is either in the rows or counted in `skipped`, by 
 `completions == len(rows) + sum(skipped.values())`.
 
 It is a stream, so that files larger than memory go through: records are transformed in portions (`ktodata.transform`),
-the rows set aside by prompt, cleaned prompt by prompt, set aside again by their stretch of the order, and put in order
+the rows set aside by prompt, cleaned prompt by prompt, set aside again by where they come in the order, and arranged
 stretch by stretch (`ktodata.sort_out`). Where the rows are few, nothing of this touches the disk.
 """
 
