@@ -2,8 +2,8 @@
 
 import itertools
 import random
-import tempfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from orders import clashes, training_order
 
 from ktodata import stretches
+from ktodata.io import Spill
 from ktodata.keys import Keys
 from ktodata.order import longest_run
 from ktodata.schema import Row, make_row
@@ -58,17 +59,16 @@ def test_each_stretch_gets_as_many_of_everything(
         assert (drawn[stretch_of < whole] < below).all()
 
 
-def test_what_the_dealing_keeps_is_not_the_table() -> None:
+def test_what_the_dealing_keeps_is_not_the_table(tmp_path: Path) -> None:
+    numbers = np.arange(1000, dtype=np.uint64)
     texts = pyarrow.array(["text " * 1000] * 1000)
-    numbers = pyarrow.array(range(1000), type=pyarrow.uint64())
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, pyarrow.schema([("text", texts.type), ("number", numbers.type)])) as stream:
-        stream.write_batch(pyarrow.record_batch([texts, numbers], names=["text", "number"]))
-    before = pyarrow.total_allocated_bytes()
-    with tempfile.TemporaryFile() as file:
-        file.write(sink.getvalue())
-        file.seek(0)
-        table = pyarrow.ipc.open_stream(file).read_all()  # one batch, all columns in one buffer
+    with Spill(1, tmp_path, budget=1) as spill:
+        spill.add(pyarrow.table([texts, pyarrow.array(numbers)], names=["text", "number"]), np.zeros(1000, dtype=int))
+        spill.finish()
+        del texts
+        before = pyarrow.total_allocated_bytes()
+        table = spill.read(0)  # one batch, all columns in one buffer
+    assert table is not None
     column = table.column("number").to_numpy()
     assert pyarrow.total_allocated_bytes() - before > 4_000_000
     dealing = Dealing(0)
