@@ -17,18 +17,21 @@ from ktodata.errors import RowError
 # reply), and far fewer than what quotes, pickles or writes a value can follow.
 DEEPEST = 200
 TOO_DEEP = "JSON nested too deeply"
+BROKEN_EMOJI = "half of a surrogate pair (a broken emoji) in the text"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DEEP = json.loads("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1))
 _KEYS = (("role", "content"), ("from", "value"))
 _BEGUN = re.compile(r'\[?\s*\{\s*"(?:role|content|from|value)"\s*:')
-# A list of dictionaries or a single one, as Python prints them, and NumPy, which leaves the commas out.
-_PRINTED = re.compile(r"\[?\s*\{\s*'\w+'\s*:.*\}\s*\]?\s*", re.DOTALL)
+# A list of dictionaries or a single one, as Python prints them, and NumPy, which leaves the commas out. White space is
+# never given back: a text may have very long runs of it.
+_PRINTED = re.compile(r"\[?\s*+\{\s*+'\w++'\s*+:.*\}\s*+\]?+\s*+", re.DOTALL)
 
 
 def messages_in(text: str) -> Any:
     """The messages that some text is, wholly, in JSON: a list of them or a single one; None if it is something else.
 
-    They may be nested too deeply (`is_too_deep`). What begins as messages do and is nested so deeply that it cannot be
-    parsed is given as something else that is too deep.
+    They may be such as cannot be read (`problem_of`). What begins as messages do and is nested so deeply that it cannot
+    be parsed is given as something else that is too deep.
     """
     if not text.startswith(("[", "{")):
         return None
@@ -39,9 +42,6 @@ def messages_in(text: str) -> Any:
             return _DEEP if _BEGUN.match(text) else None
         items = value if isinstance(value, list) else [value]
         if items and all(isinstance(item, dict) and any(item.keys() >= {*keys} for keys in _KEYS) for item in items):
-            # Half of a surrogate pair, which no file can hold, is a ValueError.
-            if "\\u" in text and not is_too_deep(value):
-                json.dumps(value, ensure_ascii=False).encode()
             return value
     return None
 
@@ -64,8 +64,8 @@ def decoded(value: object, *, name: str, where: str) -> Any:
     """The messages that a value is as JSON; any other value as it is.
 
     Raises:
-        RowError: they are nested too deeply; or it is what Python prints for messages, which is not read, as it does
-            not come back for certain.
+        RowError: they are nested too deeply or have half of a surrogate pair; or it is what Python prints for messages,
+            which is not read, as it does not come back for certain.
     """
     if not isinstance(value, str):
         return value
@@ -76,9 +76,27 @@ def decoded(value: object, *, name: str, where: str) -> Any:
             do="Write the file as JSON lines or parquet, which hold messages as they are",
         )
     found = messages_in(value)
-    if found is not None and is_too_deep(found):
-        raise RowError(f"{name}: {TOO_DEEP}", where=where)
-    return value if found is None else found
+    if found is None:
+        return value
+    if problem := problem_of(found, value):
+        raise RowError(f"{name}: {problem}", where=where)
+    return found
+
+
+def problem_of(value: object, text: str) -> str:
+    """Why a value, which stands in JSON as `text`, cannot be read; "" if it can."""
+    if is_too_deep(value):
+        return TOO_DEEP
+    return BROKEN_EMOJI if "\\u" in text and _SURROGATE.search(text) and is_broken(value) else ""
+
+
+def is_broken(value: object) -> bool:
+    """Whether half of a surrogate pair is in a value of JSON, which JSON can spell and no file can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def is_too_deep(value: object) -> bool:
@@ -87,4 +105,6 @@ def is_too_deep(value: object) -> bool:
     for _ in range(DEEPEST):
         around = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
         level = [inner for values in around for inner in values]
+        if not level:
+            return False
     return any(isinstance(one, dict | list) for one in level)

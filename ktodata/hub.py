@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from ktodata.errors import SourceError, UsageError, first_line
 log = logging.getLogger(__name__)
 _IN_URL = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[^/]+/")
 _FETCH = "Fetch the files (hf download) and name their folder: then it is told where, and --quarantine holds"
+_CACHED = "the Hub cannot be reached; reading what the cache has of %s"
+_OF = re.compile(r"-(?P<number>\d{5})-of-(?P<total>\d{5})")  # one of several files of a split
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?")
 
 
@@ -67,7 +69,7 @@ class Snapshot:
                     )
                 except OSError:
                     raise error from None
-                log.warning("the Hub cannot be reached; reading what the cache has of %s", self.repo)
+                log.warning(_CACHED, self.repo)
                 root = Path(self._folder)
                 return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
         return sorted(sibling.rfilename for sibling in info.siblings or ())
@@ -79,6 +81,27 @@ class Snapshot:
             SourceError: the download fails.
         """
         return Path(self._folder) / name if self._folder else _fetch(self.repo, name)
+
+    def check_whole(self, names: Iterable[str]) -> None:
+        """Raises SourceError if the files to be read are the cache's, and it lacks some that belong to them."""
+        if self._folder:
+            _check_whole(self.repo, names)
+
+
+def _check_whole(repo: str, names: Iterable[str]) -> None:
+    """Raises SourceError if of files that count themselves (`train-00000-of-00002`) not all are there, as a run that
+    was interrupted leaves them in the cache: part of a split is not to pass for all of it."""
+    parts: dict[tuple[str, str], set[str]] = {}
+    for name in names:
+        if match := _OF.search(name):
+            parts.setdefault((name[: match.start()], match["total"]), set()).add(match["number"])
+    for (name, total), numbers in sorted(parts.items()):
+        if len(numbers) < int(total):
+            raise SourceError(
+                f"the cache has {len(numbers)} of the {int(total)} files {name}-…-of-{total} only",
+                where=f"{repo} on the Hub",
+                do="Run this once where the Hub can be reached, without HF_HUB_OFFLINE, to fetch the others",
+            )
 
 
 def _fetch(repo: str, name: str) -> Path:
@@ -93,12 +116,12 @@ def split_files(hub_id: HubId, *, split: str, readable: Callable[[str], object])
     """The files of one split of any dataset on the Hub, by their names there, each downloaded when it is asked for.
 
     None where not all are `readable` by their names, or where options come with them that say how to read them: only
-    `datasets` knows that.
+    `datasets` knows that. Call `check_reachable` first.
 
     Raises:
-        SourceError: no such repository or configuration (those that exist are named), or no network.
+        SourceError: no such repository or configuration (those that exist are named), or, where the Hub is not to be
+            asked, the cache has a part of the files only.
     """
-    _check_reachable(hub_id.repo)
     import datasets
 
     kept = _kept(hub_id.repo)
@@ -114,6 +137,9 @@ def split_files(hub_id: HubId, *, split: str, readable: Callable[[str], object])
     names = [url.removeprefix(f"{kept}/") if kept else _IN_URL.sub("", url) for url in urls]
     if not names or not all(readable(name) and not _is_elsewhere(name) for name in names) or not _is_plain(builder):
         return None
+    if kept:
+        log.warning(_CACHED, hub_id.repo)
+        _check_whole(hub_id.repo, names)
     return ((name, Path(kept) / name if kept else _fetch(hub_id.repo, name)) for name in names)
 
 
@@ -145,12 +171,11 @@ def _is_plain(builder: Any) -> bool:
 def dataset_records(hub_id: HubId, *, split: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
     """The rows of one split of any dataset on the Hub, in its order, through `datasets`.
 
-    With a limit the data are streamed, so that no more than needed is downloaded.
+    With a limit the data are streamed, so that no more than needed is downloaded. Call `check_reachable` first.
 
     Raises:
-        SourceError: no such repository, configuration or split (those that exist are named), or no network.
+        SourceError: no such repository, configuration or split (those that exist are named).
     """
-    _check_reachable(hub_id.repo)
     import datasets
 
     with hub_errors(hub_id.repo), quiet():
@@ -208,8 +233,12 @@ def is_saved_dataset(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def _check_reachable(repo: str) -> None:
-    """Fail at once, with our words, where `datasets` would retry for long. Offline mode is left to its cache."""
+def check_reachable(repo: str) -> None:
+    """Fail at once, with our words, where `datasets` would retry for long. Offline mode is left to its cache.
+
+    Raises:
+        SourceError: no such repository, or no network.
+    """
     import huggingface_hub
     from huggingface_hub import constants
 

@@ -45,6 +45,8 @@ class Renamed:
         import pyarrow
         from pyarrow import compute
 
+        if not self._parts:
+            return table
         place = COLUMNS.index("parent_id")
         column = table.column(place)
         renamed = self.of(compute.unique(column).to_pylist())

@@ -152,15 +152,11 @@ def split_records(
             raise found.account.nothing_left(source)
         groups = prompts.groups(near_threshold)
         counts = labels.by_group(groups)
-        total = int(counts.sizes.sum())
-        wanted = rows if rows is not None else min(max(1, round(share * total)), total - 1)
-        if rows is not None and total and not 0 < rows < total:
-            raise UsageError(f"--rows is {rows}, of {total} rows", do="Both sides need some")
+        wanted = _wanted(rows, share, int(counts.sizes.sum()))
         chosen = choose(counts, wanted, seed=seed)
-        inside = counts.side(chosen)
         yield Sides(
             counts.side(~chosen),
-            inside,
+            counts.side(chosen),
             wanted,
             len(set(groups.roots.tolist())),
             len(groups) + len(set(groups.roots.tolist())),
@@ -172,6 +168,19 @@ def split_records(
             seed,
             folder,
         )
+
+
+def _wanted(rows: int | None, share: float, total: int) -> int:
+    """How many rows the evaluation side is to have.
+
+    Raises:
+        UsageError: so many that the other side has none, or none.
+    """
+    if rows is None:
+        return min(max(1, round(share * total)), total - 1)
+    if total and not 0 < rows < total:
+        raise UsageError(f"--rows is {rows}, of {total} rows", do="Both sides need some")
+    return rows
 
 
 def _distinct(table: Table) -> tuple[Array, list[Any]]:

@@ -222,7 +222,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "half an emoji in csv": (
         "a.csv",
         b'prompt,completion,label\n"[{""role"": ""user"", ""content"": ""\\ud83d""}]",c,true\n"[]",c,1\n',
-        "a.csv:3: label is str '1'",  # a cell that is no sound message is text, as it stands there
+        "a.csv:2: half of a surrogate pair",
     ),
     "nested": ("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl:1: "),
     "array cut off": ("a.json", f"[{ROW},\n".encode(), "a.json:2: not JSON"),

@@ -1,7 +1,9 @@
 """From a record to examples: hh-rlhf, any pairs, LLaMA-Factory's files, rows."""
 
 import gzip
+import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from ktodata.errors import RowError, SourceError, UsageError
 from ktodata.schema import Message, make_row, parse_row, to_record
 from ktodata.sources import SOURCES, Example, Skip, detect, get_source
 from ktodata.sources.contract import Piece
-from ktodata.sources.transcript import ASSISTANT, HUMAN, convert
+from ktodata.sources.transcript import ASSISTANT, HUMAN, asks_nothing, convert
 from ktodata.unpair import unpair
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -176,6 +178,22 @@ def test_a_tree_that_begins_with_nothing() -> None:
     assert read({"prompt": {**root, "replies": replies}}) == [("no prompt", 1)] * 2
 
 
+def test_what_asks_nothing_is_all_white_space_but_for_a_system_prompt_beside_turns() -> None:
+    for pieces in itertools.product(("", " ", "\n", HUMAN, ASSISTANT, "x"), repeat=4):
+        prompt = "".join(pieces)
+        _, *turns = re.split("\n\n(?:Human|Assistant):", prompt)
+        if not prompt.endswith(ASSISTANT) or len(turns) == 1:
+            turns = [prompt.removesuffix(ASSISTANT)]
+        assert asks_nothing(prompt) == (not "".join(turns).strip()), prompt
+    for roles in itertools.product(("system", "developer", "user", "assistant"), repeat=3):
+        for contents in itertools.product(("", " \n", "x"), repeat=3):
+            chat: list[Message] = [{"role": a, "content": b} for a, b in zip(roles, contents, strict=True)]
+            said = [turn for turn in chat if turn["role"] in ("user", "assistant")] or chat
+            assert asks_nothing(chat) == (not any(turn["content"].strip() for turn in said)), chat
+    assert asks_nothing("")
+    assert asks_nothing([])
+
+
 def test_a_prompt_of_few_words_is_one() -> None:
     for prompt in ("?", f"Once upon a time{ASSISTANT}", f"{HUMAN} {ASSISTANT} Hello!{HUMAN} {ASSISTANT}", "\n\nHuman:"):
         assert [one[2] for one in read(pair("a", "b", prompt=prompt)) if len(one) == 3] == [True, False]
@@ -236,7 +254,7 @@ REPLY = json.dumps([user("q"), assistant("a")])
 
 def test_text_that_merely_looks_like_messages_stays_text() -> None:
     """A reply may be JSON itself: of a pair both are messages, or none; and a row's `id` tells."""
-    for text in (REPLY, str([user("q"), assistant("a")])):
+    for text in (REPLY, str([user("q"), assistant("a")]), '[{"role": "user", "content": "\\ud800"}]'):
         assert read(pair(text, "b", prompt="p")) == [("p", text, True), ("p", "b", False)]
         assert read(pair("a", text, prompt="p"))[1] == ("p", text, False)
         for prompt, completion in (("p", text), (text, "c"), (text, text)):
@@ -256,7 +274,6 @@ def test_text_that_merely_looks_like_messages_stays_text() -> None:
         "[{'a': 1}]",
         '{"a": {"role": 1}}',
         "[",
-        '[{"role": "user", "content": "\\ud800"}]',
         '{"role": "user", "content": "q"}',
     ):
         assert read({"prompt": "p", "completion": text, "label": True}) == [("p", text, True)]

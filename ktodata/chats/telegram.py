@@ -11,11 +11,11 @@ from typing import IO, Any
 
 from ktodata.chats.tables import moment_of
 from ktodata.chats.voice import Said
-from ktodata.encoded import DEEPEST, is_too_deep
+from ktodata.encoded import BROKEN_EMOJI, DEEPEST, is_broken, is_too_deep
 from ktodata.errors import RowError, SourceError
 from ktodata.io import Raw
 from ktodata.io.paths import shown_path
-from ktodata.io.records import BROKEN_EMOJI, doubled_key
+from ktodata.io.records import doubled_key
 from ktodata.schema import named
 from ktodata.sources.contract import Piece, Record, Skip
 
@@ -147,7 +147,7 @@ def _messages(chats: list[Any], name: str, source: str) -> Iterator[Raw]:
                 yield Raw(_as_line(message), where, source)
                 continue
             record = {**message, "chat": f"{place} {title}"} if isinstance(message, dict) else message
-            yield Raw(record, where, source, BROKEN_EMOJI if _is_broken(message) else "")
+            yield Raw(record, where, source, BROKEN_EMOJI if is_broken(message) else "")
 
 
 def _title(chat: object) -> str:
@@ -168,15 +168,6 @@ def _no_chat(chat: object, where: str, source: str) -> Raw:
 def _as_line(value: object) -> bytes:
     """A value as a line of JSON, which is refused in its own words."""
     return json.dumps(value).encode()
-
-
-def _is_broken(message: object) -> bool:
-    """Whether half of a surrogate pair is in it, which JSON can spell and no file can hold."""
-    try:
-        json.dumps(message, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def read(record: Record, where: str, *, after_gap: frozenset[str] = frozenset()) -> Iterator[Piece | Skip]:

@@ -15,11 +15,10 @@ import click
 from ktodata import cli_common as common
 from ktodata.errors import UsageError, WriteError
 from ktodata.io import check_makable, local_path, room_beside
-from ktodata.io.leftover import claimed, clear
+from ktodata.io.leftover import clear, folder_aside
 from ktodata.io.spill import PREFIX
 from ktodata.report.facts import Counts, origin_of
 from ktodata.report.publish import check_id, prepare, upload
-from ktodata.stop import a_moment
 
 
 @click.command(
@@ -99,13 +98,7 @@ def _aside(above: Path | None) -> Iterator[Path]:
     """A folder that goes when the block ends, and that no other run takes for a killed one's."""
     clear(above, PREFIX)
     with contextlib.ExitStack() as stack:
-
-        def made() -> Path:
-            return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=above)))
-
-        with a_moment():
-            aside = stack.enter_context(claimed(made))
-        yield aside
+        yield folder_aside(stack, above, PREFIX)
 
 
 def _token(name: str | None) -> str:

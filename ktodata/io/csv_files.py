@@ -6,9 +6,9 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, NamedTuple, cast
 
-from ktodata.encoded import TOO_DEEP, is_too_deep, messages_in
+from ktodata.encoded import messages_in, problem_of
 from ktodata.errors import SourceError, listed
 from ktodata.io import records
 from ktodata.io.records import COMMA_ADVICE, QUOTE_ADVICE, TOO_LONG, UTF8_ADVICE, Raw
@@ -19,8 +19,13 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")
 
 _CELL = r'(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)'
 _ROW = re.compile(rf"{_CELL}(?:,{_CELL})*+[\r\n]*+")
-_DEEP = object()  # in place of a cell's messages, where they are nested too deeply
 _TEXT = frozenset(COLUMNS) - {"prompt", "completion", "label"}  # what is text in any row
+
+
+class _Problem(NamedTuple):
+    """In place of a cell's messages, where they cannot be read: why not."""
+
+    told: str
 
 
 def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
@@ -48,10 +53,8 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
                 yield Raw(cells, where, source, f"{len(cells)} cells, but the header names {len(header)} columns")
             else:
                 record = _record(header, cells)
-                if any(value is _DEEP for value in record.values()):
-                    yield Raw(dict(zip(header, cells, strict=True)), where, source, TOO_DEEP)
-                else:
-                    yield Raw(record, where, source)
+                problem = next((value.told for value in record.values() if isinstance(value, _Problem)), "")
+                yield Raw(dict(zip(header, cells, strict=True)) if problem else record, where, source, problem)
 
 
 class _Csv:
@@ -163,9 +166,10 @@ def _cell(column: str, text: str) -> object:
     if column in ("label", "kto_tag"):
         return {"true": True, "false": False}.get(text.lower(), text)
     found = None if column in _TEXT else messages_in(text)
-    if found is not None and is_too_deep(found):
-        return _DEEP
-    return text if found is None else found
+    if found is None:
+        return text
+    problem = problem_of(found, text)
+    return _Problem(problem) if problem else found
 
 
 def _text_problem(text: str) -> str:

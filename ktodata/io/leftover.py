@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ktodata.stop import a_moment
+
 _DRAWN = "[a-z0-9_]{8}"  # what `tempfile` puts between prefix and suffix
 
 
@@ -31,6 +33,17 @@ def claimed(make: Callable[[], Path]) -> Iterator[Path]:
                 return
         finally:
             os.close(handle)
+
+
+def folder_aside(stack: contextlib.ExitStack, above: Path | None, prefix: str) -> Path:
+    """A new folder in `above` (None: that of temporary files), which goes when the stack is closed, and which no other
+    run takes for a killed one's. No signal comes between its making and that."""
+
+    def made() -> Path:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=above)))
+
+    with a_moment():
+        return stack.enter_context(claimed(made))
 
 
 def clear(folder: Path | None, prefix: str, suffix: str = "") -> None:

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import IO, Any, NamedTuple
 
-from ktodata.encoded import DEEPEST, TOO_DEEP, is_too_deep
+from ktodata.encoded import DEEPEST, TOO_DEEP, is_too_deep, problem_of
 from ktodata.errors import RowError, SourceError
 
 BOM = b"\xef\xbb\xbf"
 BLOCK = 2**20  # bytes per read of a file, characters per read of a JSON array
 LONGEST = 256 * 2**20  # bytes of a line, or characters of an item or a cell: more is no text of a row
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _COLONS = re.compile(rb'"\s*:')
 _BARE_COLONS = re.compile(rb'(?<!\\)(?:\\\\)*"\s*:')
 
@@ -112,8 +111,6 @@ def _parse_slowly(line: bytes, where: str) -> object:
     try:
         text = line.decode("utf-8")
         value = json.loads(text, object_pairs_hook=partial(_object, where=where))
-        if is_too_deep(value):
-            raise RowError(TOO_DEEP, where=where)
     except UnicodeDecodeError as error:
         raise RowError(f"byte {error.start + 1} of the record is not UTF-8", where=where, do=UTF8_ADVICE) from error
     except RecursionError as error:
@@ -121,8 +118,8 @@ def _parse_slowly(line: bytes, where: str) -> object:
     except ValueError as error:
         place = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         raise RowError(f"not JSON: {why(error)}{place}", where=where) from error
-    if is_broken(value, text):
-        raise RowError(BROKEN_EMOJI, where=where)
+    if problem := problem_of(value, text):
+        raise RowError(problem, where=where)
     return value
 
 
@@ -145,18 +142,7 @@ def why(error: ValueError) -> str:
     return "a number of too many digits" if "int_max_str_digits" in str(error) else getattr(error, "msg", str(error))
 
 
-def is_broken(value: object, text: str) -> bool:
-    """Whether a value, which stands in JSON as `text`, has half of a surrogate pair in it, which no file can hold."""
-    if "\\u" in text and _SURROGATE.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            return True
-    return False
-
-
 TOO_LONG = f"longer than {LONGEST // 2**20} MiB: not a file of this format?"
-BROKEN_EMOJI = "half of a surrogate pair (a broken emoji) in the text"
 UTF8_ADVICE = "Convert the file to UTF-8 first"
 COMMA_ADVICE = "The separator of a csv file must be a comma"
 ARRAY_ADVICE = "Mend it there, or write an object a line (.jsonl): then a bad line is told from others"

@@ -180,7 +180,9 @@ def _repository_parts(hub_id: hub.HubId, *, split: str, folders: Sequence[str]) 
     if hub_id.config and hub_id.config not in folders:
         raise SourceError(f"no data folder {hub_id.config!r}", where=where, do=f"Known: {', '.join(folders)}")
     parts = []
-    for name in choose_files(snapshot.files, split=split, folders=wanted, where=where):
+    chosen = choose_files(snapshot.files, split=split, folders=wanted, where=where)
+    snapshot.check_whole(chosen)
+    for name in chosen:
         above = PurePosixPath(name).parent.name
         label = ":".join(part for part in (hub_id.repo, above, split) if part)
         parts.append(Part(label, partial(_fetched_records, snapshot, name, label), name))
@@ -192,6 +194,7 @@ def _fetched_records(snapshot: hub.Snapshot, name: str, label: str) -> Iterator[
 
 
 def _hub_records(hub_id: hub.HubId, split: str, limit: int | None, label: str) -> Iterator[Raw]:
+    hub.check_reachable(hub_id.repo)
     # With a limit nobody wants to download whole files, and `datasets` streams them.
     files = hub.split_files(hub_id, split=split, readable=suffix_of) if limit is None else None
     if files is not None:

@@ -20,9 +20,8 @@ from typing import Any, Self
 
 from ktodata.errors import WriteError
 from ktodata.io.ahead import OneAhead
-from ktodata.io.leftover import claimed, clear
+from ktodata.io.leftover import clear, folder_aside
 from ktodata.io.table import Table
-from ktodata.stop import a_moment
 
 # Bytes of rows held in memory before they go to disk. More would buy nothing: files are written as they are, which
 # costs no more than holding the rows does (compressed by lz4 they took 15 % of the CPU time of `unpair`).
@@ -145,16 +144,12 @@ class Spill:
         self._wait()
         if self._place is None and self._bytes > self.budget:
             try:
-                with a_moment():
-                    self._place = self._stack.enter_context(claimed(self._made))
+                self._place = folder_aside(self._stack, self.folder, PREFIX)
             except OSError as error:
                 raise self._no_room(error) from error
             self._stack.callback(self._close)
         waiting, self._waiting, self._waits = self._waiting, [], 0
         self._ahead.do(functools.partial(self._sort, waiting))
-
-    def _made(self) -> Path:
-        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=self.folder)))
 
     def _wait(self) -> None:
         import pyarrow

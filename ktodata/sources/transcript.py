@@ -11,6 +11,7 @@ HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 _SILENT = re.compile(r"(?:\n\n(?:Human|Assistant):|\s)*+")
+_SYSTEM = ("system", "developer")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
 
@@ -43,11 +44,19 @@ def asks_nothing(prompt: Text) -> bool:
     A system prompt that stands alone, with no turn beside it, is a prompt.
     """
     if isinstance(prompt, str):
-        asked = prompt.removesuffix(ASSISTANT)
-        first = _MARKER.search(asked) if len(asked) < len(prompt) else None
-        return bool(_SILENT.fullmatch(asked, first.start())) if first else not asked.strip()
-    turns = [turn for turn in prompt if turn["role"] not in ("system", "developer")] or prompt
-    return not any(turn["content"].strip() for turn in turns)
+        first = _MARKER.search(prompt) if prompt.endswith(ASSISTANT) else None
+        if first is None:
+            return _is_blank(prompt)
+        # What comes before the first turn is a system prompt, unless that turn is the one to be written.
+        return _SILENT.fullmatch(prompt, first.start() if first.end() < len(prompt) else 0) is not None
+    for turn in reversed(prompt):  # the last one nearly always has words
+        if turn["role"] not in _SYSTEM and not _is_blank(turn["content"]):
+            return False
+    return any(turn["role"] not in _SYSTEM for turn in prompt) or all(_is_blank(turn["content"]) for turn in prompt)
+
+
+def _is_blank(text: str) -> bool:
+    return not text or text.isspace()
 
 
 def convert(prompt: Text, completion: Text, kind: Kind, *, where: str) -> tuple[Text, Text]:
