@@ -9,7 +9,8 @@ Near texts are grouped: whoever is near to one of a group belongs to it, so two 
 themselves. The numbers depend on the text alone and every near pair is found (see `groups_of`), so groups depend on the
 set of texts alone: not on their order, on workers, or on whether rows went to disk.
 
-Completions of one prompt are only looked at where their lengths and pieces allow it: see `ktodata.sketch`.
+Completions of one prompt are only looked at where their lengths and pieces allow it (see `ktodata.sketch`). So `unpair`
+passes over those that say the same over and over, once or twice as often, whose lengths are no measure of their pieces.
 
 Memory: 136 bytes for each prompt, and nothing of its text.
 """

@@ -196,7 +196,7 @@ def test_a_full_disk_behind_stdout_is_one_line(command: list[str]) -> None:
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("number", "told"), [("SIGINT", "interrupted"), ("SIGTERM", "stopped by SIGTERM"), ("SIGHUP", "stopped by SIGHUP")]
 )

@@ -254,6 +254,7 @@ def test_no_rows_one_row_one_class() -> None:
     assert len(training_order(pairs(100, 0), seed=0)) == 100
 
 
+@pytest.mark.slow
 def test_time_grows_about_linearly() -> None:
     def seconds(count: int) -> float:
         rows = pairs(count)

@@ -171,6 +171,7 @@ def test_where_nothing_can_be_said_the_files_are_there() -> None:
     assert json.loads(Path("q.jsonl").read_text(encoding="utf-8"))["record"] == "junk"
 
 
+@pytest.mark.slow
 def test_a_closed_or_full_stdout_is_not_the_quarantine_file_s_fault() -> None:
     lines = "".join(json.dumps(row | {"prompt": f"{row['prompt']} {n}"}) + "\n" for n in range(300) for row in ROWS)
     Path("many.jsonl").write_text(lines, encoding="utf-8")

@@ -341,6 +341,7 @@ def test_no_key_is_sent_unasked(source: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not any("authorization" in {name.lower() for name in headers} for headers in stub.headers)
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_goes_on_where_it_was(source: Path) -> None:
     with serving(lambda number, body: "403 enough" if number >= 15 else "") as stub:
         result = run(source, stub.url, "base.concurrency=1")

@@ -389,6 +389,7 @@ def test_the_process_generators_are_untouched() -> None:
     assert before == after
 
 
+@pytest.mark.slow
 def test_the_seed_decides_in_every_process() -> None:
     # Strings hash differently in each process, and nlpaug builds its lists through sets.
     code = (

@@ -35,6 +35,7 @@ def test_rows_of_any_format_and_all_operations(rows: str) -> None:
     assert len(done.stdout.splitlines()) > 10
 
 
+@pytest.mark.slow
 def test_the_default_by_name_with_options_between(rows: str, tmp_path: Path) -> None:
     done = leakage(rows, "--limit", "8", "default")
     assert done.returncode == 0, done.stderr

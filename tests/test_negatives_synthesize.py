@@ -109,6 +109,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
             assert row == all_of_them[row.parent_id]
 
 
+@pytest.mark.slow
 def test_workers_do_not_matter() -> None:
     # More prompts than a process gets at a time, and a strategy that needs the other rows there.
     rows = rows_of(450)

@@ -47,6 +47,7 @@ def test_make_targets() -> None:
         assert "pytest" in sh(f"{line} --dry-run", ROOT) or "demo.py" in sh(f"{line} --dry-run", ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the stand-in for the Hub is not here (shared/tools/hub_stub.py)")
 def test_the_hub_block(tmp_path: Path) -> None:
     sys.path.insert(0, str(SHARED / "tools"))

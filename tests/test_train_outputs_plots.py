@@ -68,6 +68,7 @@ def test_the_loss_that_falls_is_seen_to_fall(tmp_path: Path) -> None:
     assert rows[left].mean() + 150 < rows[right].mean()  # pixels count downwards
 
 
+@pytest.mark.slow
 def test_drawing_is_deterministic_and_replaces_old_plots(tmp_path: Path) -> None:
     path = written(tmp_path, metrics(120))
     first = [plot.read_bytes() for plot in draw_plots(path, tmp_path)]
