@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import gc
 import sys
 from collections.abc import Iterator
 
@@ -9,6 +10,12 @@ import pytest
 # Two workers share two cores with the code under test: an example's time says nothing.
 hypothesis.settings.register_profile("shared-cores", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("shared-cores")
+
+
+def pytest_collection_finish() -> None:
+    """What imports have made stays: the garbage collector need not go through it again and again in each worker."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
