@@ -242,8 +242,12 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
                 here = keys.take(places)
                 order = arrange(here, seed=seed, before=before, provenance=_provenance_of(waiting, places))
                 before = tail(here.take(order), before)
-                yield waiting.take(pyarrow.array(places[order])).select(list(COLUMNS))
-            begun, waiting = done, waiting.take(pyarrow.array(np.flatnonzero(stretch_of >= done)))
+                arranged = waiting.select(list(COLUMNS)).take(pyarrow.array(places[order]))
+                if stretch == done - 1:  # what has been arranged is not held while it is written
+                    waiting = waiting.take(pyarrow.array(np.flatnonzero(stretch_of >= done)))
+                yield arranged
+                del arranged
+            begun = done
 
 
 def _shares(drawn: Any, share: int, more: int, parts: int) -> Any:
@@ -259,7 +263,7 @@ def _joined(one: Table | None, other: Table | None) -> Table | None:
 
     if one is None or other is None or not one.num_rows:
         return one if other is None else other
-    return pyarrow.concat_tables([one, other]).combine_chunks()
+    return pyarrow.concat_tables([one, other])
 
 
 def _keys(table: Table) -> Keys:

@@ -17,7 +17,7 @@ from typing import Any
 from ktodata.arrange import draws
 from ktodata.keys import Keys, Numbers
 
-STRETCH = 32_768  # rows that are arranged together
+STRETCH = 16_384  # rows that are arranged together
 HEAVY = 5  # a prompt or a completion with one in so many of all rows is dealt out evenly
 # Rows of a deck for each stretch; those of a smaller one go with another. The numbers that a few rows draw are not
 # spread evenly, so a stretch would have to wait for a late one.

@@ -81,7 +81,8 @@ def test_with_failures_and_five_kills_it_gives_what_a_quiet_run_gives(
             "max_tokens": 40,
             "concurrency": 1,
             "backoff": 0.01,
-            "timeout": 5,
+            "timeout": 10,  # a busy machine is no failing server
+            "retries": 15,
         }
         sets = [part for name, value in settings.items() for part in ("--set", f"base.{name}={value}")]
         return [sys.executable, "-m", "ktodata", "negatives", str(tmp_path / "rows.jsonl"), "-o", str(out), "--only",
@@ -93,13 +94,14 @@ def test_with_failures_and_five_kills_it_gives_what_a_quiet_run_gives(
     with serving(fail, answer=forwarding(url)) as proxy:
         at, kept = proxy.url.removesuffix("/v1"), 0
         for _ in range(5):
-            process = subprocess.Popen(command(at), stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+            with (tmp_path / "stderr").open("wb") as stderr:
+                process = subprocess.Popen(command(at), stderr=stderr, env=ENVIRONMENT)
             wanted = kept + rng.randrange(1, 5)
             while process.poll() is None and lines() < wanted:
                 time.sleep(0.002)
             time.sleep(rng.random() * 0.1)
             process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
+            assert process.wait() == -signal.SIGKILL, (tmp_path / "stderr").read_text(encoding="utf-8")
             kept = lines()
             assert kept >= wanted
             assert not out.exists()
