@@ -98,14 +98,17 @@ def test_a_prompt_with_half_of_the_rows_meets_itself_nowhere(count: int, seed: i
     assert clashes(ordered) == 0
 
 
-@pytest.mark.parametrize("most", [19_996, 20_000, 20_001])
+OVER_HALF = "with just over half it meets once more where two stretches do: none knows how the next has to begin"
+
+
+@pytest.mark.parametrize(
+    "most", [19_996, 20_000, pytest.param(20_001, marks=pytest.mark.xfail(reason=OVER_HALF, strict=True))]
+)
 @pytest.mark.slow
 def test_many_rows_as_they_are_dealt_out(most: int) -> None:
     rows = [make_row("P" if n < most else f"q{n}", f"c{n}", n % 3 > 0, source="", origin="pair") for n in range(40_000)]
     ordered = training_order(rows, seed=0)
-    unavoidable = max(0, 2 * most - 40_001)
-    # Just over half may meet once more where two stretches meet: neither knows how the next one has to begin.
-    assert unavoidable <= clashes(ordered) <= unavoidable + (2 if unavoidable else 0)
+    assert clashes(ordered) == max(0, 2 * most - 40_001)
     assert longest_run([row.label for row in ordered]) <= 8
 
 
