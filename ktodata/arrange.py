@@ -15,6 +15,7 @@ from ktodata.waiting import in_turn
 FEW = 1000  # rows for which several arrangements are tried while clashes remain: chance decides much there
 ATTEMPTS = 20
 TINY = 8  # rows of which all orders are looked at where clashes remain
+TURNS = 8  # ends of a stretch that are tried the other way round
 REPAIRS = 100  # places tried for one row that found none, and rows without a place before giving up
 
 
@@ -57,6 +58,26 @@ def arrange(
     if least[2]:
         return _without_runs(keys, best, attempts, seed=seed, before=before, provenance=provenance)
     return best
+
+
+def turned(order: Any, keys: Keys, before: Keys | None = None) -> Any:
+    """The order that `arrange` gave, its end turned round where that is no worse and keeps what half of the rows have
+    from coming last: then the next stretch, in which it may have more than half, can begin with it."""
+    import numpy as np
+
+    table = Table(keys, before)
+    (kind, group), most = table.heaviest
+    has = (table.arrays[kind] == group)[table.fixed + order]
+    if 2 * most < len(keys) or not has[-1]:
+        return order
+    fixed = np.arange(table.fixed)
+    faults = table.faults(np.concatenate([fixed, table.fixed + order]))
+    # From where two others meet, or the first row is another.
+    for start in np.flatnonzero(~has & ~np.append(False, has[:-1]))[: -TURNS - 1 : -1].tolist():
+        found = np.concatenate([order[:start], order[start:][::-1]])
+        if table.faults(np.concatenate([fixed, table.fixed + found])) <= faults:
+            return found
+    return order
 
 
 def _tried(table: Table, rows: int, name: str) -> list[int]:

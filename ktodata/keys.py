@@ -132,7 +132,7 @@ class Table:
         since TRL then pairs a prompt with a reply of its own."""
         return (self.prompts[one] == self.prompts[other]) * PROMPT + (self.completions[one] == self.completions[other])
 
-    def faults(self, order: Sequence[int]) -> Faults:
+    def faults(self, order: Sequence[int] | Numbers) -> Faults:
         """How many neighbours share a prompt, how many a completion, and by how much the longest run of one label is
         too long."""
         import numpy as np

@@ -12,22 +12,23 @@ set of texts alone: not on their order, on workers, or on whether rows went to d
 Completions of one prompt are only looked at where their lengths and pieces allow it (see `ktodata.sketch`). So `unpair`
 passes over those that say the same over and over, once or twice as often, whose lengths are no measure of their pieces.
 
-Memory: 136 bytes for each prompt, and nothing of its text.
+Memory: 8 bytes for each prompt, and 128 more while they are few, which are set aside on disk beyond (`ktodata.signed`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ktodata.arrange import mixed
 from ktodata.errors import UsageError
 from ktodata.schema import Text
+from ktodata.signed import Signed
 from ktodata.sketch import HASHES, Array, signatures
 
 THRESHOLD = 0.9
 LEAST = 0.6  # below that, texts are no longer alike, and too many pairs are looked at
-COMPACT = 250_000  # prompts, from which on those that came several times are looked for
 
 
 def check_threshold(threshold: float, *, flag: str = "--near-threshold") -> float:
@@ -41,7 +42,7 @@ def check_threshold(threshold: float, *, flag: str = "--near-threshold") -> floa
     return threshold
 
 
-def groups_of(found: Array, threshold: float, within: Array | None = None) -> Array:
+def groups_of(found: Signed | Array, threshold: float, within: Array | None = None) -> Array:
     """The group of each text, as the place of the group's first member: an integer array.
 
     Args:
@@ -55,19 +56,19 @@ def groups_of(found: Array, threshold: float, within: Array | None = None) -> Ar
     count = len(found)
     if count < 2 or threshold == 1:
         return np.arange(count)
-    scope = np.zeros(count, dtype=np.uint64) if within is None else within.astype(np.uint64)
+    if not isinstance(found, Signed):
+        found, rows = Signed(budget=found.nbytes), found
+        found.add(rows)
     # Equal ones need no comparing, however many there are.
-    group = _first_equal(_keys(scope, found))
+    group = _first_equal(_keys(found, slice(None), within))
     distinct = np.flatnonzero(group == np.arange(count))
-    scope = scope[distinct]
     roots = _Roots()
     need = math.ceil(threshold * HASHES - 1e-9)
     bands = _bands(HASHES - need)
     width = HASHES // bands
     for band in range(bands):
-        columns = found[:, band * width : (band + 1) * width]
-        keys = _keys(scope, columns if len(distinct) == count else columns[distinct])
-        for places in _sharing(keys):
+        keys = _keys(found, slice(band * width, (band + 1) * width), within)
+        for places in _sharing(keys if len(distinct) == count else keys[distinct]):
             _connect(distinct[places], found, within, need, roots)
     for place in roots.parents:
         group[place] = roots.of(place)
@@ -78,11 +79,21 @@ def _first_equal(keys: Array) -> Array:
     """For each place the first one with the same key."""
     import numpy as np
 
-    order = np.argsort(keys, kind="stable")
-    begins = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
-    first = np.empty(len(keys), dtype=np.int64)
-    first[order] = np.repeat(order[begins], np.diff(begins, append=len(keys)))
+    first = np.arange(len(keys))
+    places = _not_alone(keys)
+    places = places[np.argsort(keys[places], kind="stable")]
+    begins = np.flatnonzero(np.diff(keys[places], prepend=~keys[places[:1]]))
+    first[places] = np.repeat(places[begins], np.diff(begins, append=len(places)))
     return first
+
+
+def _not_alone(keys: Array) -> Array:
+    """The places of keys with whose highest bits there is another: of all that several share, and not many more."""
+    import numpy as np
+
+    bits = np.uint64(len(keys).bit_length())
+    high = (keys >> (np.uint64(63) - bits)).view(np.int64)
+    return np.flatnonzero((np.bincount(high) > 1)[high])
 
 
 def _sharing(keys: Array) -> Iterator[Array]:
@@ -91,9 +102,7 @@ def _sharing(keys: Array) -> Iterator[Array]:
 
     # Places take the lowest bits of their keys, to be sorted with them: several times as fast as sorting places.
     bits = np.uint64(len(keys).bit_length())
-    # Most keys are the only ones with their highest bits: those need no sorting.
-    high = (keys >> (np.uint64(63) - bits)).astype(np.int64)
-    places = np.flatnonzero((np.bincount(high) > 1)[high])
+    places = _not_alone(keys)  # most keys are alone: those need no sorting
     both = np.sort(keys[places] >> bits << bits | places.astype(np.uint64))
     same = np.zeros(len(both) + 1, dtype=bool)
     same[1:-1] = both[1:] >> bits == both[:-1] >> bits
@@ -102,15 +111,23 @@ def _sharing(keys: Array) -> Iterator[Array]:
         yield (both[start : end + 1] & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
 
 
-def _keys(numbers: Array, columns: Array) -> Array:
-    """A number of 64 bits for each number and its row of `columns`; different ones agree once in about 2**64 times."""
+def _keys(found: Signed, columns: slice, within: Array | None) -> Array:
+    """A number of 64 bits for some columns of each signature, and what it is compared within; different ones agree once
+    in about 2**64 times."""
     import numpy as np
 
-    width = columns.shape[1] * columns.itemsize
-    words = np.ascontiguousarray(columns).view(np.uint64 if width % 8 == 0 else f"u{width}")  # several values in each
-    factors = mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64), np.uint64(width)) | np.uint64(1)
+    keys = np.zeros(len(found), dtype=np.uint64) if within is None else within.astype(np.uint64)
+    done = 0
     with np.errstate(over="ignore"):
-        return numbers * np.uint64(0x9E3779B97F4A7C15) + words.astype(np.uint64, copy=False) @ factors
+        keys *= np.uint64(0x9E3779B97F4A7C15)
+        for block in found.blocks():
+            some = np.ascontiguousarray(block[:, columns])
+            width = some.shape[1] * some.itemsize
+            words = some.view(np.uint64 if width % 8 == 0 else f"u{width}")  # several values in each
+            factors = mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64), np.uint64(width)) | np.uint64(1)
+            keys[done : done + len(block)] += words.astype(np.uint64, copy=False) @ factors
+            done += len(block)
+    return keys
 
 
 def _bands(differing: int) -> int:
@@ -138,80 +155,62 @@ class _Roots:
         self.parents[second] = first
 
 
-def _connect(places: Array, found: Array, scope: Array | None, need: int, roots: _Roots) -> None:
+def _connect(places: Array, found: Signed, scope: Array | None, need: int, roots: _Roots) -> None:
     """Unite those of some texts that are near, by walking from each to whatever is not reached yet."""
-    left = places
+    import numpy as np
+
+    rows = found.take(places)
+    left = np.arange(len(places))
     while len(left) > 1:
         waiting, left = [int(left[0])], left[1:]
         while waiting and len(left):
             here = waiting.pop()
-            near = (found[left] == found[here]).sum(axis=1) >= need
+            near = (rows[left] == rows[here]).sum(axis=1) >= need
             if scope is not None:
-                near &= scope[left] == scope[here]
+                near &= scope[places[left]] == scope[places[here]]
             for other in left[near].tolist():
-                roots.unite(here, other)
+                roots.unite(int(places[here]), int(places[other]))
                 waiting.append(other)
             left = left[~near]
 
 
 class Prompts:
-    """The prompts of many rows, as they come, each known by its number (`ktodata.order.number_of` its `prompt_id`)."""
+    """The prompts of many rows, as they come, each known by its number (`ktodata.order.number_of` its `prompt_id`).
 
-    def __init__(self) -> None:
+    `folder` is where signatures go when they are many; by default the folder for temporary files.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._numbers: list[Array] = []
-        self._found: list[Array] = []
-        self._count, self._enough = 0, COMPACT
+        self._found = Signed(folder)
 
     def add(self, numbers: Array, texts: Sequence[Text]) -> None:
-        """Prompts, each of which should come once; more often does no harm."""
+        """Prompts, each of which should come once; more often does no harm.
+
+        Raises:
+            WriteError: the disk is full or read-only.
+        """
         self.add_signed(numbers, signatures(texts))
 
     def add_signed(self, numbers: Array, found: Array) -> None:
-        """Prompts whose `signatures` are there already."""
-        self._found.append(found)
+        """Prompts whose `signatures` are there already; raises what `add` does."""
         self._numbers.append(numbers)
-        self._count += len(numbers)
-        if self._count > self._enough:
-            self._gather()
-            self._enough = 2 * self._count
-
-    def _gather(self) -> None:
-        """All that came, one of each prompt."""
-        import numpy as np
-
-        numbers = np.concatenate(self._numbers)
-        order = np.sort(np.unique(numbers, return_index=True)[1])
-        found = np.empty((len(order), HASHES), dtype=np.uint8)
-        ends = np.cumsum([len(some) for some in self._found])
-        done = 0
-        for end, some in zip(ends.tolist(), self._taken(), strict=True):
-            stop = int(np.searchsorted(order, end))
-            found[done:stop] = some[order[done:stop] - (end - len(some))]
-            done = stop
-        self._numbers, self._found, self._count = [numbers[order]], [found], len(order)
-
-    def _taken(self) -> Iterator[Array]:
-        """Signatures as they came; each is forgotten, so that there is room for what is made of it."""
-        self._found.reverse()
-        while self._found:
-            yield self._found.pop()
+        self._found.add(found)
 
     def groups(self, threshold: float) -> Groups:
         """Which of them are near. All that came is forgotten."""
         import numpy as np
 
-        if not self._numbers:
-            return Groups(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint64))
-        self._gather()
-        (numbers,), (found,) = self._numbers, self._found
-        self._numbers, self._found, self._count = [], [], 0
+        numbers, found = np.concatenate([np.zeros(0, dtype=np.uint64), *self._numbers]), self._found
+        self._numbers, self._found = [], Signed(self._folder)
         group = groups_of(found, threshold)
         least = numbers.copy()  # a group goes by its least number
         np.minimum.at(least, group, numbers)
         roots = least[group]
-        order = np.argsort(numbers)
-        order = order[roots[order] != numbers[order]]
-        return Groups(numbers[order], roots[order])
+        moved = np.flatnonzero(roots != numbers)
+        moved = moved[np.unique(numbers[moved], return_index=True)[1]]  # in order, and each once
+        return Groups(numbers[moved], roots[moved])
 
 
 class Groups:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ktodata.arrange import mixed
+from ktodata.arrange import mixed, turned
 from ktodata.clean import (
     Conflicts,
     Item,
@@ -29,7 +29,7 @@ from ktodata.schema import COLUMNS, Kind, Row, plain
 from ktodata.sketch import alike, comparable, folded, signatures_of
 from ktodata.stretches import Dealing, stretch_count
 
-PARTS = 128  # for cleaning: a part of a file of 100 GB is still held easily
+PARTS = 256  # for cleaning: a part of a file of 100 GB is still held easily
 MOST_PARTS = 256  # for the order: as many files as are open at a time
 PROVENANCE = ("source", "origin", "strategy", "parent_id")
 CLEANED = ("id", "prompt_id", "_completion", "label", *PROVENANCE)
@@ -219,7 +219,7 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
     parts = min(stretch_count(most), MOST_PARTS)
     share = (2**64 - 1) // parts  # of the numbers that rows draw; about those of one stretch
     more = share // 8  # the first part's, for all that a stretch needs to be there with the part of its number
-    dealing = Dealing(seed)
+    dealing = Dealing(seed, most)
     with Spill(parts, folder) as spill:
         for table in tables:
             kept = table.select([*COLUMNS, "_id", "_prompt", "_completion"])
@@ -227,6 +227,7 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
             spill.add(kept.append_column("_drawn", pyarrow.array(drawn)), _shares(drawn, share, more, parts))
         spill.finish()
         dealt = dealing.finish()
+        del dealing  # what it kept of each row is not needed any more
         before: Keys | None = None
         begun, waiting = 0, None
         for part in range(parts):
@@ -241,12 +242,12 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
                 places = np.flatnonzero(stretch_of == stretch)
                 here = keys.take(places)
                 order = arrange(here, seed=seed, before=before, provenance=_provenance_of(waiting, places))
+                if stretch < dealt.count - 1:
+                    order = turned(order, here, before)
                 before = tail(here.take(order), before)
                 arranged = waiting.select(list(COLUMNS)).take(pyarrow.array(places[order]))
-                if stretch == done - 1:  # what has been arranged is not held while it is written
-                    waiting = waiting.take(pyarrow.array(np.flatnonzero(stretch_of >= done)))
                 yield arranged
-                del arranged
+            waiting = waiting.take(pyarrow.array(np.flatnonzero(stretch_of >= done)))
             begun = done
 
 

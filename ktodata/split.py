@@ -138,7 +138,7 @@ def split_records(
     check_threshold(near_threshold)
     if rows is None and not 0 < share < 1:
         raise UsageError(f"--share is {share:g}", do="It is a part of the rows, over 0 and below 1")
-    prompts, labels = Prompts(), _Counts()
+    prompts, labels = Prompts(folder), _Counts()
     with (
         cleaned_records(layout, raws, on_conflict=on_conflict, seed=seed, folder=folder, **rest) as found,
         Spill(PARTS, folder) as kept,

@@ -5,7 +5,7 @@ completion with a large share of all rows, which by chance would have more than 
 there. Of every deck each stretch gets its share, to a row, and so it does of all of a prompt's decks together. Within a
 deck the lower numbers go to the earlier stretches.
 
-That takes knowing all rows, of which 25 bytes each are kept until then.
+That takes knowing all rows, of which 17 bytes each are kept until then.
 """
 
 from __future__ import annotations
@@ -30,39 +30,46 @@ def stretch_count(total: int) -> int:
 
 
 class Dealing:
-    """Collects what the dealing depends on."""
+    """Collects what the dealing of so many rows, or fewer, depends on."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, most: int) -> None:
+        import numpy as np
+
         self._name = f"{seed} stretch"
-        self._kept: dict[str, list[Any]] = {"prompts": [], "completions": [], "labels": [], "drawn": []}
+        self._count = 0
+        # Room that is only taken when it is written to, and in one piece.
+        self._drawn = np.empty(most, dtype=np.uint64)
+        self._prompts, self._completions = np.empty(most, dtype=np.uint32), np.empty(most, dtype=np.uint32)
+        self._labels = np.empty(most, dtype=bool)
 
     def add(self, keys: Keys) -> Numbers:
         """Some of the rows; gives the number that each of them draws, an array of uint64."""
         drawn = draws(keys.ids, self._name)
-        for name, values in (("prompts", keys.prompts), ("completions", keys.completions), ("labels", keys.labels)):
-            self._kept[name].append(values.copy())  # or it would keep all columns of the table that it is of
-        self._kept["drawn"].append(drawn)
+        here = slice(self._count, self._count + len(keys))
+        self._drawn[here], self._labels[here] = drawn, keys.labels
+        self._prompts[here], self._completions[here] = _short(keys.prompts), _short(keys.completions)
+        self._count = here.stop
         return drawn
 
     def finish(self) -> Dealt:
-        """All rows are there: which stretch gets which. What was collected is forgotten."""
+        """All rows are there: which stretch gets which."""
         import numpy as np
 
-        kept, self._kept = self._kept, {}
-        total = sum(map(len, kept["drawn"]))
+        total = self._count
         count = stretch_count(total)
         if count == 1:
             return Dealt(1)
-        prompts, prompt = _heavy(np.concatenate(kept.pop("prompts")))
-        completions, completion = _heavy(np.concatenate(kept.pop("completions")))
+        prompts, completions = _heavy(self._prompts[:total]), _heavy(self._completions[:total])
         shape = len(prompts) + 1, len(completions) + 1, 2
-        code = _codes(prompt, completion, np.concatenate(kept.pop("labels")), shape[1])
+        code = _group(self._prompts[:total], prompts)
+        code = _codes(code, _group(self._completions[:total], completions), self._labels[:total], shape[1])
         sizes = np.bincount(code, minlength=shape[0] * shape[1] * 2).reshape(shape)
         dealt = Dealt(count, prompts, completions, _decks(sizes, LEAST * count))
-        drawn, deck = np.concatenate(kept.pop("drawn")), dealt.deck_of[code]
+        deck = dealt.deck_of[code]
         begin = 0
         for one in range(int(deck.max()) + 1):
-            members = np.sort(drawn[deck == one])
+            members = self._drawn[:total][deck == one]
+            members.sort()
             dealt.borders.append(_borders(members, begin, total, count))
             begin += len(members)
         return dealt
@@ -91,8 +98,9 @@ class Dealt:
 
         found = np.zeros(len(keys), dtype=np.int64)
         if self.count > 1:
-            groups = _group(keys.prompts, self.prompts), _group(keys.completions, self.completions)
-            deck = self.deck_of[_codes(*groups, keys.labels, len(self.completions) + 1)]
+            prompt = _group(_short(keys.prompts), self.prompts)
+            completion = _group(_short(keys.completions), self.completions)
+            deck = self.deck_of[_codes(prompt, completion, keys.labels, len(self.completions) + 1)]
             for one in np.unique(deck).tolist():
                 members = deck == one
                 found[members] = np.searchsorted(self.borders[one], drawn[members], side="right")
@@ -107,14 +115,23 @@ class Dealt:
         )
 
 
-def _heavy(numbers: Numbers) -> tuple[Numbers, Any]:
-    """The numbers that one in `HEAVY` has, the most frequent first; and the group of each, by `_group`."""
+def _short(numbers: Numbers) -> Any:
+    """Half of each number, an array of uint32: two prompts that agree in it once in a while are dealt out as one."""
     import numpy as np
 
-    values, sizes = np.unique(numbers, return_counts=True)
+    return numbers.astype(np.uint32)
+
+
+def _heavy(numbers: Any) -> Any:
+    """The numbers that one in `HEAVY` has, the most frequent first."""
+    import numpy as np
+
+    # Only where as many have the first half of their bits can there be such a number: most need no sorting.
+    first = (numbers >> np.uint32(16)).astype(np.uint16)
+    full = np.bincount(first, minlength=2**16) * HEAVY >= len(numbers)
+    values, sizes = np.unique(numbers[full[first]], return_counts=True)
     large = np.flatnonzero(sizes * HEAVY >= len(numbers))
-    heavy = values[large[np.argsort(-sizes[large], kind="stable")]]
-    return heavy, _group(numbers, heavy)
+    return values[large[np.argsort(-sizes[large], kind="stable")]]
 
 
 def _group(numbers: Numbers, heavy: Numbers) -> Any:

@@ -230,7 +230,7 @@ def cleaned_records(
     check_threshold(near_threshold)
     account = Account(layout, quarantine)
     with Spill(PARTS, folder) as rows:
-        prompts = Prompts() if near_duplicates == "drop" else None
+        prompts = Prompts(folder) if near_duplicates == "drop" else None
         collecting = Collecting(rows, account, prompts=prompts)
         collecting.collect(raws, as_kind=as_kind, workers=workers, engine=engine, folder=folder, advance=advance)
         rows.finish()

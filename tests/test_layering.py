@@ -22,6 +22,7 @@ LAYERS = {
             "order",
             "stretches",
             "sketch",
+            "signed",
             "near",
             "clean",
             "sort_out",

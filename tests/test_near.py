@@ -12,15 +12,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ktodata.signed
 import ktodata.sketch
 import ktodata.sort_out
 from ktodata.clean import Item, resolve_near
 from ktodata.cli import main
-from ktodata.errors import UsageError
+from ktodata.errors import UsageError, WriteError
 from ktodata.io import Raw, read_rows
 from ktodata.near import Prompts, check_threshold, groups_of
 from ktodata.order import number_of
 from ktodata.schema import hash_prompt
+from ktodata.signed import Signed
 from ktodata.sketch import FEW, SPREAD, alike, comparable, folded, signatures
 from ktodata.sources import get_source
 from ktodata.transform import Rules, transform
@@ -127,15 +129,20 @@ def test_prompts_go_by_the_least_number_of_their_group() -> None:
     assert not len(Prompts().groups(0.9))
 
 
-def test_prompts_that_come_again_are_one_whichever_way_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_prompts_that_come_again_are_one_whichever_way_they_come(
+    on_disk: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     texts = [sentence(seed) for seed in range(9)] + [f"{sentence(seed)}!" for seed in range(3)]
     numbers = np.array([11, 30, 2, 53, 84, 75, 6, 97, 8, 19, 20, 21], dtype=np.uint64)
     whole = Prompts()
     whole.add(numbers, texts)
     expected = whole.groups(0.9).of(numbers).tolist()
     assert expected == [11, 20, 2, 53, 84, 75, 6, 97, 8, 11, 20, 2]
-    monkeypatch.setattr(ktodata.near, "COMPACT", 3)
-    again = Prompts()
+    if on_disk:
+        monkeypatch.setattr(ktodata.signed.Signed.__init__, "__kwdefaults__", {"budget": 5 * 128})
+        monkeypatch.setattr(ktodata.signed, "BLOCK", 3)
+    again = Prompts(tmp_path)
     for start in (0, 4, 2, 8, 0):
         some = slice(start, start + 4)
         again.add_signed(numbers[some], signatures(texts[some]))
@@ -143,6 +150,29 @@ def test_prompts_that_come_again_are_one_whichever_way_they_come(monkeypatch: py
     assert groups.of(numbers).tolist() == expected
     assert len(groups) == 3
     assert not len(again.groups(0.9))  # forgotten
+    assert not list(tmp_path.iterdir())  # a file without a name
+
+
+@pytest.mark.parametrize("budget", [0, 3 * 128, 10**6])
+def test_signatures_are_the_same_in_memory_and_in_a_file(
+    budget: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ktodata.signed, "BLOCK", 4)
+    rows = np.random.default_rng(0).integers(0, 256, (23, 128), dtype=np.uint8)
+    signed = Signed(tmp_path, budget=budget)
+    for start, end in ((0, 1), (1, 9), (9, 9), (9, 23)):
+        signed.add(rows[start:end])
+        assert len(signed) == end
+        assert (np.concatenate(list(signed.blocks())) == rows[:end]).all()
+        places = np.arange(end)[::-2]
+        assert (signed.take(places) == rows[places]).all()
+    assert (groups_of(signed, 0.9) == groups_of(rows, 0.9)).all()
+
+
+def test_no_room_for_signatures_is_told_with_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    signed = Signed(tmp_path / "gone", budget=0)
+    with pytest.raises(WriteError, match=r"gone.*set aside"):
+        signed.add(np.zeros((1, 128), dtype=np.uint8))
 
 
 def test_prompts_are_signed_as_records_are_read() -> None:

@@ -9,6 +9,7 @@ from ktodata.check.look import Look
 from ktodata.near import groups_of
 from ktodata.order import number_of
 from ktodata.schema import Text, hash_prompt
+from ktodata.signed import Signed
 from ktodata.sketch import signatures
 
 SHOWN = 5
@@ -16,19 +17,17 @@ BATCH = 2000
 
 
 class Overlap:
-    """Which of the rows' prompts are in another set, exactly (after normalising) or nearly: 136 bytes a prompt."""
+    """Which of the rows' prompts are in another set, exactly (after normalising) or nearly."""
 
     def __init__(self, name: str, prompts: Iterable[Text], threshold: float) -> None:
-        import numpy as np
-
         self.name, self.threshold = name, threshold
         kept = {number_of(hash_prompt(prompt)): prompt for prompt in prompts}
         self.theirs = frozenset(kept)
-        self._found = [signatures(list(kept.values()))]
+        self._found = Signed()
+        self._found.add(signatures(list(kept.values())))
         self._first: dict[int, int] = {}
         self._shared: list[int] = []
         self._waiting: list[Text] = []
-        self._np = np
 
     def add(self, look: Look) -> None:
         """See one row."""
@@ -38,18 +37,18 @@ class Overlap:
             self._first[look.prompt] = look.place
             self._waiting.append(look.row.prompt)
             if len(self._waiting) >= BATCH:
-                self._found.append(signatures(self._waiting))
+                self._found.add(signatures(self._waiting))
                 self._waiting = []
 
     def findings(self) -> list[Finding]:
         """Shared prompts are a failure, nearly equal ones a warning."""
-        found = self._np.concatenate([*self._found, signatures(self._waiting)])
+        self._found.add(signatures(self._waiting))
         # A group is named by its first member: below `count`, one of theirs is in it.
         count = len(self.theirs)
         near = [
             place
             for place, group in zip(
-                self._first.values(), groups_of(found, self.threshold)[count:].tolist(), strict=True
+                self._first.values(), groups_of(self._found, self.threshold)[count:].tolist(), strict=True
             )
             if group < count
         ]

@@ -10,6 +10,7 @@ from ktodata.check.finding import Finding, graded, named_rows
 from ktodata.check.look import Look
 from ktodata.near import Prompts, groups_of
 from ktodata.schema import Text
+from ktodata.signed import Signed
 from ktodata.sketch import signatures
 
 MANY = 0.05  # share of rows from which duplicates are a failure
@@ -26,7 +27,7 @@ class Repeats:
         self._near = Prompts()
         self._seen: set[int] = set()
         self._waiting: list[tuple[int, Text, Text]] = []
-        self._signatures: list[Any] = []
+        self._signed = Signed()
 
     def add(self, look: Look) -> None:
         """See one row."""
@@ -44,7 +45,7 @@ class Repeats:
         if new:
             self._near.add(np.array(list(new), dtype=np.uint64), list(new.values()))
             self._seen |= new.keys()
-        self._signatures.append(signatures([completion for _, _, completion in self._waiting]))
+        self._signed.add(signatures([completion for _, _, completion in self._waiting]))
         self._waiting = []
 
     def findings(self) -> list[Finding]:
@@ -58,9 +59,7 @@ class Repeats:
         _, same = np.unique(mixed(prompts, completions), return_inverse=True)
         both = _both(same, labels)
         doubled = _later(same, labels)
-        near = groups_of(
-            np.concatenate(self._signatures), self.threshold, self._near.groups(self.threshold).of(prompts)
-        )
+        near = groups_of(self._signed, self.threshold, self._near.groups(self.threshold).of(prompts))
         # What is equal was told already: of equal rows one counts, and contradictions do not.
         near_both = [group for group in _both(near, labels) if len(np.unique(same[group])) > 1]
         near_both = [group for group in near_both if not _is_contradiction(group, same, labels)]

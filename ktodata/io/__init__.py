@@ -19,7 +19,7 @@ from ktodata.io.paths import is_input, is_there, local_path, provenance
 from ktodata.io.records import UNREADABLE, Raw
 from ktodata.io.resolve import Part, chain_parts, find_parts, read_records
 from ktodata.io.rows import iter_rows, read_rows
-from ktodata.io.spill import Spill
+from ktodata.io.spill import Spill, no_room
 from ktodata.io.table import Table, records_of, rows_of, table_of
 from ktodata.io.together import STDOUT, Files, atomic_file
 from ktodata.io.write import (
@@ -54,6 +54,7 @@ __all__ = [
     "is_there",
     "iter_rows",
     "local_path",
+    "no_room",
     "provenance",
     "read_records",
     "read_rows",

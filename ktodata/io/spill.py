@@ -41,6 +41,16 @@ _ADVICE = {
 PORTION = 32 * 2**20  # bytes of rows that are sorted by part, and written, together
 
 
+def no_room(error: Exception, folder: Path | None) -> WriteError:
+    """What to say where something cannot be set aside in a folder (None: that of temporary files)."""
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return WriteError(
+        f"rows cannot be set aside: {reason}",
+        where=str(folder or tempfile.gettempdir()),
+        do=_ADVICE.get(getattr(error, "errno", None) or 0, ""),
+    )
+
+
 class Spill:
     """Parts of a table, written once and then read, a part at a time.
 
@@ -95,12 +105,15 @@ class Spill:
 
     def finish(self) -> None:
         """No more rows will come. All are sorted by part, and what is on disk is closed."""
+        import pyarrow
+
         if self._waiting:
             self._flush()
         self._wait()
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
+        pyarrow.default_memory_pool().release_unused()
 
     def read(self, part: int, columns: Sequence[str] | None = None) -> Table | None:
         """The rows of a part, in the order they came; None if it has none. Call `finish` first."""
@@ -123,7 +136,11 @@ class Spill:
     def forget(self, part: int) -> None:
         """A part will not be read again: its room is free for something else."""
         if self._place is not None:
+            import pyarrow
+
             (self._place / f"{part}.arrow").unlink(missing_ok=True)
+            # Or Arrow would keep the room of several parts, to have it at hand.
+            pyarrow.default_memory_pool().release_unused()
         else:
             self._held.pop(part, None)
 
@@ -178,12 +195,7 @@ class Spill:
                 self._writer(part).write_table(table.combine_chunks())
 
     def _no_room(self, error: Exception) -> WriteError:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        return WriteError(
-            f"rows cannot be set aside: {reason}",
-            where=str(self._place or self.folder or tempfile.gettempdir()),
-            do=_ADVICE.get(getattr(error, "errno", None) or 0, ""),
-        )
+        return no_room(error, self._place or self.folder)
 
     def _writer(self, part: int) -> Any:
         import pyarrow
