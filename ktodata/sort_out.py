@@ -27,7 +27,7 @@ from ktodata.near import Groups, groups_of
 from ktodata.order import Keys, arrange, keys_of, tail
 from ktodata.schema import COLUMNS, Kind, Row, plain
 from ktodata.sketch import alike, comparable, folded, signatures_of
-from ktodata.stretches import Dealing, stretch_count
+from ktodata.stretches import Dealing, Dealt, stretch_count
 
 PARTS = 256  # for cleaning: a part of a file of 100 GB is still held easily
 MOST_PARTS = 256  # for the order: as many files as are open at a time
@@ -229,10 +229,13 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
         dealt = dealing.finish()
         del dealing  # what it kept of each row is not needed any more
         before: Keys | None = None
-        begun, waiting = 0, None
+        begun, waiting = 0, _small(spill, dealt)
         for part in range(parts):
-            waiting = _joined(waiting, spill.read(part))
+            table = spill.read(part)
             spill.forget(part)
+            if table is not None and dealt.small is not None:
+                table = table.filter(pyarrow.array(~dealt.is_small(_keys(table))))
+            waiting = _joined(waiting, table)
             done = dealt.count if part == parts - 1 else dealt.whole((part + 1) * share + more)
             if waiting is None or done == begun:
                 continue
@@ -249,6 +252,18 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
                 yield arranged
             waiting = waiting.take(pyarrow.array(np.flatnonzero(stretch_of >= done)))
             begun = done
+
+
+def _small(spill: Spill, dealt: Dealt) -> Table | None:
+    """The rows of the small deck, if there is one."""
+    import pyarrow
+
+    found = None
+    for part in range(spill.parts) if dealt.small is not None else ():
+        table = spill.read(part)
+        if table is not None:
+            found = _joined(found, table.filter(pyarrow.array(dealt.is_small(_keys(table)))))
+    return found
 
 
 def _shares(drawn: Any, share: int, more: int, parts: int) -> Any:

@@ -64,7 +64,7 @@ class Dealing:
         code = _group(self._prompts[:total], prompts)
         code = _codes(code, _group(self._completions[:total], completions), self._labels[:total], shape[1])
         sizes = np.bincount(code, minlength=shape[0] * shape[1] * 2).reshape(shape)
-        dealt = Dealt(count, prompts, completions, _decks(sizes, LEAST * count))
+        dealt = Dealt(count, prompts, completions, *_decks(sizes, LEAST * count))
         deck = dealt.deck_of[code]
         begin = 0
         for one in range(int(deck.max()) + 1):
@@ -83,6 +83,7 @@ class Dealt:
         count: how many stretches there are.
         prompts, completions: numbers of those that have a large share of the rows, the largest share first.
         deck_of: the deck of each kind of row, by its code (see `_codes`).
+        small: the deck with so few rows that they have to be there before all others, or None.
         borders: of each deck, the number with which each stretch but the first begins, in order.
     """
 
@@ -90,6 +91,7 @@ class Dealt:
     prompts: Numbers = ()
     completions: Numbers = ()
     deck_of: Any = None
+    small: int | None = None
     borders: list[Numbers] = dataclasses.field(default_factory=list)
 
     def of(self, keys: Keys, drawn: Numbers) -> Any:
@@ -98,21 +100,27 @@ class Dealt:
 
         found = np.zeros(len(keys), dtype=np.int64)
         if self.count > 1:
-            prompt = _group(_short(keys.prompts), self.prompts)
-            completion = _group(_short(keys.completions), self.completions)
-            deck = self.deck_of[_codes(prompt, completion, keys.labels, len(self.completions) + 1)]
+            deck = self._deck(keys)
             for one in np.unique(deck).tolist():
                 members = deck == one
                 found[members] = np.searchsorted(self.borders[one], drawn[members], side="right")
         return found
 
     def whole(self, below: int) -> int:
-        """How many stretches, from the first on, have only rows that drew less than this."""
+        """How many stretches, from the first on, have only rows of the small deck, or that drew less than this."""
         import numpy as np
 
-        return min(
-            (int(np.searchsorted(borders, np.uint64(below), side="right")) for borders in self.borders), default=0
-        )
+        borders = [some for deck, some in enumerate(self.borders) if deck != self.small]
+        return min((int(np.searchsorted(some, np.uint64(below), side="right")) for some in borders), default=0)
+
+    def is_small(self, keys: Keys) -> Any:
+        """Which rows are of the small deck, if there is one: an array of bool."""
+        return self._deck(keys) == self.small
+
+    def _deck(self, keys: Keys) -> Any:
+        prompt = _group(_short(keys.prompts), self.prompts)
+        completion = _group(_short(keys.completions), self.completions)
+        return self.deck_of[_codes(prompt, completion, keys.labels, len(self.completions) + 1)]
 
 
 def _short(numbers: Numbers) -> Any:
@@ -150,24 +158,34 @@ def _codes(prompt: Any, completion: Any, label: Any, completions: int) -> Any:
     return (prompt * completions + completion) * 2 + label
 
 
-def _decks(sizes: Any, least: int) -> Any:
-    """The deck of each code, for so many rows of each [prompt, completion, label].
+def _decks(sizes: Any, least: int) -> tuple[Any, int | None]:
+    """The deck of each code, for so many rows of each [prompt, completion, label]; and which is the small one, if any.
 
     Decks are numbered so that those of one prompt follow each other, as do, where it can be, those of one completion
-    and of one label: whatever follows each other is dealt out evenly as a whole (see `_borders`).
+    and of one label: whatever follows each other is dealt out evenly as a whole (see `_borders`). The most frequent
+    prompt comes first and the next one last: of these two each stretch has its share to a row, so neither has more than
+    half of one if it has no more than half of all. The rows of no large prompt are dealt out for themselves however few
+    they are, since these two need them to keep apart.
     """
     import numpy as np
 
     found = np.zeros(sizes.shape, dtype=np.uint8)
-    deck = 0
-    for prompt in _apart(sizes.sum(axis=(1, 2)), least, range(len(sizes))):
+    deck, small = 0, None
+    others = len(sizes) - 1
+    order = [0, *range(2, others + 1), 1] if others > 1 else range(others + 1)
+    for prompt in order:
+        rows = int(sizes[prompt].sum())
+        if not rows:
+            continue
+        if rows < least:
+            small = deck
         columns = range(sizes.shape[1]) if deck % 2 == 0 else range(sizes.shape[1])[::-1]
-        for completion in _apart(sizes[prompt].sum(axis=(0, 2)), least, columns):
-            both = sizes[np.ix_(prompt, completion)].sum(axis=(0, 1))
+        for completion in _apart(sizes[prompt].sum(axis=1), least, columns):
+            both = sizes[prompt][completion].sum(axis=0)
             for label in _apart(both, least, (0, 1) if deck % 2 == 0 else (1, 0)):
-                found[np.ix_(prompt, completion, label)] = deck
+                found[np.ix_([prompt], completion, label)] = deck
                 deck += 1
-    return found.reshape(-1)
+    return found.reshape(-1), small
 
 
 def _apart(sizes: Any, least: int, order: Iterable[int]) -> list[list[int]]:

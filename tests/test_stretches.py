@@ -108,12 +108,23 @@ def test_many_rows_as_they_are_dealt_out(most: int) -> None:
     assert longest_run([row.label for row in ordered]) <= 8
 
 
-@pytest.mark.slow
-def test_two_prompts_with_nearly_all_rows_take_turns() -> None:
-    prompts = ["A"] * 20_000 + ["B"] * 19_990 + [f"q{n}" for n in range(10)]
-    rows = [make_row(prompt, f"c{n}", n % 4 > 0, source="", origin="pair") for n, prompt in enumerate(prompts)]
-    for seed in range(3):
-        assert clashes(training_order(rows, seed=seed)) == 0
+@pytest.mark.parametrize("stretch", [100, pytest.param(0, marks=pytest.mark.slow)])
+def test_two_prompts_with_nearly_all_rows_take_turns(stretch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scale = 1
+    if stretch:
+        monkeypatch.setattr(stretches, "STRETCH", stretch)
+        scale = stretches.STRETCH / 16_384
+    for rows, others in ((40_000, 10), (40_001, 3), (50_000, 10), (66_000, 4), (66_000, 2)):
+        count = int(rows * scale) - int(rows * scale) % 2 + rows % 2
+        first = (count - others) // 2
+        prompts = ["A"] * first + ["B"] * (count - others - first) + [f"q{n}" for n in range(others)]
+        for seed in range(4 if stretch else 1):
+            made = [
+                make_row(prompt, f"c{n} {seed}", n % 4 > 0, source="", origin="pair") for n, prompt in enumerate(prompts)
+            ]
+            ordered = training_order(made, seed=seed)
+            assert clashes(ordered) == 0
+            assert Counter(row.id for row in ordered) == Counter(row.id for row in made)
 
 
 def test_a_completion_with_half_of_the_rows_meets_itself_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
