@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -135,8 +136,11 @@ def _list(value: object) -> list[Any]:
 
 
 def _messages(chats: list[Any], name: str, source: str) -> Iterator[Raw]:
-    for place, chat in enumerate(chats):
-        title = _title(chat) or f"chat {place + 1}"
+    titles = [_title(chat) or f"chat {place}" for place, chat in enumerate(chats, 1)]
+    often = Counter(titles)
+    for place, (title, chat) in enumerate(zip(titles, chats, strict=True), 1):
+        # By its place a message is known: two groups of one name must not share theirs.
+        title = f"{title} (chat {place})" if often[title] > 1 else title
         if isinstance(chat, _Doubled) or not isinstance(chat, dict) or not isinstance(chat.get("messages"), list):
             yield _no_chat(chat, f"{name}: {title}", source)
             continue
