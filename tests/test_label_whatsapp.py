@@ -1,5 +1,6 @@
 """WhatsApp's exports: text as it was written, what stands in it for something else, who said it, and in what order."""
 
+import datetime
 import json
 from collections import Counter
 from pathlib import Path
@@ -172,6 +173,35 @@ def test_a_message_that_cannot_be_read_is_set_aside_and_the_others_are_read(tmp_
     assert ([{"role": "user", "content": "b?"}], [{"role": "assistant", "content": "three"}]) in rows
     assert not any("two" in str(row) for row in rows), "it may be a reply to what could not be read"
     assert len(rows) == (2 if told else 1)
+
+
+LATE = {  # the dates of a chat in which late messages come, and how days and months stand there
+    "a minute": (["2/1/24, 12:01 AM", "1/31/24, 11:59 PM", "2/2/24, 6:00 PM"], "%m/%d/%y, %I:%M %p"),
+    "twice": (["2/1/24, 12:01", "1/31/24, 23:59", "2/3/24, 00:01", "2/2/24, 23:59"], "%m/%d/%y, %H:%M"),
+    "days": (["02/01/2024, 18:00", "01/17/2024, 18:00", "02/02/2024, 18:00"], "%m/%d/%Y, %H:%M"),
+    "a day first": (["1.3.24, 00:01", "29.2.24, 23:59", "2.3.24, 18:00"], "%d.%m.%y, %H:%M"),
+    "the year first": (["24-02-01, 00:01", "24-01-31, 23:59", "24-02-02, 18:00"], "%y-%m-%d, %H:%M"),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_a_late_message_weighs_less_than_a_date_that_is_none(tmp_path: Path, case: str) -> None:
+    dates, form = LATE[case]
+    found = messages(tmp_path, "".join(f"{date} - {'AB'[n % 2]}: {n}\n" for n, date in enumerate(dates)))
+    moments = [datetime.datetime.strptime(date, form).replace(tzinfo=datetime.UTC) for date in dates]
+    assert [one["time"] for one in found] == [moment.timestamp() for moment in moments]
+
+
+@pytest.mark.parametrize("slip", ["32.03.24", "12.03.42", "12.30.24", "03.13.24"])
+def test_a_slip_in_one_date_turns_no_others_round(tmp_path: Path, slip: str) -> None:
+    (tmp_path / "chat.txt").write_text(f"{BEFORE}{slip}, 18:02 - Bob: x\n{AFTER}", encoding="utf-8")
+    opened = whatsapp.open_export(tmp_path / "chat.txt", "s")
+    assert opened is not None
+    times = [raw.values()["time"] for place, raw in enumerate(opened()) if place != 2]
+    assert times == [
+        datetime.datetime(2024, 3, day, 18, minute, tzinfo=datetime.UTC).timestamp()
+        for day, minute in ((12, 0), (12, 1), (12, 3), (13, 4), (13, 5))
+    ]
 
 
 def test_where_no_message_can_be_read_all_are_set_aside(tmp_path: Path) -> None:
