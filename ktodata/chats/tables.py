@@ -78,12 +78,18 @@ def read(fields: Fields, record: Record, where: str, *, after_gap: frozenset[str
     time = moment_of(
         record.get(fields.time) if reason else column(record, fields.time, where), fields.time, where, reason
     )
-    chat = _chat_of(record, fields.chat, where) if fields.chat else where.rpartition(":")[0]
-    yield Piece(chat, Said(author or "", "", time, "" if reason else text, reason, where in after_gap))
+    said = Said(author or "", "", time, "" if reason else text, reason, where in after_gap)
+    yield Piece(chat_of(fields, record, where), said)
 
 
-def _chat_of(record: Record, name: str, where: str) -> str:
-    """The chat of a message: text or a number. Messages of unknown chats are not to meet in one."""
+def chat_of(fields: Fields, record: Record, where: str) -> str:
+    """The chat of a message: text or a number, or its file where no column tells.
+
+    Raises:
+        RowError: the column tells none. Messages of unknown chats are not to meet in one.
+    """
+    if not (name := fields.chat):
+        return where.rpartition(":")[0]
     value = value_of(record.get(name))
     if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) and str(value).strip():
         return str(value)

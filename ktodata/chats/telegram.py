@@ -191,7 +191,12 @@ def read(record: Record, where: str, *, after_gap: frozenset[str] = frozenset())
     time = moment_of(record.get("date_unixtime") or record.get("date"), "date", where, reason)
     author, identity = (_name(record, name, where) for name in ("from", "from_id"))
     said = Said(author or "Deleted Account", identity, time, "" if reason else text, reason, where in after_gap)
-    yield Piece(str(record["chat"]), said)
+    yield Piece(chat_of(record, where), said)
+
+
+def chat_of(record: Record, where: str) -> str:
+    """The chat of a message, as `open_export` gives it with the message."""
+    return str(record["chat"])
 
 
 def _name(record: Record, name: str, where: str) -> str:
