@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from ktodata.chats import whatsapp
 from ktodata.chats.export import label_chat
-from ktodata.chats.placeholders import words_of
+from ktodata.chats.placeholders import phrases_of, words_of
 from ktodata.chats.voice import voice_of
 from ktodata.cli import main
 from ktodata.errors import SourceError
@@ -107,6 +107,12 @@ VERBATIM = [
     "yes\u202f! ש\u200f 100\u00a0km",
     "one\u200e two \u200e3\nthree",
     "call \u200e+49 170",
+    "הסרט \u200eThe Matrix is great",
+    "call me \u200eDavid, not him",
+    "first\nthen \u200eDavid",
+    "see • \u200eThe Matrix",
+    "see • \u200eThe Matrix \u200eDavid",
+    "Rechnung.pdf \u200eDavid",
     "two\n\nlines ",
     "ends in lines\n\n",
     " \ttab: and colon",
@@ -121,6 +127,49 @@ def test_text_is_as_it_was_written(tmp_path: Path, text: str) -> None:
         for end in ("\n", "\r\n"):
             found = messages(tmp_path, f"{start}Anna: {text}\n{start}Bob: {text}\n".replace("\n", end))
             assert [(one["author"], one["text"]) for one in found] == [("Anna", text), ("Bob", text)]
+
+
+CAPTIONS = """
+image omitted | Contact card omitted. | Bild weggelassen | Kontaktkarte ausgelassen | GIF ausgeschlossen
+imagen omitida | Tarjeta de contacto omitida | vidéo absente | document manquant | sticker omis
+immagine omessa | sticker non incluso | ficheiro de áudio não revelado | imagem ocultada | afbeelding weggelaten
+изображение отсутствует | стикер не добавлен | зображення відсутнє | документ пропущено | βίντεο παραλείφθηκε
+Παράληψη GIF | görüntü dahil edilmedi | bild utesluten | utelatt dokument | Kontaktkort sløyfet
+billede udeladt | zvukový soubor vynechán | obraz pominięty | pominięto naklejkę | videota ei sisällytetä
+tarraa ei sisällytetty | Hang kihagyása | Carte de vizită contact omisă | fără audio | slika izostavljena
+gambar tidak disertakan | Imatge omesa | đã bỏ qua hình ảnh | התמונה הושמטה | لم يتم إدراج الصورة | تصویر حذف شد
+इमेज वगळली | 이미지 생략됨 | 画像は含まれていません | 連絡先カードを省略 | 圖片已略去 | GIF 动态图已被忽略
+วิดีโอถูกลบ | ไม่มีรูปภาพ | Arquivo de mídia oculto
+"""
+
+
+@pytest.mark.parametrize("words", CAPTIONS.replace(" | ", "\n").split("\n")[1:-1])
+def test_a_caption_ends_before_what_tells_that_a_picture_is_left_out(tmp_path: Path, words: str) -> None:
+    for end in (words, words.upper(), f"\u200e{words}"):
+        (one,) = messages(tmp_path, f"{IPHONE}Anna: look,\nthere! \u200e{end}\n")
+        assert one["text"] == "look,\nthere!", end
+    (one,) = messages(tmp_path, f"{IPHONE}Anna: look,\nthere! {words}\n")
+    assert one["text"] == f"look,\nthere! {words}", "without a mark it is text"
+
+
+def test_what_several_people_have_after_a_mark_is_whatsapps_where_it_stands_alone(tmp_path: Path) -> None:
+    lines = {
+        "Anna": "look! \u200eBildo ellasita",
+        "Bob": "\u200eBildo ellasita",
+        "Eve": "plan.pdf \u200eBildo ellasita.",
+        "Joe": "a Bildo ellasita",
+    }
+    for order in (list(lines), list(lines)[::-1]):
+        chat = "".join(f"{IPHONE}{author}: {lines[author]}\n" for author in order)
+        found = {one["author"]: one["text"] for one in messages(tmp_path, chat)}
+        assert found == {"Anna": "look!", "Bob": "", "Eve": "", "Joe": "a Bildo ellasita"}
+    for alone in ("a \u200eDavid", "David", "<David>"):  # several people's, and no message's all
+        chat = f"{IPHONE}Anna: call \u200eDavid\n{IPHONE}Bob: call \u200eDavid\n{IPHONE}Eve: {alone}\n"
+        assert [one["text"] for one in messages(tmp_path, chat)] == ["call \u200eDavid"] * 2 + [alone]
+    call = f"{IPHONE}Anna: \u200eMissed call, \u200eTap here\n{IPHONE}Bob: \u200eMissed call, \u200eTap here\n"
+    assert messages(tmp_path, f"{call}{IPHONE}Eve: go \u200eTap here\n")[-1]["text"] == "go \u200eTap here"
+    own = f"{IPHONE}Anna: call \u200eDavid\n{IPHONE}Anna: \u200eDavid\n"
+    assert messages(tmp_path, own)[0]["text"] == "call \u200eDavid", "one person's"
 
 
 @pytest.mark.parametrize("text", ["<sigh loudly>", "<très déçu>", "plan.pdf (the new one)"])
@@ -300,3 +349,12 @@ def test_dates_of_another_form_are_told_as_such(tmp_path: Path, line: str) -> No
 def test_very_many_lines_of_marks_are_read() -> None:
     assert words_of("\u200e\n" * 20_000) == ""
     assert words_of(f"{'a ' * 20_000}\u200e{'<' * 20_000}").startswith("a a")
+    marks = [
+        "x " + "\u200e" * 200_000 + "1",
+        "a \u200eb " * 50_000,
+        f"look \u200e{'a ' * 200_000}",
+        " • \u200eb" * 50_000,
+    ]
+    for text in [*marks, f" • \u200e{'1' * 200_000}"]:
+        assert words_of(text) == text
+        assert not phrases_of([("Anna", text), ("Bob", text)])
