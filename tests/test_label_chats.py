@@ -18,7 +18,7 @@ from ktodata.chats.export import label_chat
 from ktodata.chats.tables import Fields, seconds
 from ktodata.chats.voice import Said, replies, voice_of
 from ktodata.cli import main
-from ktodata.errors import KtodataError
+from ktodata.errors import KtodataError, RowError
 from ktodata.io import Quarantine, read_rows
 from ktodata.schema import Row
 from ktodata.sources import Example, Skip
@@ -305,13 +305,28 @@ def test_times_are_seconds_whatever_they_count(finer: int) -> None:
     for second in (1710266400, 4102444800):
         for value in (second * finer, str(second * finer), float(second * finer), Decimal(second * finer)):
             assert seconds(value, "time", "a.csv:1") == second
-    assert seconds(20241399, "time", "") == 20241399, "no date: seconds"
     assert seconds(20240312.5, "time", "") == 20240312.5
     moment = START.timestamp() + 300
     for value in (20240312180500, 202403121805, 20240312180500.0, Decimal(202403121805), " 20240312180500 "):
         assert seconds(value, "time", "") == moment
-    for value in (20241399180500, 202403122405, 18991231180500, 21000101180500):
-        assert seconds(value, "time", "") == value / 1000, "no date and time: milliseconds"
+    for value in (18991231180500, 21000101180500):
+        assert seconds(value, "time", "") == value / 1000, "in no year of chats: milliseconds"
+    assert seconds(18991399, "time", "") == 18991399
+
+
+@pytest.mark.parametrize("digits", ["20230230", "20241399", "202302282560", "202403122405", "20241399180500"])
+def test_digits_of_a_date_that_is_none_are_no_seconds(tmp_path: Path, digits: str) -> None:
+    for value in (int(digits), digits, float(digits), Decimal(digits)):
+        with pytest.raises(RowError, match=r"a.csv:2: time is .*, but there is no such date or time\. Write 2024-"):
+            seconds(value, "time", "a.csv:2")
+    source, aside = tmp_path / "a.csv", tmp_path / "q.jsonl"
+    source.write_text(f"author,time,text\nBob,20230228,hi\nAnna,{digits},yes\nBob,20230301,and?\nAnna,20230301,no\n")
+    arguments = [str(source), "-o", str(tmp_path / "o.jsonl"), "--speaker", "Anna"]
+    strict = run(*arguments)
+    assert (strict.exit_code, strict.stderr.count("\n")) == (1, 1)
+    assert f"a.csv:3: time is str '{digits}'" in strict.stderr
+    assert run(*arguments, "--quarantine", str(aside)).exit_code == 0
+    assert short(read_rows(str(tmp_path / "o.jsonl"))) == Counter([((("user", "and?"),), "no")])
 
 
 def test_every_message_is_accounted_for_once() -> None:

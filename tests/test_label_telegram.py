@@ -51,6 +51,21 @@ def test_what_is_no_chat_in_an_account_is_unreadable(tmp_path: Path) -> None:
         assert told.partition(": ")[2] in strict.stderr
 
 
+def test_chats_of_one_name_have_places_of_their_own(tmp_path: Path) -> None:
+    said = [message(1, "Bob", "a?"), message(2, "Anna", "one"), message(3, "Bob", "b?"), message(4, "Anna", "two")]
+    broken = [*said[:2], message(3, "Bob", 5), *said[3:]]
+    names = ["Team", "Eve", "Team", "Team"]
+    chats = [chat(*messages, name=name) for messages, name in zip((broken, said, said, said), names, strict=True)]
+    source = export(tmp_path / "result.json", {"chats": {"list": chats[:3]}, "left_chats": {"list": chats[3:]}})
+    found, result = quarantined(source, tmp_path)
+    assert [where for where, _, _ in found] == ["result.json: Team (chat 1), message 3"]
+    assert "1 nothing before it" in result.stderr, "in the chat with the gap, and in no other"
+    places = {json.loads(line)["where"] for line in (tmp_path / "q.jsonl").read_text().splitlines()}
+    for number in (1, 3, 4):
+        assert any(f"Team (chat {number}), message 1" in place for place in places)
+    assert any(place.endswith("result.json: Eve, message 1") for place in places), "a name that is there once"
+
+
 @pytest.mark.parametrize("left", [{"list": {}}, {"about": ""}, 5, []])
 def test_a_part_of_an_account_without_a_list_is_an_error(tmp_path: Path, left: Any) -> None:
     source = export(tmp_path / "result.json", {"chats": {"list": [chat(*ANNA)]}, "left_chats": left})

@@ -1,5 +1,6 @@
 """WhatsApp's exports: text as it was written, what stands in it for something else, who said it, and in what order."""
 
+import datetime
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from ktodata.chats import whatsapp
 from ktodata.chats.export import label_chat
-from ktodata.chats.placeholders import words_of
+from ktodata.chats.placeholders import phrases_of, words_of
 from ktodata.chats.voice import voice_of
 from ktodata.cli import main
 from ktodata.errors import SourceError
@@ -106,6 +107,12 @@ VERBATIM = [
     "yes\u202f! ש\u200f 100\u00a0km",
     "one\u200e two \u200e3\nthree",
     "call \u200e+49 170",
+    "הסרט \u200eThe Matrix is great",
+    "call me \u200eDavid, not him",
+    "first\nthen \u200eDavid",
+    "see • \u200eThe Matrix",
+    "see • \u200eThe Matrix \u200eDavid",
+    "Rechnung.pdf \u200eDavid",
     "two\n\nlines ",
     "ends in lines\n\n",
     " \ttab: and colon",
@@ -120,6 +127,49 @@ def test_text_is_as_it_was_written(tmp_path: Path, text: str) -> None:
         for end in ("\n", "\r\n"):
             found = messages(tmp_path, f"{start}Anna: {text}\n{start}Bob: {text}\n".replace("\n", end))
             assert [(one["author"], one["text"]) for one in found] == [("Anna", text), ("Bob", text)]
+
+
+CAPTIONS = """
+image omitted | Contact card omitted. | Bild weggelassen | Kontaktkarte ausgelassen | GIF ausgeschlossen
+imagen omitida | Tarjeta de contacto omitida | vidéo absente | document manquant | sticker omis
+immagine omessa | sticker non incluso | ficheiro de áudio não revelado | imagem ocultada | afbeelding weggelaten
+изображение отсутствует | стикер не добавлен | зображення відсутнє | документ пропущено | βίντεο παραλείφθηκε
+Παράληψη GIF | görüntü dahil edilmedi | bild utesluten | utelatt dokument | Kontaktkort sløyfet
+billede udeladt | zvukový soubor vynechán | obraz pominięty | pominięto naklejkę | videota ei sisällytetä
+tarraa ei sisällytetty | Hang kihagyása | Carte de vizită contact omisă | fără audio | slika izostavljena
+gambar tidak disertakan | Imatge omesa | đã bỏ qua hình ảnh | התמונה הושמטה | لم يتم إدراج الصورة | تصویر حذف شد
+इमेज वगळली | 이미지 생략됨 | 画像は含まれていません | 連絡先カードを省略 | 圖片已略去 | GIF 动态图已被忽略
+วิดีโอถูกลบ | ไม่มีรูปภาพ | Arquivo de mídia oculto
+"""
+
+
+@pytest.mark.parametrize("words", CAPTIONS.replace(" | ", "\n").split("\n")[1:-1])
+def test_a_caption_ends_before_what_tells_that_a_picture_is_left_out(tmp_path: Path, words: str) -> None:
+    for end in (words, words.upper(), f"\u200e{words}"):
+        (one,) = messages(tmp_path, f"{IPHONE}Anna: look,\nthere! \u200e{end}\n")
+        assert one["text"] == "look,\nthere!", end
+    (one,) = messages(tmp_path, f"{IPHONE}Anna: look,\nthere! {words}\n")
+    assert one["text"] == f"look,\nthere! {words}", "without a mark it is text"
+
+
+def test_what_several_people_have_after_a_mark_is_whatsapps_where_it_stands_alone(tmp_path: Path) -> None:
+    lines = {
+        "Anna": "look! \u200eBildo ellasita",
+        "Bob": "\u200eBildo ellasita",
+        "Eve": "plan.pdf \u200eBildo ellasita.",
+        "Joe": "a Bildo ellasita",
+    }
+    for order in (list(lines), list(lines)[::-1]):
+        chat = "".join(f"{IPHONE}{author}: {lines[author]}\n" for author in order)
+        found = {one["author"]: one["text"] for one in messages(tmp_path, chat)}
+        assert found == {"Anna": "look!", "Bob": "", "Eve": "", "Joe": "a Bildo ellasita"}
+    for alone in ("a \u200eDavid", "David", "<David>"):  # several people's, and no message's all
+        chat = f"{IPHONE}Anna: call \u200eDavid\n{IPHONE}Bob: call \u200eDavid\n{IPHONE}Eve: {alone}\n"
+        assert [one["text"] for one in messages(tmp_path, chat)] == ["call \u200eDavid"] * 2 + [alone]
+    call = f"{IPHONE}Anna: \u200eMissed call, \u200eTap here\n{IPHONE}Bob: \u200eMissed call, \u200eTap here\n"
+    assert messages(tmp_path, f"{call}{IPHONE}Eve: go \u200eTap here\n")[-1]["text"] == "go \u200eTap here"
+    own = f"{IPHONE}Anna: call \u200eDavid\n{IPHONE}Anna: \u200eDavid\n"
+    assert messages(tmp_path, own)[0]["text"] == "call \u200eDavid", "one person's"
 
 
 @pytest.mark.parametrize("text", ["<sigh loudly>", "<très déçu>", "plan.pdf (the new one)"])
@@ -172,6 +222,35 @@ def test_a_message_that_cannot_be_read_is_set_aside_and_the_others_are_read(tmp_
     assert ([{"role": "user", "content": "b?"}], [{"role": "assistant", "content": "three"}]) in rows
     assert not any("two" in str(row) for row in rows), "it may be a reply to what could not be read"
     assert len(rows) == (2 if told else 1)
+
+
+LATE = {  # the dates of a chat in which late messages come, and how days and months stand there
+    "a minute": (["2/1/24, 12:01 AM", "1/31/24, 11:59 PM", "2/2/24, 6:00 PM"], "%m/%d/%y, %I:%M %p"),
+    "twice": (["2/1/24, 12:01", "1/31/24, 23:59", "2/3/24, 00:01", "2/2/24, 23:59"], "%m/%d/%y, %H:%M"),
+    "days": (["02/01/2024, 18:00", "01/17/2024, 18:00", "02/02/2024, 18:00"], "%m/%d/%Y, %H:%M"),
+    "a day first": (["1.3.24, 00:01", "29.2.24, 23:59", "2.3.24, 18:00"], "%d.%m.%y, %H:%M"),
+    "the year first": (["24-02-01, 00:01", "24-01-31, 23:59", "24-02-02, 18:00"], "%y-%m-%d, %H:%M"),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_a_late_message_weighs_less_than_a_date_that_is_none(tmp_path: Path, case: str) -> None:
+    dates, form = LATE[case]
+    found = messages(tmp_path, "".join(f"{date} - {'AB'[n % 2]}: {n}\n" for n, date in enumerate(dates)))
+    moments = [datetime.datetime.strptime(date, form).replace(tzinfo=datetime.UTC) for date in dates]
+    assert [one["time"] for one in found] == [moment.timestamp() for moment in moments]
+
+
+@pytest.mark.parametrize("slip", ["32.03.24", "12.03.42", "12.30.24", "03.13.24"])
+def test_a_slip_in_one_date_turns_no_others_round(tmp_path: Path, slip: str) -> None:
+    (tmp_path / "chat.txt").write_text(f"{BEFORE}{slip}, 18:02 - Bob: x\n{AFTER}", encoding="utf-8")
+    opened = whatsapp.open_export(tmp_path / "chat.txt", "s")
+    assert opened is not None
+    times = [raw.values()["time"] for place, raw in enumerate(opened()) if place != 2]
+    assert times == [
+        datetime.datetime(2024, 3, day, 18, minute, tzinfo=datetime.UTC).timestamp()
+        for day, minute in ((12, 0), (12, 1), (12, 3), (13, 4), (13, 5))
+    ]
 
 
 def test_where_no_message_can_be_read_all_are_set_aside(tmp_path: Path) -> None:
@@ -270,3 +349,12 @@ def test_dates_of_another_form_are_told_as_such(tmp_path: Path, line: str) -> No
 def test_very_many_lines_of_marks_are_read() -> None:
     assert words_of("\u200e\n" * 20_000) == ""
     assert words_of(f"{'a ' * 20_000}\u200e{'<' * 20_000}").startswith("a a")
+    marks = [
+        "x " + "\u200e" * 200_000 + "1",
+        "a \u200eb " * 50_000,
+        f"look \u200e{'a ' * 200_000}",
+        " • \u200eb" * 50_000,
+    ]
+    for text in [*marks, f" • \u200e{'1' * 200_000}"]:
+        assert words_of(text) == text
+        assert not phrases_of([("Anna", text), ("Bob", text)])

@@ -10,7 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ktodata.chats import tables, telegram, voice, whatsapp
 from ktodata.chats.tables import Fields
@@ -19,6 +19,7 @@ from ktodata.errors import NothingLeftError, RowError, SourceError, UsageError, 
 from ktodata.io import Raw, chain_parts, find_parts, is_there, local_path, provenance
 from ktodata.peek import peek
 from ktodata.sources import Piece, Skip, Source
+from ktodata.sources.contract import Record
 from ktodata.unpair import Unpaired, unpair_records
 
 SHOWN = 6  # authors that an error names
@@ -61,7 +62,7 @@ def chat_records(
     source: str, speaking: Voice, *, fields: Fields, limit: int | None = None, strict: bool = True
 ) -> tuple[Source, Iterator[Raw]]:
     """How to read the messages of a chat, and these; see `label_chat`."""
-    name, read, opened = _open_chat(source, fields, strict=strict)
+    name, read, chat_of, opened = _open_chat(source, fields, strict=strict)
     authors: Counter[str] = Counter()
     known = False
     messages = unreadable = 0
@@ -78,7 +79,7 @@ def chat_records(
             if strict:
                 raise
             unreadable, first = unreadable + 1, first or error
-            chats = seen.copy()  # it may have stood in any of them
+            chats |= _chats_of(raw, chat_of, seen)
             continue
         for one in found:
             if isinstance(one, Piece):
@@ -111,6 +112,15 @@ def chat_records(
     return layout, itertools.islice(opened(), limit)
 
 
+def _chats_of(raw: Raw, chat_of: Callable[[Record, str], str], seen: set[str]) -> set[str]:
+    """The chats of those seen that a message which cannot be read may have stood in: its own, or any if it does not
+    tell."""
+    try:
+        return seen & {chat_of(raw.values(), raw.where)}
+    except RowError:
+        return seen
+
+
 def _refused(messages: Iterable[Raw], read: Callable[..., Iterable[Piece | Skip]]) -> Iterator[dict[str, Any]]:
     """What the quarantine file says of messages that are all unreadable, or say nothing."""
     for raw in messages:
@@ -125,24 +135,31 @@ Opened: TypeAlias = Callable[[], Iterator[Raw]]
 """Gives the messages from the first on, as often as it is called."""
 
 
-def _open_chat(
-    source: str, fields: Fields, *, strict: bool
-) -> tuple[str, Callable[..., Iterable[Piece | Skip]], Opened]:
+class _Export(NamedTuple):
+    """The kind of an export, what reads its messages, what tells a message's chat (both raise RowError), and these."""
+
+    name: str
+    read: Callable[..., Iterable[Piece | Skip]]
+    chat_of: Callable[[Record, str], str]
+    opened: Opened
+
+
+def _open_chat(source: str, fields: Fields, *, strict: bool) -> _Export:
     path = local_path(source)
     if is_there(source):
         if advice := OTHER_EXPORTS.get(path.suffix.lower()):
             raise SourceError(f"a {path.suffix.lower()} file cannot be read", where=source, do=advice)
         if (messages := telegram.open_export(path, provenance(path))) is not None:
             _refuse_columns(fields, source, "Telegram's export")
-            return "telegram", telegram.read, messages
+            return _Export("telegram", telegram.read, telegram.chat_of, messages)
         if (messages := whatsapp.open_export(path, provenance(path))) is not None:
             _refuse_columns(fields, source, "WhatsApp's export")
-            return "whatsapp", whatsapp.read, messages
+            return _Export("whatsapp", whatsapp.read, partial(tables.chat_of, whatsapp.FIELDS), messages)
     columns, raws = peek(chain_parts(find_parts(source)), strict=strict)
-    read = partial(tables.read, tables.choose(fields, columns))
-    if is_there(source) and (path.is_file() or path.is_dir()):
-        return "chat", read, lambda: chain_parts(find_parts(source))
-    return "chat", read, _Aside(raws)
+    chosen = tables.choose(fields, columns)
+    again = is_there(source) and (path.is_file() or path.is_dir())
+    opened: Opened = (lambda: chain_parts(find_parts(source))) if again else _Aside(raws)
+    return _Export("chat", partial(tables.read, chosen), partial(tables.chat_of, chosen), opened)
 
 
 class _Aside:

@@ -1,9 +1,11 @@
 """What WhatsApp writes in the place of what its export leaves out: `<Media omitted>`, `This message was deleted`.
 
-In front of such words stands a left-to-right mark (U+200E), on iPhones always, which tells them in any language. Where
-there is none, they are listed here; or they stand in brackets, and several people of one chat have them, as it is one
-phone that writes them all. Everything else is text, and stays as it is (`<sigh loudly>`): what is listed has to be the
-whole of a line, and a caption beside a picture is text.
+In front of such words stands a left-to-right mark (U+200E), on iPhones always, which tells them in any language where a
+message begins with it. Where there is none, they are listed here; or they stand in brackets, and several people of one
+chat have them, as it is one phone that writes them all. Everything else is text, and stays as it is (`<sigh loudly>`):
+what is listed has to be the whole of a line, and a caption beside a picture is text. At its end are marked words; but
+people write such marks too, between languages of both directions, so these words have to be listed, or to be several
+people's, and some message's all.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ _MARKED_BRACKETS = re.compile(rf"^{MARK} ?<[^<>\n]+>[ \n]?|[ \n]?{MARK} ?<[^<>\n
 # POLL: with its question and options, Location: with a link.
 _LABEL = re.compile(rf"{MARK}+[^:\n]{{1,40}}:")
 _FILE = re.compile(r"\S.*\.\w{2,5}")
-_AFTER_WORDS = re.compile(rf"(?P<before>.*\S) {MARK}+[^\W\d][^{MARK}]*")  # look! [mark]image omitted
-_PAGES = f" • {MARK}"  # plan.pdf • [mark]3 pages [mark]document omitted
+_MARKED = re.compile(rf"(?:(?P<before>.*\S) )?{MARK}+(?P<words>[^\W\d][^{MARK}]*)")  # look! [mark]image omitted
+# plan.pdf • [mark]3 pages [mark]document omitted
+_PAGES = re.compile(rf".* • {MARK}[^•\d{MARK}]*\d[^•{MARK}]*{MARK}[^•{MARK}]+")
 
 # Several words, or one in another alphabet, without digits: <Media omitted> is none of <3 you>, <div> and <sigh>.
 _PHRASE = r"(?=[^\W\d_])(?=[^<>()\n]*(?:\s|[^\x00-\x7f]))[^\d<>()=/\n]+"
@@ -49,6 +52,20 @@ Media dikecualikan | Bỏ qua tệp phương tiện | Bỏ qua Media | ไฟล
 媒体文件已忽略 | 省略多媒體檔案 | 忽略多媒體檔 | 已略去多媒體檔案
 """
 _KNOWN = frozenset(re.split(r" \| |\n", _OMITTED.strip().casefold()))
+# What ends a caption after a mark, as phones of many languages have it (in small letters): up to four words for what is
+# left out, and that it is. Where this is said of much else too (`fără`: without), it is listed with what it is said of.
+_LEFT_OUT = re.compile(
+    r"(?:\S+ ){1,4}(?:omitted|weggelassen|ausgelassen|omitid[oa]|omis[eă]?|absente|manquante?|omess[oa]|non inclus[oa]"
+    r"|não revelad[oa]|ocultad[oa]|weggelaten|отсутствует|не добавлен|відсутн(?:є|я)|пропущено|не додано"
+    r"|παραλείφθηκε|παραλήφθηκε|dahil edilmedi|uteslutet|utesluten|utelslutet|utelatt|sløyfet|ikke inkludert|udeladt"
+    r"|vynechán[ao]?|vynechan[ýáé]|pominięt[yae]|ei sisällytet(?:ä|ty)|jätetty pois|jätettiin pois"
+    r"|kihagy(?:va|ása)|izostavljen[ao]?|tidak disertakan|tidak dimasukkan|omès|omesa|הושמטה?|حذف شد|نظرانداز|نظر انداز"
+    r"|نکال دی گئی ہے|वगळल[ाीे]|हटाई ग(?:ई|यी)|छोड़ा गया|বাদ দেওয়া হয়েছে|생략됨|제외됨)"
+    r"|(?:pominięt[oay]|utelatt|παράληψη|(?:đã )?bỏ qua|đã bỏ|ละเว้น|لم يتم إدراج|تم حذف)(?: \S+){1,3}"
+    r"|(?:gif ?)?[^\s\x00-\x7f]{0,12}(?:は含まれていません|を省略|已被?(?:略去|省略|忽略)|ถูกลบ|ที่ละเว้น)"
+    r"|gif (?:retiré|esclusa|ausgeschlossen)|fără audio|kép küldése sikertelen|ei kuvaa"
+    r"|ละเว้นเอกสาร|ไม่มี(?:รูปภาพ|ไฟล์เสียง|สติกเกอร์)"
+)
 _EDITED = re.compile(
     r" <(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje|Ce message a été modifié"
     r"|Questo messaggio è stato modificato|Mensagem editada|Esta mensagem foi editada|Dit bericht is bewerkt"
@@ -75,18 +92,24 @@ def words_of(text: str, phrases: frozenset[str] = frozenset()) -> str:
         return ""
     lines = text.split("\n")
     begin = next((at for at, line in enumerate(lines) if not _is_placeholder(line, phrases)), len(lines))
-    return _without_end("\n".join(lines[begin:]))
+    return _without_end("\n".join(lines[begin:]), phrases)
 
 
 def phrases_of(messages: Iterable[tuple[str, str]]) -> frozenset[str]:
-    """The phrases in brackets that messages (author and text) of several people begin with: a language that is not
-    known here, most likely, while a turn of phrase is somebody's own."""
+    """The phrases in brackets, or after a mark, that messages (author and text) of several people have, and that are
+    some message's first line: a language that is not known here, most likely, while a turn of phrase is somebody's own.
+    Those after a mark may end messages, and are given with it."""
     authors: dict[str, str] = {}
-    shared = set()
+    shared, alone = set(), set()
     for author, text in messages:
-        if (phrase := _phrase_in(text.partition("\n")[0])) and authors.setdefault(phrase, author) != author:
-            shared.add(phrase)
-    return frozenset(shared)
+        first = text.partition("\n")[0]
+        before, words = _marked(first)
+        begins = _phrase_in(first) or ("" if before else words)
+        alone.add(begins)
+        for phrase in {begins, _marked(text.rpartition("\n")[2])[1]} - {""}:
+            if authors.setdefault(phrase, author) != author:
+                shared.add(phrase)
+    return frozenset(shared & alone)
 
 
 def _phrase_in(line: str) -> str:
@@ -102,10 +125,19 @@ def _is_placeholder(line: str, phrases: frozenset[str]) -> bool:
     return phrase in _KNOWN or phrase in phrases
 
 
-def _without_end(text: str) -> str:
-    """A text whose last line ends in marked words, as a caption's does, without these; a file's name is no caption."""
+def _marked(line: str) -> tuple[str, str]:
+    """A line without the marked words that it ends in, and these with a mark, as they are compared."""
+    found = _MARKED.fullmatch(line) if MARK in line else None
+    return (found["before"] or "", MARK + found["words"].casefold().removesuffix(".")) if found else (line, "")
+
+
+def _without_end(text: str, phrases: frozenset[str]) -> str:
+    """A text whose last line ends in marked words that are WhatsApp's, without these; a file's name is no caption."""
     before, feed, last = text.rpartition("\n")
-    found = _AFTER_WORDS.fullmatch(last)
-    if _PAGES in last or (found and _FILE.fullmatch(found["before"])):
+    if _PAGES.fullmatch(last):
         return before
-    return f"{before}{feed}{found['before']}" if found else text
+    caption, words = _marked(last)
+    told = words.removeprefix(MARK)
+    if not caption or not (words in phrases or told in _KNOWN or _LEFT_OUT.fullmatch(told)):
+        return text
+    return before if _FILE.fullmatch(caption) else f"{before}{feed}{caption}"

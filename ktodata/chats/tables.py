@@ -21,6 +21,7 @@ FINER = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 # 20240312180500 in 2611.
 WRITTEN = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # by the number of digits
 YEARS = ("1990", "2099")
+TIME_ADVICE = "Write 2024-03-12T18:05:00, or seconds since 1970"
 
 
 class Fields(NamedTuple):
@@ -77,12 +78,18 @@ def read(fields: Fields, record: Record, where: str, *, after_gap: frozenset[str
     time = moment_of(
         record.get(fields.time) if reason else column(record, fields.time, where), fields.time, where, reason
     )
-    chat = _chat_of(record, fields.chat, where) if fields.chat else where.rpartition(":")[0]
-    yield Piece(chat, Said(author or "", "", time, "" if reason else text, reason, where in after_gap))
+    said = Said(author or "", "", time, "" if reason else text, reason, where in after_gap)
+    yield Piece(chat_of(fields, record, where), said)
 
 
-def _chat_of(record: Record, name: str, where: str) -> str:
-    """The chat of a message: text or a number. Messages of unknown chats are not to meet in one."""
+def chat_of(fields: Fields, record: Record, where: str) -> str:
+    """The chat of a message: text or a number, or its file where no column tells.
+
+    Raises:
+        RowError: the column tells none. Messages of unknown chats are not to meet in one.
+    """
+    if not (name := fields.chat):
+        return where.rpartition(":")[0]
     value = value_of(record.get(name))
     if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) and str(value).strip():
         return str(value)
@@ -109,20 +116,22 @@ def seconds(value: object, name: str, where: str) -> float:
     with or without a time of four or six, text in ISO's form, or a date.
 
     Raises:
-        RowError: it is none of these.
+        RowError: it is none of these, or its digits are those of a date or time that is none.
     """
     moment: Any = _moment(value) if isinstance(value, str) else value_of(value)
     number = _finite(moment)
-    moment = moment if number is None else _written(number) or moment
+    try:
+        moment = moment if number is None else _written(number) or moment
+    except ValueError:
+        told = f"{name} is {named(value)}, which reads as a date, but there is no such date or time"
+        raise RowError(told, where=where, do=TIME_ADVICE) from None
     if isinstance(moment, datetime.date) and not isinstance(moment, datetime.datetime):
         moment = datetime.datetime.combine(moment, datetime.time())
     if isinstance(moment, datetime.datetime):
         return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
     if number is not None:
         return number / next((parts for least, parts in FINER if abs(number) > least), 1.0)
-    raise RowError(
-        f"{name} is {named(value)}, not a time", where=where, do="Write 2024-03-12T18:05:00, or seconds since 1970"
-    )
+    raise RowError(f"{name} is {named(value)}, not a time", where=where, do=TIME_ADVICE)
 
 
 def _finite(value: object) -> float | None:
@@ -135,13 +144,15 @@ def _finite(value: object) -> float | None:
 
 
 def _written(number: float) -> datetime.datetime | None:
-    """The date, or date and time, that a number's digits are: 20240312, 202403121805, 20240312180500."""
+    """The date, or date and time, that a number's digits are: 20240312, 202403121805, 20240312180500.
+
+    Raises:
+        ValueError: they look so, but there is no such date or time. As seconds they would be in 1970, unnoticed.
+    """
     digits = str(int(number))
     if number % 1 or len(digits) not in WRITTEN or not YEARS[0] <= digits[:4] <= YEARS[1]:
         return None
-    with contextlib.suppress(ValueError):
-        return datetime.datetime.strptime(digits, WRITTEN[len(digits)])
-    return None
+    return datetime.datetime.strptime(digits, WRITTEN[len(digits)])
 
 
 def _moment(text: str) -> float | datetime.datetime | None:

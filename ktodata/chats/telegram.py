@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -135,8 +136,11 @@ def _list(value: object) -> list[Any]:
 
 
 def _messages(chats: list[Any], name: str, source: str) -> Iterator[Raw]:
-    for place, chat in enumerate(chats):
-        title = _title(chat) or f"chat {place + 1}"
+    titles = [_title(chat) or f"chat {place}" for place, chat in enumerate(chats, 1)]
+    often = Counter(titles)
+    for place, (title, chat) in enumerate(zip(titles, chats, strict=True), 1):
+        # By its place a message is known: two groups of one name must not share theirs.
+        title = f"{title} (chat {place})" if often[title] > 1 else title
         if isinstance(chat, _Doubled) or not isinstance(chat, dict) or not isinstance(chat.get("messages"), list):
             yield _no_chat(chat, f"{name}: {title}", source)
             continue
@@ -187,7 +191,12 @@ def read(record: Record, where: str, *, after_gap: frozenset[str] = frozenset())
     time = moment_of(record.get("date_unixtime") or record.get("date"), "date", where, reason)
     author, identity = (_name(record, name, where) for name in ("from", "from_id"))
     said = Said(author or "Deleted Account", identity, time, "" if reason else text, reason, where in after_gap)
-    yield Piece(str(record["chat"]), said)
+    yield Piece(chat_of(record, where), said)
+
+
+def chat_of(record: Record, where: str) -> str:
+    """The chat of a message, as `open_export` gives it with the message."""
+    return str(record["chat"])
 
 
 def _name(record: Record, name: str, where: str) -> str:

@@ -31,6 +31,7 @@ _START = re.compile(
     r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?(?:\s?(?P<half>[aApP])\.?\s?[mM]\.?)?"
     r"(?:\]| -) "
 )
+LATEST = 30 * 86400.0  # seconds: so long a message waits for a phone that is off
 LONGEST_HEAD = 120  # characters of a date and time, marks included
 _SAID = re.compile(r"(?P<author>[^:\n]{1,60}):[ \u00a0\u202f](?P<text>.*)", re.DOTALL)
 # The name of a group, as WhatsApp quotes it: Bob changed the subject to "Trip: Berlin".
@@ -180,12 +181,16 @@ def _is_like_a_start(line: str) -> bool:
 
 def _order_of(entries: list[_Entry]) -> tuple[int, int, int]:
     """Whether days or months come first, and where the year is: as fewest messages have a date that is none, or one
-    before that of the message before. A slip in one date is not to turn all the others round."""
+    long before that of the message before. A slip in one date is not to turn all the others round, so that one date
+    which is none weighs no more than one step far back. A message that was only late, as many are, decides where
+    nothing else does."""
     dates = [entry.date for entry in entries if entry.date]
 
-    def misfits(order: tuple[int, int, int]) -> int:
+    def misfits(order: tuple[int, int, int]) -> tuple[int, int]:
         times = [time for date in dates if (time := _seconds(date, order)) is not None]
-        return len(dates) - len(times) + sum(later < earlier for earlier, later in itertools.pairwise(times))
+        back = [earlier - later for earlier, later in itertools.pairwise(times) if later < earlier]
+        late = sum(step <= LATEST for step in back)
+        return len(dates) - len(times) + len(back) - late, late
 
     return min(ORDERS, key=misfits)
 
