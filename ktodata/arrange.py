@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,8 @@ def arrange(
     """
     import numpy as np
 
-    best, least = np.arange(len(keys)), (len(keys) + 1, 0, 0)
+    fixed = len(before) if before is not None else 0
+    best, least = np.arange(len(keys)), (len(keys) + fixed + 1, 0, 0)
     attempts = ATTEMPTS if len(keys) <= FEW else 1
     for attempt in range(attempts + max(1, attempts // 4)):
         shuffled = _shuffled(keys, f"{seed} {attempt % attempts}", provenance)
@@ -66,7 +68,7 @@ def turned(order: Any, keys: Keys, before: Keys | None = None) -> Any:
     import numpy as np
 
     table = Table(keys, before)
-    (kind, group), most = table.heaviest
+    (kind, group), most = max(table.largest, key=lambda one: one[1])
     has = (table.arrays[kind] == group)[table.fixed + order]
     if 2 * most < len(keys) or not has[-1]:
         return order
@@ -134,21 +136,22 @@ def _without_runs(
     """An order with shorter runs than the one found, for rows of which so many clash that it could not mix them."""
     table = Table(keys.take(found), before)
     tried = [(found, table.faults(range(len(table.label_array))))]
-    for attempt in range(attempts if table.heaviest[1] * 2 > len(keys) else 0):
+    for attempt, (group, size) in itertools.product(range(attempts), table.largest):
+        if 2 * size < len(keys) or tried[-1][1] <= table.unavoidable:
+            continue
         shuffled = _shuffled(keys, f"{seed} {attempt}", provenance)
         table = Table(keys.take(shuffled), before)
-        order = _evenly(table)
+        order = _evenly(table, group)
         tried.append((shuffled[order], table.faults([*range(table.fixed), *(one + table.fixed for one in order)])))
-        if tried[-1][1] <= table.unavoidable:
-            break
     # Within 3:1, no run is too long, whatever it takes; beyond, clashes count for more, as elsewhere.
     return min(tried, key=lambda one: (one[1][2], *one[1]) if table.run_limit == MAX_RUN else one[1])[0]
 
 
-def _evenly(table: Table) -> list[int]:
-    """The places of the table's own rows by `evenly`."""
-    (kind, group), fixed = table.heaviest[0], table.fixed
-    large = (table.arrays[kind] == group).tolist()
+def _evenly(table: Table, group: tuple[int, int]) -> list[int]:
+    """The places of the table's own rows by `evenly`, for one of the `largest` groups."""
+    kind, number = group
+    fixed = table.fixed
+    large = (table.arrays[kind] == number).tolist()
 
     def clash(last: int | None, index: int) -> bool:
         one, other = fixed - 1 if last is None else fixed + last, fixed + index

@@ -71,12 +71,16 @@ class Table:
         classes = int(own.sum()), int(len(own) - own.sum())
         self.run_limit = max(MAX_RUN, int(2 * max(classes) / max(1, min(classes))) + 2)
         counted = [np.bincount(numbers[self.fixed :]) for numbers in self.arrays if len(own)]
-        sizes = [(int(counts.max()), (kind, int(counts.argmax()))) for kind, counts in enumerate(counted)]
-        largest, place = max(sizes, default=(0, (0, 0)))
-        # The largest group (the array it is in and its number there), and how many rows it has.
-        self.heaviest = place, largest
-        # One with more than half of the rows leaves so many of them side by side, whatever the order.
-        least = [max(0, 2 * int(counts.max()) - len(own) - 1) for counts in counted] or [0, 0]
+        # The largest group by prompt and by completion (the array it is in and its number there), and how many rows it
+        # has.
+        self.largest = [((kind, int(counts.argmax())), int(counts.max())) for kind, counts in enumerate(counted)]
+        # One with more than half of the rows leaves so many of them side by side, whatever the order; and one more if
+        # another of it goes before. Those that go before are neighbours already.
+        least = [0, 0]
+        for (kind, group), size in self.largest:
+            there = self.arrays[kind][: self.fixed]
+            follows = bool(self.fixed) and int(there[-1]) == group
+            least[kind] = int((there[1:] == there[:-1]).sum()) + max(0, 2 * size - len(own) - 1 + follows)
         self.unavoidable: Faults = (least[0], least[1], 0)
 
     # Lists, which a walk over rows is faster on, are made for those who walk.

@@ -132,3 +132,16 @@ def test_a_completion_with_half_of_the_rows_meets_itself_nowhere(monkeypatch: py
     rows = [make_row(f"p{n}", "No." if n % 2 else f"c{n}", n % 3 > 0, source="", origin="pair") for n in range(1280)]
     ordered = training_order(rows, seed=3)
     assert not any(one.completion == other.completion for one, other in itertools.pairwise(ordered))
+
+
+@pytest.mark.parametrize("others", [0, 2, 30, 300])
+def test_labels_of_a_prompt_with_nearly_all_rows_stay_mixed_in_every_stretch(
+    others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stretches, "STRETCH", 200)
+    rows = [
+        make_row("P" if n >= others else f"q{n}", f"c{n}", n % 4 > 0, source="", origin="pair") for n in range(1280)
+    ]
+    ordered = training_order(rows, seed=0)
+    assert clashes(ordered) == max(0, 2 * (1280 - others) - 1281)
+    assert longest_run([row.label for row in ordered]) <= 8
