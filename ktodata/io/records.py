@@ -51,7 +51,7 @@ class Raw(NamedTuple):
         """
         if self.problem:
             raise RowError(self.problem, where=self.where, do=self.advice)
-        value = _parse_line(self.data, self.where) if isinstance(self.data, bytes) else self.data
+        value = parse_json(self.data, self.where) if isinstance(self.data, bytes) else self.data
         if not isinstance(value, dict):
             raise RowError(f"a JSON {_json_name(value)}, not an object with columns", where=self.where)
         return value
@@ -65,7 +65,7 @@ class Raw(NamedTuple):
         try:
             if not self.problem:
                 orjson.loads(self.data)  # it takes nothing but JSON: no NaN, no number beyond what a float can hold
-                _parse_line(self.data, self.where)
+                parse_json(self.data, self.where)
                 return Verbatim(self.data.decode("utf-8"))
         except (orjson.JSONDecodeError, RowError):
             pass
@@ -76,7 +76,12 @@ class Raw(NamedTuple):
         return {"reason": reason, "where": self.where, "detail": detail, "record": self.shown()}
 
 
-def _parse_line(line: bytes, where: str) -> object:
+def parse_json(line: bytes, where: str) -> object:
+    """What some JSON stands for, whatever it is.
+
+    Raises:
+        RowError: it is none, or cannot be read for certain: a key twice, half of a surrogate pair, nested too deeply.
+    """
     import orjson
 
     try:
