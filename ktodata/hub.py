@@ -1,9 +1,9 @@
 """The Hugging Face Hub, as far as reading needs it: what a dataset repository holds, its files, its rows.
 
 Files of a dataset whose layout we know are listed and downloaded (so a mirror may hold any subset of them) and read
-by our own readers. Of any other dataset `datasets` tells which files are those of a configuration and split; these are
-read by our readers too, if they can be, and else by `datasets`. Both libraries are imported when they are needed, and
-their errors become one `SourceError`.
+by our own readers. Of any other dataset `datasets` tells which files are those of a configuration and split, and which
+columns are true or false as its card has it; these files are read by our readers too, if they can be, and else by
+`datasets`. Both libraries are imported when they are needed, and their errors become one `SourceError`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import dataclasses
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ktodata.errors import SourceError, UsageError, first_line
@@ -22,7 +22,10 @@ from ktodata.errors import SourceError, UsageError, first_line
 log = logging.getLogger(__name__)
 _IN_URL = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[^/]+/")
 _FETCH = "Fetch the files (hf download) and name their folder: then it is told where, and --quarantine holds"
-_CACHED = "the Hub cannot be reached; reading what the cache has of %s"
+_NO_NETWORK = "Check the network, set HF_HUB_OFFLINE=1 to use the cache, or name a local copy"
+_NOT_CACHED = "The cache lacks what is asked for: run this once without HF_HUB_OFFLINE, or name a local copy"
+_CACHED = "the Hub cannot be reached; reading what the cache has of %s, which may not be all of it"
+_TO_FETCH = "Run this once where the Hub can be reached, without HF_HUB_OFFLINE, to fetch the others"
 _OF = re.compile(r"-(?P<number>\d{5})-of-(?P<total>\d{5})")  # one of several files of a split
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?")
 
@@ -38,6 +41,14 @@ def parse_id(text: str) -> HubId | None:
     """The parts of a Hub id, or None if it does not look like one."""
     match = _ID.fullmatch(text)
     return HubId(match["repo"], match["config"] or "") if match else None
+
+
+class SplitFiles(NamedTuple):
+    """The files of a split, by their names on the Hub, each downloaded when it is asked for; and its columns that are
+    true or false as the card has it, whatever stands for that in the files."""
+
+    files: Iterator[tuple[str, Path]]
+    flags: tuple[str, ...]
 
 
 class Snapshot:
@@ -82,15 +93,37 @@ class Snapshot:
         """
         return Path(self._folder) / name if self._folder else _fetch(self.repo, name)
 
-    def check_whole(self, names: Iterable[str]) -> None:
-        """Raises SourceError if the files to be read are the cache's, and it lacks some that belong to them."""
+    def check_whole(self, names: Collection[str], folders: Sequence[str] = ()) -> None:
+        """Raises SourceError if the files to be read are the cache's, and it is known to lack some that belong to them:
+        those of one of the folders, or of files that count themselves (`train-00000-of-00002`)."""
         if self._folder:
+            _check_folders(self.repo, names, folders)
             _check_whole(self.repo, names)
+
+
+def _check_folders(repo: str, names: Collection[str], folders: Sequence[str]) -> None:
+    """Raises SourceError if the cache has files of some folders only, as it does where only some were asked for.
+
+    A mirror may have no others. Nothing in the cache tells that, and who knows it can name those that are there.
+    """
+    there = {part for name in names for part in PurePosixPath(name).parts[:-1]}
+    found = [folder for folder in folders if folder in there]
+    if found and len(found) < len(folders):
+        missing = ", ".join(folder for folder in folders if folder not in there)
+        raise SourceError(
+            f"the cache has no files of {missing}",
+            where=f"{repo} on the Hub",
+            do=f"{_TO_FETCH}, or name one that it has: {', '.join(f'{repo}:{folder}' for folder in found)}",
+        )
 
 
 def _check_whole(repo: str, names: Iterable[str]) -> None:
     """Raises SourceError if of files that count themselves (`train-00000-of-00002`) not all are there, as a run that
-    was interrupted leaves them in the cache: part of a split is not to pass for all of it."""
+    was interrupted leaves them in the cache: part of a split is not to pass for all of it.
+
+    Of other files it cannot be known whether the cache has all: it does not keep what the repository has. The warning
+    that comes with whatever is read from it says so.
+    """
     parts: dict[tuple[str, str], set[str]] = {}
     for name in names:
         if match := _OF.search(name):
@@ -100,7 +133,7 @@ def _check_whole(repo: str, names: Iterable[str]) -> None:
             raise SourceError(
                 f"the cache has {len(numbers)} of the {int(total)} files {name}-…-of-{total} only",
                 where=f"{repo} on the Hub",
-                do="Run this once where the Hub can be reached, without HF_HUB_OFFLINE, to fetch the others",
+                do=_TO_FETCH,
             )
 
 
@@ -112,11 +145,13 @@ def _fetch(repo: str, name: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repo, name, repo_type="dataset"))
 
 
-def split_files(hub_id: HubId, *, split: str, readable: Callable[[str], object]) -> Iterator[tuple[str, Path]] | None:
-    """The files of one split of any dataset on the Hub, by their names there, each downloaded when it is asked for.
+def split_files(hub_id: HubId, *, split: str, readable: Callable[[str], object], whole: bool) -> SplitFiles | None:
+    """The files of one split of any dataset on the Hub.
 
     None where not all are `readable` by their names, or where options come with them that say how to read them: only
-    `datasets` knows that. Call `check_reachable` first.
+    `datasets` knows that. None too for parquet on the Hub of which not the `whole` is wanted: `datasets` streams that,
+    and of a large file fetches only the parts that hold the first rows. A file of another kind is fetched whole, but
+    only if those before it are used up. Call `check_reachable` first.
 
     Raises:
         SourceError: no such repository or configuration (those that exist are named), or, where the Hub is not to be
@@ -137,10 +172,16 @@ def split_files(hub_id: HubId, *, split: str, readable: Callable[[str], object])
     names = [url.removeprefix(f"{kept}/") if kept else _IN_URL.sub("", url) for url in urls]
     if not names or not all(readable(name) and not _is_elsewhere(name) for name in names) or not _is_plain(builder):
         return None
+    if not (whole or kept) and type(builder.config).__name__ == "ParquetConfig":
+        return None
     if kept:
         log.warning(_CACHED, hub_id.repo)
         _check_whole(hub_id.repo, names)
-    return ((name, Path(kept) / name if kept else _fetch(hub_id.repo, name)) for name in names)
+    # No more than this is taken from the card: `datasets` casts all columns, and by what pandas made of their text.
+    declared = (builder.info.features or {}).items()
+    flags = (name for name, kind in declared if isinstance(kind, datasets.Value) and kind.dtype == "bool")
+    files = ((name, Path(kept) / name if kept else _fetch(hub_id.repo, name)) for name in names)
+    return SplitFiles(files, tuple(flags))
 
 
 def _kept(repo: str) -> str:
@@ -251,7 +292,7 @@ def check_reachable(repo: str) -> None:
 @contextlib.contextmanager
 def hub_errors(repo: str, *, do: str = "") -> Iterator[None]:
     """Turn whatever the Hub's clients raise into one `SourceError` that says what to do: `do`, if nothing is known."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     where = f"{repo} on the Hub"
     try:
@@ -272,9 +313,7 @@ def hub_errors(repo: str, *, do: str = "") -> Iterator[None]:
     except Exception as error:
         if unreachable(error):
             raise SourceError(
-                "the Hub cannot be reached",
-                where=where,
-                do="Check the network, set HF_HUB_OFFLINE=1 to use the cache, or name a local copy",
+                "the Hub cannot be reached", where=where, do=_NOT_CACHED if constants.HF_HUB_OFFLINE else _NO_NETWORK
             ) from error
         if isinstance(error, OSError) or type(error).__module__.startswith("datasets"):
             raise SourceError(first_line(error), where=where, do=do) from error

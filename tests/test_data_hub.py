@@ -16,6 +16,7 @@ from ktodata.io import read_rows
 
 STUB = Path(__file__).parents[2] / "shared" / "tools" / "hub_stub.py"
 pytestmark = pytest.mark.skipif(not STUB.is_file(), reason="no stand-in for the Hub beside this repository")
+KINDS = {"prompt": "string", "completion": "string", "label": "bool"}
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 
 
@@ -26,6 +27,24 @@ def transcript(question: str, reply: str) -> str:
 def store(path: Path, records: list[dict[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
+
+
+def store_rows(owner: Path) -> None:
+    """Datasets of rows: csv with words that others take for none, and a card that has 1 and 0 as true and false."""
+    import pandas
+
+    told = "\n".join(f"  - {{name: {name}, dtype: {kind}}}" for name, kind in KINDS.items())
+    for name in ("answers", "flags-csv", "flags-jsonl", "flags-parquet"):
+        (owner / name).mkdir()
+        (owner / name / "README.md").write_text(f"---\ndataset_info:\n  features:\n{told}\n---\n", encoding="utf-8")
+    (owner / "answers" / "README.md").unlink()
+    answers = "prompt,completion,label\np,N/A,true\nq,null,false\nr,007,true\n"
+    (owner / "answers" / "train.csv").write_text(answers, encoding="utf-8")
+    (owner / "answers" / "train_more.csv").write_text(answers.replace(",007", ",more"), encoding="utf-8")
+    frame = pandas.DataFrame({"prompt": ["p", "q"], "completion": ["007", "1"], "label": [1, 0]})
+    frame.to_csv(owner / "flags-csv" / "train.csv", index=False)
+    frame.to_json(owner / "flags-jsonl" / "train.jsonl", orient="records", lines=True)
+    frame.to_parquet(owner / "flags-parquet" / "train.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +98,10 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     packed = root / "datasets" / "someone" / "packed"
     packed.mkdir()
     (packed / "train.jsonl.xz").write_bytes(lzma.compress("\n".join(pairs).encode()))
+    torn = root / "datasets" / "someone" / "torn"
+    torn.mkdir()
+    (torn / "train.jsonl.xz").write_bytes(lzma.compress(lines.encode()))
+    store_rows(root / "datasets" / "someone")
     (marked / "README.md").write_text(f"---\n{told}\n---\n", encoding="utf-8")
     (root / "datasets" / "someone" / "empty").mkdir()
     (root / "datasets" / "someone" / "empty" / "README.md").write_text("nothing", encoding="utf-8")
@@ -130,9 +153,22 @@ def test_the_preset_reads_all_preference_folders_that_a_mirror_holds(home: Path,
     same = unpair(home, endpoint, "Anthropic/hh-rlhf", "-o", str(tmp_path / "same.parquet"))
     assert same.returncode == 0, same.stderr
     assert (tmp_path / "same.parquet").read_bytes() == (tmp_path / "o.parquet").read_bytes()
-    cached = unpair(home, NOWHERE, "hh-rlhf", "-o", str(tmp_path / "cached.parquet"))
-    assert "the Hub cannot be reached; reading what the cache has of Anthropic/hh-rlhf" in cached.stderr
-    assert (tmp_path / "cached.parquet").read_bytes() == (tmp_path / "o.parquet").read_bytes()
+
+
+def test_a_preset_is_not_read_from_a_cache_that_has_some_of_its_folders(home: Path, endpoint: str) -> None:
+    """Of a mirror that has no others as well: nothing tells. What is named itself is read."""
+    first = unpair(home, endpoint, "hh-rlhf:helpful-online")
+    assert first.returncode == 0, first.stderr
+    for offline in ("0", "1"):
+        refused = unpair(home, NOWHERE, "hh-rlhf", HF_HUB_OFFLINE=offline)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert (
+            "Hub: the cache has no files of harmless-base, helpful-base, helpful-rejection-sampled." in refused.stderr
+        )
+        assert "or name one that it has: Anthropic/hh-rlhf:helpful-online" in refused.stderr
+        named = unpair(home, NOWHERE, "hh-rlhf:helpful-online", HF_HUB_OFFLINE=offline)
+        assert (named.returncode, named.stdout) == (0, first.stdout)
+        assert "reading what the cache has of Anthropic/hh-rlhf, which may not be all of it" in named.stderr
 
 
 def test_a_preset_means_the_hub_even_beside_a_folder_of_its_name(
@@ -196,7 +232,8 @@ def test_a_bad_line_of_any_dataset_is_told_and_set_aside_as_that_of_a_file(
         assert (refused.returncode, refused.stdout) == (1, "")
         *warned, told = refused.stderr.splitlines()
         assert told.startswith(f"error: {place}: not JSON: Unterminated string")
-        cached = f"the Hub cannot be reached; reading what the cache has of {source.partition(':')[0].split()[0]}"
+        repo = source.partition(":")[0]
+        cached = f"the Hub cannot be reached; reading what the cache has of {repo}, which may not be all of it"
         assert [line.removeprefix("warning: ") for line in warned] == ([cached] if offline == "1" else [])
         done = unpair(home, address, *source.split(), "--quarantine", str(bad), HF_HUB_OFFLINE=offline)
         assert done.returncode == 0, done.stderr
@@ -207,11 +244,57 @@ def test_a_bad_line_of_any_dataset_is_told_and_set_aside_as_that_of_a_file(
         assert (kept["where"], kept["record"]) == (place, '{"prompt": "q", "chose')
 
 
+def test_a_limit_reads_the_first_of_what_is_read_without_it(home: Path, endpoint: str, tmp_path: Path) -> None:
+    """By the same reader, so that bad lines are set aside here too; and from the cache, where that has all of it."""
+    bad = tmp_path / "bad.jsonl"
+    for address, offline in ((endpoint, "0"), (NOWHERE, "1")):
+        done = unpair(home, address, "someone/logs", "--limit", "5", "--quarantine", str(bad), HF_HUB_OFFLINE=offline)
+        assert done.returncode == 0, done.stderr
+        assert {json.loads(line)["prompt"] for line in done.stdout.splitlines()} == {"q0", "q1", "q2", "q3"}
+        (kept,) = map(json.loads, bad.read_text(encoding="utf-8").splitlines())
+        assert kept["where"] == "someone/logs/train.jsonl:4"
+        done = unpair(home, address, "someone/answers", "--limit", "3", HF_HUB_OFFLINE=offline)
+        assert done.returncode == 0, done.stderr
+        found = {row["completion"]: row["label"] for row in map(json.loads, done.stdout.splitlines())}
+        assert found == {"N/A": True, "null": False, "007": True}
+
+
+@pytest.mark.parametrize(
+    ("source", "fetched"),
+    [("someone/answers", ["train.csv"]), pytest.param("someone/pairs", [], marks=pytest.mark.slow)],
+)
+def test_no_more_files_are_fetched_than_a_limit_needs(
+    home: Path, endpoint: str, source: str, fetched: list[str]
+) -> None:
+    """Of two, the first; and of parquet none, but the parts of it that are needed."""
+    done = unpair(home, endpoint, source, "--limit", "3")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in home.rglob("snapshots/*/**/*") if path.is_file()] == fetched
+
+
+@pytest.mark.slow
+def test_what_datasets_has_kept_is_read_with_a_limit_too(home: Path, endpoint: str) -> None:
+    assert unpair(home, endpoint, "someone/packed").returncode == 0
+    done = unpair(home, NOWHERE, "someone/packed", "--limit", "1", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("options", [[], pytest.param(["--limit", "2"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_what_the_card_says_is_true_or_false(home: Path, endpoint: str, kind: str, options: list[str]) -> None:
+    """1 and 0 are that there, as `datasets` has it; and text is text, whatever number it may look like."""
+    done = unpair(home, endpoint, f"someone/flags-{kind}", *options)
+    assert done.returncode == 0, done.stderr
+    found = {row["completion"]: row["label"] for row in map(json.loads, done.stdout.splitlines())}
+    assert found == {"007": True, "1": False}
+
+
 @pytest.mark.slow
 def test_a_bad_line_that_datasets_reads_is_one_line_with_advice(home: Path, endpoint: str) -> None:
-    done = unpair(home, endpoint, "someone/logs", "--limit", "2")
+    done = unpair(home, endpoint, "someone/torn", "--limit", "2")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: someone/logs on the Hub: JSON parse error: ")
+    assert done.stderr.startswith("error: someone/torn on the Hub: JSON parse error: ")
     assert "Fetch the files (hf download) and name their folder" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
 
@@ -261,5 +344,9 @@ def test_what_the_hub_does_not_have(
 def test_no_network(home: Path, source: str, offline: str) -> None:
     done = unpair(home, NOWHERE, source, HF_HUB_OFFLINE=offline)
     assert done.returncode == 1
-    assert "on the Hub: the Hub cannot be reached. Check the network" in done.stderr
+    advice = (
+        "The cache lacks what is asked for: run this once without HF_HUB_OFFLINE" if offline == "1" else "Check the"
+    )
+    assert f"on the Hub: the Hub cannot be reached. {advice}" in done.stderr
+    assert ("HF_HUB_OFFLINE=1" in done.stderr) == (offline == "0")
     assert done.stderr.count("\n") == 1, done.stderr

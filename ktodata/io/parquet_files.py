@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
-from ktodata.errors import SourceError, listed
-from ktodata.io.records import AGAIN_ADVICE, Raw
+from ktodata.errors import RowError, SourceError, listed
+from ktodata.io.records import AGAIN_ADVICE, Raw, parse_json
 
 BATCH = 1000  # rows per read
 
 
 def read_parquet(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     """A parquet file, a thousand rows at a time.
+
+    Columns of the type Json, in which `datasets` keeps messages whose keys differ, hold what their JSON stands for, as
+    `datasets` has it.
 
     Raises:
         SourceError: it is not parquet, or has two columns of one name.
@@ -25,10 +28,12 @@ def read_parquet(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
         file = pyarrow.parquet.ParquetFile(stream)
         if twice := _named_twice(file.schema_arrow):
             raise SourceError(f"a column is named twice ({twice})", where=name, do="Rename one")
+        parsers = {field.name: parse for field in file.schema_arrow if (parse := _json_parser(field.type))}
         for batch in file.iter_batches(batch_size=BATCH):
             for values, problem in _batch_rows(batch):
                 row += 1
-                yield Raw(values, f"{name}: row {row}", source, problem)
+                raw = Raw(values, f"{name}: row {row}", source, problem)
+                yield _with_json(raw, parsers) if parsers and not problem else raw
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise SourceError(f"not a readable parquet file: {reason.rstrip('.')}", where=name, do=AGAIN_ADVICE) from error
@@ -99,3 +104,37 @@ def _value(scalar: Any) -> Any:
         if pyarrow.types.is_timestamp(kind) and kind.tz:
             return f"{scalar.cast(pyarrow.timestamp(kind.unit)).cast(pyarrow.string())}Z"
         return scalar.cast(pyarrow.string()).as_py()
+
+
+def _json_parser(kind: Any) -> Callable[[Any], Any] | None:
+    """What parses the JSON in values of a type, which Arrow gives as text; None if there is none in them."""
+    import pyarrow
+
+    if getattr(kind, "extension_name", "") == "arrow.json":
+        return lambda text: None if text is None else parse_json(text.encode(), "")
+    if pyarrow.types.is_struct(kind):
+        fields = {field.name: inner for field in kind if (inner := _json_parser(field.type))}
+        return (lambda value: value and value | _parsed(value, fields)) if fields else None
+    within = getattr(kind, "item_type", None) or getattr(kind, "value_type", None)  # of a map, a list or a dictionary
+    parse = _json_parser(within) if within else None
+    if parse is None or pyarrow.types.is_dictionary(kind):
+        return parse
+    if pyarrow.types.is_map(kind):
+        return lambda pairs: pairs and [(key, parse(value)) for key, value in pairs]
+    return lambda items: items and [parse(item) for item in items]
+
+
+def _parsed(values: Mapping[str, Any], parsers: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Those of some values that have JSON in them, without it."""
+    return {name: parse(values[name]) for name, parse in parsers.items()}
+
+
+def _with_json(raw: Raw, parsers: Mapping[str, Callable[[Any], Any]]) -> Raw:
+    """A record with the JSON in its columns parsed; as it was, with what is wrong, if some cannot be."""
+    values = raw.values()
+    for name, parse in parsers.items():
+        try:
+            values = values | {name: parse(values[name])}
+        except RowError as error:
+            return raw._replace(problem=f"{name}: {error.what}", advice=error.do)
+    return raw._replace(data=values)

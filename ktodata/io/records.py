@@ -24,6 +24,7 @@ _BARE_COLONS = re.compile(rb'(?<!\\)(?:\\\\)*"\s*:')
 
 
 UNREADABLE = "unreadable"
+_FLAGS = {"1": True, "1.0": True, "0": False, "0.0": False}
 
 
 class Verbatim(str):
@@ -34,7 +35,8 @@ class Raw(NamedTuple):
     """One record as it came: the unparsed JSON of a line or an array's item, or the values of a columnar file.
 
     `where` is the file and line or row; `source` the provenance that rows made of it get; `problem` is set where
-    the reader already knows that the record cannot be read, `advice` where it knows what to do.
+    the reader already knows that the record cannot be read, `advice` where it knows what to do. `flags` are columns
+    of which it is told elsewhere that they are true or false: 1 and 0 in them are that.
     """
 
     data: bytes | object
@@ -42,6 +44,7 @@ class Raw(NamedTuple):
     source: str
     problem: str = ""
     advice: str = ""
+    flags: tuple[str, ...] = ()
 
     def values(self) -> dict[str, Any]:
         """The record as a dict.
@@ -51,9 +54,11 @@ class Raw(NamedTuple):
         """
         if self.problem:
             raise RowError(self.problem, where=self.where, do=self.advice)
-        value = _parse_line(self.data, self.where) if isinstance(self.data, bytes) else self.data
+        value = parse_json(self.data, self.where) if isinstance(self.data, bytes) else self.data
         if not isinstance(value, dict):
             raise RowError(f"a JSON {_json_name(value)}, not an object with columns", where=self.where)
+        if self.flags:
+            value = value | {name: _FLAGS[str(value[name])] for name in self.flags if str(value.get(name)) in _FLAGS}
         return value
 
     def shown(self) -> object:
@@ -65,7 +70,7 @@ class Raw(NamedTuple):
         try:
             if not self.problem:
                 orjson.loads(self.data)  # it takes nothing but JSON: no NaN, no number beyond what a float can hold
-                _parse_line(self.data, self.where)
+                parse_json(self.data, self.where)
                 return Verbatim(self.data.decode("utf-8"))
         except (orjson.JSONDecodeError, RowError):
             pass
@@ -76,7 +81,12 @@ class Raw(NamedTuple):
         return {"reason": reason, "where": self.where, "detail": detail, "record": self.shown()}
 
 
-def _parse_line(line: bytes, where: str) -> object:
+def parse_json(line: bytes, where: str) -> object:
+    """What some JSON stands for, whatever it is.
+
+    Raises:
+        RowError: it is none, or cannot be read for certain: a key twice, half of a surrogate pair, nested too deeply.
+    """
     import orjson
 
     try:

@@ -181,7 +181,7 @@ def _repository_parts(hub_id: hub.HubId, *, split: str, folders: Sequence[str]) 
         raise SourceError(f"no data folder {hub_id.config!r}", where=where, do=f"Known: {', '.join(folders)}")
     parts = []
     chosen = choose_files(snapshot.files, split=split, folders=wanted, where=where)
-    snapshot.check_whole(chosen)
+    snapshot.check_whole(chosen, wanted)
     for name in chosen:
         above = PurePosixPath(name).parent.name
         label = ":".join(part for part in (hub_id.repo, above, split) if part)
@@ -195,11 +195,11 @@ def _fetched_records(snapshot: hub.Snapshot, name: str, label: str) -> Iterator[
 
 def _hub_records(hub_id: hub.HubId, split: str, limit: int | None, label: str) -> Iterator[Raw]:
     hub.check_reachable(hub_id.repo)
-    # With a limit nobody wants to download whole files, and `datasets` streams them.
-    files = hub.split_files(hub_id, split=split, readable=suffix_of) if limit is None else None
-    if files is not None:
-        for name, path in files:
-            yield from read_file(path, label, name=f"{hub_id.repo}/{name}")
+    found = hub.split_files(hub_id, split=split, readable=suffix_of, whole=limit is None)
+    if found is not None:
+        for name, path in found.files:
+            for raw in read_file(path, label, name=f"{hub_id.repo}/{name}"):
+                yield raw._replace(flags=found.flags) if found.flags else raw
         return
     for row, values in enumerate(hub.dataset_records(hub_id, split=split, limit=limit), 1):
         yield Raw(values, f"{label}: row {row}", label)
