@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
+from ktodata.encoded import ROLES as ROLES
 from ktodata.encoded import decoded, is_encoded
 from ktodata.errors import RowError, listed, misspelt
 
@@ -60,7 +61,6 @@ class Row:
         return kind_of(self.prompt)
 
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 ASKING = ("system", "developer", "user")  # roles that a completion cannot hold
 _CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 # ASCII in lower case, with spaces for all that `str.split` takes for white space.
@@ -273,7 +273,7 @@ def _texts(record: Mapping[str, Any], where: str) -> list[Text]:
         RowError: neither a string nor messages, or messages as Python prints them.
     """
     values = {name: record[name] for name in ("prompt", "completion")}
-    lists = [name for name, value in values.items() if is_encoded(value) and value.startswith("[")]
+    lists = [name for name, value in values.items() if is_encoded(value)]
     if lists and not is_text(record):
         values |= {name: decoded(values[name], name=name, where=where) for name in lists}
     return [parse_text(value, name=name, where=where) for name, value in values.items()]

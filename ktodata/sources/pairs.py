@@ -33,9 +33,10 @@ def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Ski
     for name, value in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(value, str | list | dict):
             raise RowError(f"{name} is {named(value)}, not a string or messages", where=where)
-    if all(not isinstance(value, str) or is_encoded(value) for value in (chosen, rejected)):
+    if all(not isinstance(value, str) or is_encoded(value, alone=True) for value in (chosen, rejected)):
         # A reply may be JSON itself, but where messages are written as text both are.
-        chosen, rejected = decoded(chosen, name="chosen", where=where), decoded(rejected, name="rejected", where=where)
+        chosen = decoded(chosen, name="chosen", where=where, alone=True)
+        rejected = decoded(rejected, name="rejected", where=where, alone=True)
     prompt = decoded(prompt, name="prompt", where=where)
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("one reply is a string, the other messages", where=where)
