@@ -14,6 +14,9 @@ from ktodata.cli import main
 from ktodata.encoded import BROKEN_EMOJI, DEEPEST, decoded, is_encoded, is_printed, is_too_deep, messages_in
 from ktodata.errors import RowError
 from ktodata.schema import parse_row
+from ktodata.sources import Example
+from ktodata.sources.pairs import read_pair
+from ktodata.unpair import unpair
 
 BROKEN = r'[{"role": "user", "content": "half \ud83d of one"}]'
 WHOLE = r'[{"role": "user", "content": "\ud83d\ude00"}]'
@@ -136,6 +139,76 @@ def test_text_that_is_json_stays_text(case: str, name: str, tmp_path: Path, monk
     written = {(row["prompt"], row["completion"]) for row in rows}
     replies = [record[column] for column in ("completion", "chosen", "rejected", "reply") if column in record]
     assert written >= {(record["prompt"], reply) for reply in replies}
+
+
+ASKED = [{"role": "user", "content": "q"}]
+ANSWER = [{"role": "assistant", "content": "a"}]
+OTHER = [{"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet", "native"])
+@pytest.mark.parametrize("empty", ["", " \n"])
+@pytest.mark.parametrize("better", [True, False])
+@pytest.mark.parametrize(
+    ("prompt", "reply"),
+    [
+        ("q", [*ASKED, *ANSWER]),
+        ("", [*ASKED, *ANSWER]),
+        ("q", ANSWER),
+        (ASKED, [*ASKED, *ANSWER]),
+        (ASKED, ANSWER),
+        (ASKED, ANSWER[0]),
+        ("q", [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]),
+    ],
+)
+def test_of_messages_beside_an_empty_reply_the_messages_stay(
+    prompt: Any, reply: Any, better: bool, empty: str, suffix: str, tmp_path: Path
+) -> None:
+    record = {"prompt": prompt, "chosen": reply if better else empty, "rejected": empty if better else reply}
+    if suffix != "native":
+        record = {name: value if isinstance(value, str) else json.dumps(value) for name, value in record.items()}
+    path = tmp_path / f"a.{suffix}"
+    write(path.with_suffix(".jsonl") if suffix == "native" else path, [record])
+    made = unpair(str(path.with_suffix(".jsonl") if suffix == "native" else path))
+    assert [(row.prompt, row.completion, row.label) for row in made.rows] == [(ASKED, ANSWER, better)]
+    assert made.skipped == {"empty completion": 1}
+
+
+def read(prompt: Any, chosen: Any, rejected: Any) -> list[Any]:
+    return list(read_pair(prompt, {"chosen": chosen, "rejected": rejected}, "a:1"))
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_messages_beside_some_that_are_cut_off_are_no_text(swapped: bool) -> None:
+    whole = json.dumps([*ASKED, *ANSWER])
+    for prompt in ("q", "other", "", ASKED):
+        for size in (len('[{"role":'), 40, len(whole) - 1):
+            replies = (whole[:size], whole) if swapped else (whole, whole[:size])
+            with pytest.raises(RowError, match=f"^a:1: {'chosen' if swapped else 'rejected'} begins as messages do"):
+                read(prompt, *replies)
+    for prompt, one in (("q", str([*ASKED, *ANSWER])), ("q", [*ASKED, *ANSWER])):
+        half = str(one)[:40]
+        with pytest.raises(RowError, match="begins as messages do"):
+            read(prompt, *((half, one) if swapped else (one, half)))
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+@pytest.mark.parametrize("plain", ["b", json.dumps(RATES)])
+def test_messages_beside_text_are_text_only_where_they_are_no_answer(swapped: bool, plain: str) -> None:
+    """A conversation of the prompt would be learned as JSON; a reply that merely is JSON has to stay as it is."""
+    whole = json.dumps([*ASKED, *ANSWER])
+    for prompt, text in (("q", whole), ("Be kind. q", whole), (None, whole), (" ", whole), (ASKED, whole)):
+        for reply in (text, json.dumps(ANSWER)):
+            with pytest.raises(RowError, match=r"^a:1: one reply is a string, the other messages"):
+                read(prompt, *((plain, reply) if swapped else (reply, plain)))
+    for prompt, text in (
+        ("Write some messages", whole),
+        ("q", json.dumps(ASKED)),
+        ("q", SAID),
+        ("q", json.dumps([{"role": "user", "content": [1]}])),
+    ):
+        replies = (plain, text) if swapped else (text, plain)
+        assert read(prompt, *replies) == [Example(prompt, replies[0], True), Example(prompt, replies[1], False)]
 
 
 def test_messages_in_sharegpts_form_are_no_text_of_a_row() -> None:
