@@ -335,10 +335,19 @@ def test_what_pandas_writes_of_messages(tmp_path: Path, suffix: str) -> None:
     ids=lambda record: "-".join(record),
 )
 def test_a_part_of_the_prompt_that_would_be_lost_is_an_error(column: str, record: dict[str, Any]) -> None:
-    for value in ('[{"name": "search"}]', ["a.png"], [{"bytes": b"", "path": None}]):
+    for value in (
+        '[{"name": "search"}]',
+        ["a.png"],
+        [{"bytes": b"", "path": None}],
+        "a.png",
+        "[None]",
+        "[" * 5000,
+        "[" * 5000 + "]" * 5000,
+    ):
         with pytest.raises(RowError, match=f"here: {column} is .*, a part of the prompt that a row cannot hold"):
             read({**record, column: value})
-    for nothing in (None, "", [], "[]", float("nan")):
+    spelled = ("", "[]", "None", "nan", "<NA>", "NaN", "null", "{}", "[ ]", "{ }\n", " ", '""')
+    for nothing in (None, [], float("nan"), *spelled):
         assert read({**record, column: nothing}) == read(record)
 
 
