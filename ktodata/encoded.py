@@ -1,7 +1,9 @@
 """Messages that stand in a column as text: as JSON, as csv files have them, or as Python prints them.
 
-Text is text, and a reply may well be JSON. Only what is wholly messages, each with a role and a content, is taken for
-some, and only where a layout has messages; a row's own `id` can tell better (`ktodata.schema.is_text`).
+Text is text, and a reply may well be JSON. Only what is wholly messages, each with a role and a content, and some from
+somebody who speaks in chats, is taken for messages, and only where a layout has them; a row's own `id` can tell better
+(`ktodata.schema.is_text`). A single message, which is an object like any other, is taken for one only in the replies of
+a pair and in columns of conversations (`alone`).
 """
 
 from __future__ import annotations
@@ -20,20 +22,35 @@ TOO_DEEP = "JSON nested too deeply"
 BROKEN_EMOJI = "half of a surrogate pair (a broken emoji) in the text"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DEEP = json.loads("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1))
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")  # those of a row's messages
+# ShareGPT's names, with those that LLaMA-Factory adds.
+SHAREGPT = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "system": "system",
+}
+_SPEAKERS = frozenset({*ROLES, *SHAREGPT})
 _KEYS = (("role", "content"), ("from", "value"))
-_BEGUN = re.compile(r'\[?\s*\{\s*"(?:role|content|from|value)"\s*:')
+_BEGUN = re.compile(r"""\[?\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
+_SPEAKER = re.compile(rf"'(?:role|from)'\s*+:\s*+'(?i:{'|'.join(sorted(_SPEAKERS))})'")
+_SPEECH = re.compile(r"'(?:content|value)'\s*+:\s*+(?![-\d]|True|False)")
 # A list of dictionaries or a single one, as Python prints them, and NumPy, which leaves the commas out. White space is
 # never given back: a text may have very long runs of it.
 _PRINTED = re.compile(r"\[?\s*+\{\s*+'\w++'\s*+:.*\}\s*+\]?+\s*+", re.DOTALL)
 
 
-def messages_in(text: str) -> Any:
-    """The messages that some text is, wholly, in JSON: a list of them or a single one; None if it is something else.
+def messages_in(text: str, *, alone: bool = False) -> Any:
+    """The messages that some text is, wholly, in JSON: a list of them, or with `alone` a single one too; else None.
 
-    They may be such as cannot be read (`problem_of`). What begins as messages do and is nested so deeply that it cannot
-    be parsed is given as something else that is too deep.
+    They may be such as cannot be read (`problem_of`, or a role that is unknown). What begins as messages do and is
+    nested so deeply that it cannot be parsed is given as something else that is too deep.
     """
-    if not text.startswith(("[", "{")):
+    if not _opens(text, alone):
         return None
     with contextlib.suppress(ValueError):
         try:
@@ -41,9 +58,39 @@ def messages_in(text: str) -> Any:
         except RecursionError:
             return _DEEP if _BEGUN.match(text) else None
         items = value if isinstance(value, list) else [value]
-        if items and all(isinstance(item, dict) and any(item.keys() >= {*keys} for keys in _KEYS) for item in items):
+        shaped = all(isinstance(item, dict) and any(item.keys() >= {*keys} for keys in _KEYS) for item in items)
+        # One is enough: a conversation in which another's role is misspelt is no text that a model should learn.
+        if shaped and any(map(_is_spoken, items)):
             return value
     return None
+
+
+def _opens(text: str, alone: bool) -> bool:
+    return text.startswith(("[", "{") if alone else "[")
+
+
+def _is_spoken(item: dict[str, Any]) -> bool:
+    """Whether somebody known says something in a message: text, or what others have there (parts, null), no number."""
+    return any(
+        isinstance(item.get(who), str)
+        and item[who].lower() in _SPEAKERS
+        and what in item
+        and not isinstance(item[what], int | float)
+        for who, what in _KEYS
+    )
+
+
+def is_cut_off(text: str) -> bool:
+    """Whether some text begins as messages do, and is not JSON."""
+    if not _BEGUN.match(text):
+        return False
+    try:
+        json.loads(text)
+    except RecursionError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def is_printed(text: str) -> bool:
@@ -52,22 +99,25 @@ def is_printed(text: str) -> bool:
         text.startswith(("[", "{"))
         and any(all(f"'{key}':" in text for key in keys) for keys in _KEYS)
         and bool(_PRINTED.fullmatch(text))
+        and bool(_SPEAKER.search(text) and _SPEECH.search(text))
     )
 
 
-def is_encoded(value: object) -> bool:
+def is_encoded(value: object, *, alone: bool = False) -> bool:
     """Whether a value is messages as text, one way or the other."""
-    return isinstance(value, str) and (is_printed(value) or messages_in(value) is not None)
+    if not isinstance(value, str) or not _opens(value, alone):
+        return False
+    return is_printed(value) or messages_in(value, alone=alone) is not None
 
 
-def decoded(value: object, *, name: str, where: str) -> Any:
+def decoded(value: object, *, name: str, where: str, alone: bool = False) -> Any:
     """The messages that a value is as JSON; any other value as it is.
 
     Raises:
         RowError: they are nested too deeply or have half of a surrogate pair; or it is what Python prints for messages,
             which is not read, as it does not come back for certain.
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _opens(value, alone):
         return value
     if is_printed(value):
         raise RowError(
@@ -75,7 +125,7 @@ def decoded(value: object, *, name: str, where: str) -> Any:
             where=where,
             do="Write the file as JSON lines or parquet, which hold messages as they are",
         )
-    found = messages_in(value)
+    found = messages_in(value, alone=alone)
     if found is None:
         return value
     if problem := problem_of(found, value):

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
+from ktodata.encoded import ROLES as ROLES
 from ktodata.encoded import decoded, is_encoded
 from ktodata.errors import RowError, listed, misspelt
 
@@ -60,7 +61,6 @@ class Row:
         return kind_of(self.prompt)
 
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 ASKING = ("system", "developer", "user")  # roles that a completion cannot hold
 _CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 # ASCII in lower case, with spaces for all that `str.split` takes for white space.
@@ -69,6 +69,7 @@ _SPACES = re.compile(rb"  +")
 _SPELLED = {True: "true", False: "false"}
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Row))
 _PART_OF_PROMPTS = ("tools", "images", "videos", "audios")  # as LLaMA-Factory and TRL call them
+_PRINTED_NULLS = ("None", "nan", "<NA>")
 
 
 def make_row(
@@ -247,12 +248,24 @@ def check_nothing_lost(record: Mapping[str, Any], *, where: str) -> None:
     """Raises RowError if a column holds a part of the prompt that a row has no place for. Empty ones are let go."""
     for name in _PART_OF_PROMPTS:
         value = record.get(name)
-        if value and value == value and value not in ("[]", "{}", "null"):  # as NaN, pandas writes null
+        if not _is_empty(value):
             raise RowError(
                 f"{name} is {named(value)}, a part of the prompt that a row cannot hold",
                 where=where,
                 do="Leave such records out, or put what matters of it into the prompt and empty the column",
             )
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a value is nothing, or text that spells nothing, in JSON or as Python and pandas print it."""
+    if isinstance(value, str):
+        if not value.strip() or value.strip() in _PRINTED_NULLS:
+            return True
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    return not value or value != value  # as NaN, pandas writes null
 
 
 def is_text(record: Mapping[str, Any]) -> bool:
@@ -273,7 +286,7 @@ def _texts(record: Mapping[str, Any], where: str) -> list[Text]:
         RowError: neither a string nor messages, or messages as Python prints them.
     """
     values = {name: record[name] for name in ("prompt", "completion")}
-    lists = [name for name, value in values.items() if is_encoded(value) and value.startswith("[")]
+    lists = [name for name, value in values.items() if is_encoded(value)]
     if lists and not is_text(record):
         values |= {name: decoded(values[name], name=name, where=where) for name in lists}
     return [parse_text(value, name=name, where=where) for name, value in values.items()]

@@ -172,7 +172,7 @@ def test_a_first_line_that_is_an_array_is_a_bad_line_among_others(tmp_path: Path
 
 
 def test_text_that_looks_like_messages_stays_text(tmp_path: Path) -> None:
-    like = '{"role": "user", "content": "q"}'
+    like = '[{"role": "user", "content": "q"}]'
     rows = [make_row(like, like, label, source=like, origin="pair") for label in (True, False)]
     path = tmp_path / "a.csv"
     write_rows(rows, str(path))
@@ -181,6 +181,10 @@ def test_text_that_looks_like_messages_stays_text(tmp_path: Path) -> None:
     header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text(header.replace("id", "name", 1) + "".join(lines), encoding="utf-8")
     assert [raw.values()["prompt"] for raw in read_records(str(path))] == [json.loads(like)] * 2
+    # A single object is no chat.
+    cell = like.strip("[]").replace('"', '""')
+    path.write_text(f'prompt,completion,label\n"{cell}",c,true\n', encoding="utf-8")
+    assert [raw.values()["prompt"] for raw in read_records(str(path))] == [like.strip("[]")]
 
 
 def test_blank_lines_in_csv_are_passed_over(tmp_path: Path) -> None:

@@ -335,10 +335,19 @@ def test_what_pandas_writes_of_messages(tmp_path: Path, suffix: str) -> None:
     ids=lambda record: "-".join(record),
 )
 def test_a_part_of_the_prompt_that_would_be_lost_is_an_error(column: str, record: dict[str, Any]) -> None:
-    for value in ('[{"name": "search"}]', ["a.png"], [{"bytes": b"", "path": None}]):
+    for value in (
+        '[{"name": "search"}]',
+        ["a.png"],
+        [{"bytes": b"", "path": None}],
+        "a.png",
+        "[None]",
+        "[" * 5000,
+        "[" * 5000 + "]" * 5000,
+    ):
         with pytest.raises(RowError, match=f"here: {column} is .*, a part of the prompt that a row cannot hold"):
             read({**record, column: value})
-    for nothing in (None, "", [], "[]", float("nan")):
+    spelled = ("", "[]", "None", "nan", "<NA>", "NaN", "null", "{}", "[ ]", "{ }\n", " ", '""')
+    for nothing in (None, [], float("nan"), *spelled):
         assert read({**record, column: nothing}) == read(record)
 
 
@@ -356,8 +365,19 @@ def test_the_input_of_an_instruction_is_part_of_the_prompt() -> None:
     for none in (None, "", float("nan")):
         assert read({**row, "input": none}) == [("do", "a", True)]
         assert read({"instruction": "do", "input": none, **replies})[0] == ("do", "a", True)
+        assert read({**row, "instruction": none}) == [("it", "a", True)]
+        assert read({"instruction": none, "input": "it", **replies})[0] == ("it", "a", True)
+        assert read({**row, "instruction": none, "input": none}) == [("no prompt", 1)]
+        for more in ({"output": "a", "kto_tag": True}, pair("a", "b")):
+            assert read({"instruction": none, "input": "it", **more})[0] == ([user("it")], [assistant("a")], True)
     with pytest.raises(RowError, match="input is int 3, not a string"):
         read({**row, "input": 3})
+    with pytest.raises(RowError, match="instruction is int 0, not a string"):
+        read({**row, "instruction": 0})
+    chat = [user("do")]
+    assert read({**row, "instruction": chat, "input": "", "completion": [assistant("a")]}) == [
+        (chat, [assistant("a")], True)
+    ]
 
 
 def test_messages_with_the_keys_of_both_forms_and_one_of_them_null() -> None:

@@ -11,8 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from ktodata.cli import main
-from ktodata.encoded import BROKEN_EMOJI, DEEPEST, decoded, is_printed, is_too_deep, messages_in
+from ktodata.encoded import BROKEN_EMOJI, DEEPEST, decoded, is_encoded, is_printed, is_too_deep, messages_in
 from ktodata.errors import RowError
+from ktodata.schema import parse_row
+from ktodata.sources import Example
+from ktodata.sources.pairs import read_pair
+from ktodata.unpair import unpair
 
 BROKEN = r'[{"role": "user", "content": "half \ud83d of one"}]'
 WHOLE = r'[{"role": "user", "content": "\ud83d\ude00"}]'
@@ -42,6 +46,8 @@ def test_a_flat_value_is_looked_at_and_no_more() -> None:
         "[{'role': 'content':}]" + " " * 30_000 + "x",
         "[" + " " * 30_000 + "'role': 'content': }",
         "{'role': 'content':" + "} " * 15_000 + "x",
+        "[{'content': 1, 'role':" + " " * 30_000 + "'x'}]",
+        "[{'role': 'user', " + ("'content':" + " " * 100 + "1 ") * 300 + "}]",
     ],
 )
 def test_long_runs_of_spaces_cost_no_more_than_other_text(text: str) -> None:
@@ -64,6 +70,151 @@ def test_half_an_emoji_makes_messages_unreadable_and_not_text() -> None:
     assert decoded(WHOLE, name="reply", where="a:1") == [{"role": "user", "content": "\U0001f600"}]
     for text in (r"[\ud83d]", r'{"a": "\ud83d"}', r"half \ud83d of one"):
         assert decoded(text, name="reply", where="a:1") == text, "what is no messages is text, as it stands there"
+
+
+RATES: list[dict[str, Any]] = [{"from": "EUR", "to": "USD", "value": 1.08}]
+NO_CHATS: list[list[dict[str, Any]]] = [
+    RATES,
+    [{"from": "EUR", "value": "1.08"}],
+    [{"from": "user", "to": "admin", "value": 3}],
+    [{"from": "system", "value": True}],
+    [{"role": "Narrator", "content": "It was night."}],
+    [{"role": 1, "content": "x"}],
+    [{"role": ["user"], "content": "x"}],
+    [{"role": "user", "name": "x"}],
+]
+CHATS: list[list[dict[str, Any]]] = [
+    [{"role": "user", "content": "x"}],
+    [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}],
+    [{"from": None, "value": None, "role": "user", "content": "x"}],
+    # Badly written, or more than a row can hold: an error, and no text to be learned.
+    [{"from": "human", "value": "x"}, {"from": "bing", "value": "y"}],
+    [{"role": "user", "content": "x"}, {"role": "bot", "content": "y"}],
+    [{"role": "User", "content": "x"}],
+    [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+    [{"role": "assistant", "content": None, "tool_calls": [{}]}],
+]
+
+
+def test_messages_are_from_somebody_who_speaks_in_chats() -> None:
+    for items in NO_CHATS:
+        assert messages_in(json.dumps(items)) is None
+        assert not is_printed(repr(items))
+    for items in CHATS:
+        assert messages_in(json.dumps(items)) == items
+        assert is_printed(repr(items))
+    for (item, *_), taken in [*((items, False) for items in NO_CHATS), *((items, True) for items in CHATS)]:
+        for text in (json.dumps(item), repr(item)):
+            assert not is_encoded(text)
+            assert is_encoded(text, alone=True) == taken
+
+
+OBJECT = json.dumps(RATES[0])
+MESSAGE = '{"role": "user", "content": "hi?"}'
+SAID = '{"role": "assistant", "content": "ok"}'
+TEXTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a completion": ({"prompt": "p", "completion": json.dumps(RATES), "label": True}, []),
+    "a completion that Python printed": ({"prompt": "p", "completion": repr(RATES), "label": True}, []),
+    "a prompt": ({"prompt": OBJECT, "chosen": "a", "rejected": "b"}, []),
+    "both replies": ({"prompt": "p", "chosen": OBJECT, "rejected": OBJECT.replace("EUR", "GBP")}, []),
+    "a prompt that is a message": ({"prompt": MESSAGE, "chosen": "a", "rejected": "b"}, []),
+    "a row's prompt that is a message": ({"prompt": MESSAGE, "completion": "a", "label": True}, []),
+    "a thumb": ({"prompt": "p", "reply": OBJECT, "vote": "up"}, ["--thumbs", "vote"]),
+    "a list with a thumb": ({"prompt": "p", "reply": json.dumps(RATES), "vote": "up"}, ["--thumbs", "vote"]),
+    "a thumb for a message": ({"prompt": MESSAGE, "reply": SAID, "vote": "up"}, ["--thumbs", "vote"]),
+    "a condition": ({"prompt": "p", "reply": SAID, "ok": "yes"}, ["--desirable", "ok == 'yes'"]),
+}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("case", TEXTS)
+def test_text_that_is_json_stays_text(case: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    record, options = TEXTS[case]
+    plain = {column: "other" if column in ("prompt", "completion", "reply") else v for column, v in record.items()}
+    write(Path(name), [plain, record])
+    done = CliRunner().invoke(main, ["label" if options else "unpair", name, "-o", "o.jsonl", *options])
+    assert done.exit_code == 0, done.stderr
+    rows = [json.loads(line) for line in Path("o.jsonl").read_text(encoding="utf-8").splitlines()]
+    written = {(row["prompt"], row["completion"]) for row in rows}
+    replies = [record[column] for column in ("completion", "chosen", "rejected", "reply") if column in record]
+    assert written >= {(record["prompt"], reply) for reply in replies}
+
+
+ASKED = [{"role": "user", "content": "q"}]
+ANSWER = [{"role": "assistant", "content": "a"}]
+OTHER = [{"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet", "native"])
+@pytest.mark.parametrize("empty", ["", " \n"])
+@pytest.mark.parametrize("better", [True, False])
+@pytest.mark.parametrize(
+    ("prompt", "reply"),
+    [
+        ("q", [*ASKED, *ANSWER]),
+        ("", [*ASKED, *ANSWER]),
+        ("q", ANSWER),
+        (ASKED, [*ASKED, *ANSWER]),
+        (ASKED, ANSWER),
+        (ASKED, ANSWER[0]),
+        ("q", [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]),
+    ],
+)
+def test_of_messages_beside_an_empty_reply_the_messages_stay(
+    prompt: Any, reply: Any, better: bool, empty: str, suffix: str, tmp_path: Path
+) -> None:
+    record = {"prompt": prompt, "chosen": reply if better else empty, "rejected": empty if better else reply}
+    if suffix != "native":
+        record = {name: value if isinstance(value, str) else json.dumps(value) for name, value in record.items()}
+    path = tmp_path / f"a.{suffix}"
+    write(path.with_suffix(".jsonl") if suffix == "native" else path, [record])
+    made = unpair(str(path.with_suffix(".jsonl") if suffix == "native" else path))
+    assert [(row.prompt, row.completion, row.label) for row in made.rows] == [(ASKED, ANSWER, better)]
+    assert made.skipped == {"empty completion": 1}
+
+
+def read(prompt: Any, chosen: Any, rejected: Any) -> list[Any]:
+    return list(read_pair(prompt, {"chosen": chosen, "rejected": rejected}, "a:1"))
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_messages_beside_some_that_are_cut_off_are_no_text(swapped: bool) -> None:
+    whole = json.dumps([*ASKED, *ANSWER])
+    for prompt in ("q", "other", "", ASKED):
+        for size in (len('[{"role":'), 40, len(whole) - 1):
+            replies = (whole[:size], whole) if swapped else (whole, whole[:size])
+            with pytest.raises(RowError, match=f"^a:1: {'chosen' if swapped else 'rejected'} begins as messages do"):
+                read(prompt, *replies)
+    for prompt, one in (("q", str([*ASKED, *ANSWER])), ("q", [*ASKED, *ANSWER])):
+        half = str(one)[:40]
+        with pytest.raises(RowError, match="begins as messages do"):
+            read(prompt, *((half, one) if swapped else (one, half)))
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+@pytest.mark.parametrize("plain", ["b", json.dumps(RATES)])
+def test_messages_beside_text_are_text_only_where_they_are_no_answer(swapped: bool, plain: str) -> None:
+    """A conversation of the prompt would be learned as JSON; a reply that merely is JSON has to stay as it is."""
+    whole = json.dumps([*ASKED, *ANSWER])
+    for prompt, text in (("q", whole), ("Be kind. q", whole), (None, whole), (" ", whole), (ASKED, whole)):
+        for reply in (text, json.dumps(ANSWER)):
+            with pytest.raises(RowError, match=r"^a:1: one reply is a string, the other messages"):
+                read(prompt, *((plain, reply) if swapped else (reply, plain)))
+    for prompt, text in (
+        ("Write some messages", whole),
+        ("q", json.dumps(ASKED)),
+        ("q", SAID),
+        ("q", json.dumps([{"role": "user", "content": [1]}])),
+    ):
+        replies = (plain, text) if swapped else (text, plain)
+        assert read(prompt, *replies) == [Example(prompt, replies[0], True), Example(prompt, replies[1], False)]
+
+
+def test_messages_in_sharegpts_form_are_no_text_of_a_row() -> None:
+    for text in (json.dumps(CHATS[1]), repr(CHATS[1])):
+        with pytest.raises(RowError):
+            parse_row({"prompt": "p", "completion": text, "label": True}, where="", source="")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])

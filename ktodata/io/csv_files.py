@@ -32,7 +32,7 @@ def read_csv(stream: IO[bytes], name: str, source: str) -> Iterator[Raw]:
     """Comma-separated values with a header line, text verbatim.
 
     A csv file knows text only, so two things are turned back: a `label` (or `kto_tag`) of true or false, and a cell
-    that holds messages as JSON, which is how `write_rows` writes them. Where a row has an `id`, as those of
+    that holds a list of messages as JSON, which is how `write_rows` writes them. Where a row has an `id`, as those of
     `write_rows` do, it tells text that merely looks like messages from messages.
 
     Raises:

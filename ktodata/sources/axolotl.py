@@ -38,7 +38,8 @@ def read_dpo(record: Record, where: str) -> Iterator[Example | Skip]:
 
 def _instruction(record: Record, where: str) -> Any:
     """As alpaca has it, with an input if there is one."""
-    return instruction_of(record, where) if record.get("input") else column(record, "instruction", where)
+    asked = column(record, "instruction", where)
+    return asked if isinstance(asked, list) and not record.get("input") else instruction_of(record, where)
 
 
 AXOLOTL_KTO = Source(

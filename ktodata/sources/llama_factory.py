@@ -41,7 +41,7 @@ def _prompt(record: Record, where: str) -> list[Message]:
     if name:
         return turns + as_messages(column(record, name, where), name=name, where=where)
     history = record.get("history")
-    if history is None or history == "" or history != history:  # a csv file's null, and pandas' NaN
+    if _is_nothing(history):
         history = []
     if not isinstance(history, list):
         raise RowError(f"history is {named(history)}, not a list of exchanges", where=where)
@@ -54,16 +54,18 @@ def _prompt(record: Record, where: str) -> list[Message]:
 
 
 def instruction_of(record: Record, where: str) -> str:
-    """What alpaca's columns ask: the instruction and, on a line of its own, the input if there is one.
+    """What alpaca's columns ask: the instruction and, on a line of its own, the input, each if there is one.
 
     Raises:
-        RowError: one of them is no string.
+        RowError: there is no column `instruction`, or one of the two is no string.
     """
-    asked = [string(record, "instruction", where)]
-    given = record.get("input")
-    if given is not None and given == given and given != "":
-        asked.append(string(record, "input", where))
-    return "\n".join(asked)
+    column(record, "instruction", where)
+    given = [name for name in ("instruction", "input") if not _is_nothing(record.get(name))]
+    return "\n".join(string(record, name, where) for name in given)
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or value == "" or value != value  # a csv file's null, and pandas' NaN
 
 
 DPO = Source(

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from ktodata.encoded import decoded, messages_in
+from ktodata.encoded import SHAREGPT, decoded, messages_in
 from ktodata.errors import RowError
 from ktodata.schema import Message, named, parse_text
 from ktodata.sources.contract import Record
-
-# ShareGPT's names, with those that LLaMA-Factory adds.
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "tool": "tool",
-    "system": "system",
-}
 
 
 def as_messages(value: object, *, name: str, where: str) -> list[Message]:
@@ -26,7 +14,7 @@ def as_messages(value: object, *, name: str, where: str) -> list[Message]:
     Raises:
         RowError: it is something else, or a {from} is unknown.
     """
-    value = decoded(value, name=name, where=where)
+    value = decoded(value, name=name, where=where, alone=True)
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list):
         raise RowError(f"{name} is {named(value)}, not a list of messages", where=where)
@@ -41,9 +29,9 @@ def _plain_form(item: object, name: str, where: str) -> object:
     if item["from"] is None and item.get("role") is not None:  # parquet gives all messages the keys of any
         return item
     speaker = item["from"]
-    if not isinstance(speaker, str) or speaker not in ROLES:
-        raise RowError(f"{name} has a turn from {named(speaker)}", where=where, do=f"Known: {', '.join(ROLES)}")
-    return {"role": ROLES[speaker], "content": item.get("value")}
+    if not isinstance(speaker, str) or speaker not in SHAREGPT:
+        raise RowError(f"{name} has a turn from {named(speaker)}", where=where, do=f"Known: {', '.join(SHAREGPT)}")
+    return {"role": SHAREGPT[speaker], "content": item.get("value")}
 
 
 def reply_of(content: str) -> list[Message]:
@@ -67,4 +55,4 @@ def with_question(turns: list[Message], asked: str) -> list[Message] | None:
 def has_messages(record: Record) -> bool:
     """Whether the reply that was chosen is in messages, or in a single one, perhaps as JSON."""
     chosen = record["chosen"]
-    return isinstance(chosen, list | dict) or (isinstance(chosen, str) and messages_in(chosen) is not None)
+    return isinstance(chosen, list | dict) or (isinstance(chosen, str) and messages_in(chosen, alone=True) is not None)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
-from ktodata.encoded import decoded, is_encoded
+from ktodata.encoded import decoded, is_cut_off, is_encoded, messages_in
 from ktodata.errors import RowError, listed
 from ktodata.schema import ASKING, Message, check_nothing_lost, kind_of, named, reply_problem
-from ktodata.sources.contract import Example, Record, Skip, Source, column, pair
+from ktodata.sources.contract import Example, Record, Skip, Source, column, is_empty, pair
 from ktodata.sources.hh_rlhf import read_transcripts
 from ktodata.sources.messages import as_messages, reply_of, with_question
 from ktodata.sources.system import after, system_turns
 from ktodata.sources.transcript import ASSISTANT, is_transcript
+
+Turns: TypeAlias = list[Message]
 
 
 def read(record: Record, where: str) -> Iterator[Example | Skip]:
@@ -25,21 +28,20 @@ def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Ski
     """The examples of `chosen` and `rejected`, given a prompt: a string, messages, or None if it is inside them.
 
     Raises:
-        RowError: a value that is neither string nor messages, replies of two kinds, or plain text of which nothing
-            says where the prompt ends.
+        RowError: a value that is neither string nor messages, replies of two kinds, messages that are cut off, or
+            plain text of which nothing says where the prompt ends.
     """
     check_nothing_lost(record, where=where)
-    chosen, rejected = column(record, "chosen", where), column(record, "rejected", where)
-    for name, value in (("chosen", chosen), ("rejected", rejected)):
+    replies = {name: column(record, name, where) for name in ("chosen", "rejected")}
+    for name, value in replies.items():
         if not isinstance(value, str | list | dict):
             raise RowError(f"{name} is {named(value)}, not a string or messages", where=where)
-    if all(not isinstance(value, str) or is_encoded(value) for value in (chosen, rejected)):
-        # A reply may be JSON itself, but where messages are written as text both are.
-        chosen, rejected = decoded(chosen, name="chosen", where=where), decoded(rejected, name="rejected", where=where)
     prompt = decoded(prompt, name="prompt", where=where)
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise RowError("one reply is a string, the other messages", where=where)
-    if isinstance(chosen, str):
+    if isinstance(prompt, list):
+        prompt = as_messages(prompt, name="prompt", where=where)
+    turns = _turns(prompt, replies, where)
+    if turns is None:
+        chosen, rejected = replies["chosen"], replies["rejected"]
         if prompt == "" and is_transcript(chosen):  # as a csv file says "none"
             prompt = None
         if prompt is None and not is_transcript(chosen) and not is_transcript(rejected):
@@ -51,18 +53,56 @@ def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Ski
                 do=f"Plain text needs a prompt column, or turns that begin with {ASSISTANT!r}",
             )
         return _strings(prompt, chosen, rejected, where)
-    turns = (as_messages(chosen, name="chosen", where=where), as_messages(rejected, name="rejected", where=where))
-    if isinstance(prompt, list):
-        return _explicit(as_messages(prompt, name="prompt", where=where), turns)
-    return _implicit(prompt, turns, where)
+    return _explicit(prompt, turns) if isinstance(prompt, list) else _implicit(prompt, turns, where)
+
+
+def _turns(prompt: Any, replies: dict[str, Any], where: str) -> tuple[Turns, Turns] | None:
+    """Both replies as messages; None if they are text.
+
+    A reply may be JSON itself, but where messages are written as text both are, and an empty one stands for a turn
+    without words at the place of the other's last.
+
+    Raises:
+        RowError: one is messages and the other text, or messages that are cut off.
+    """
+    plain = [name for name, value in replies.items() if isinstance(value, str) and not is_encoded(value, alone=True)]
+    if len(plain) == 2:
+        return None
+    if plain and not is_empty(text := replies[plain[0]]):
+        (other,) = (value for name, value in replies.items() if name not in plain)
+        if is_cut_off(text):
+            raise RowError(
+                f"{plain[0]} begins as messages do in JSON, and is none: it may be cut off",
+                where=where,
+                do="Write the file again with whole messages, or leave such records out",
+            )
+        if isinstance(other, str) and not _answers(prompt, other):
+            return None
+        raise RowError("one reply is a string, the other messages", where=where)
+    found = {name: as_messages(replies[name], name=name, where=where) for name in replies if name not in plain}
+    for name in plain:
+        (whole,) = found.values()
+        found[name] = [*whole[:-1], *reply_of(replies[name])]
+    return found["chosen"], found["rejected"]
+
+
+def _answers(prompt: Any, text: str) -> bool:
+    """Whether text is the list of messages that answers a prompt, and no reply that is merely JSON of messages."""
+    with contextlib.suppress(RowError):
+        *asked, last = as_messages(messages_in(text), name="", where="")
+        if last["role"] != "assistant":
+            return False
+        if isinstance(prompt, str) and not is_empty(prompt):
+            return with_question(asked, prompt) is not None
+        return not isinstance(prompt, list) or asked == prompt or not any(turn["role"] in ASKING for turn in asked)
+    return False
 
 
 def _strings(prompt: Any, chosen: str, rejected: str, where: str) -> Iterator[Example | Skip]:
     if prompt is None:
         return read_transcripts(chosen, rejected, where)
     if isinstance(prompt, list):
-        turns = as_messages(prompt, name="prompt", where=where)
-        return pair((turns, turns), (reply_of(chosen), reply_of(rejected)))
+        return pair((prompt, prompt), (reply_of(chosen), reply_of(rejected)))
     if not isinstance(prompt, str):
         raise RowError(f"prompt is {named(prompt)}, not a string or messages", where=where)
     # Whole transcripts beside the prompt they begin with. Only a marker makes sure that they do: a reply to "Hi"
@@ -72,14 +112,14 @@ def _strings(prompt: Any, chosen: str, rejected: str, where: str) -> Iterator[Ex
     return pair((prompt, prompt), (chosen, rejected))
 
 
-def _explicit(prompt: list[Message], turns: tuple[list[Message], list[Message]]) -> Iterator[Example | Skip]:
+def _explicit(prompt: Turns, turns: tuple[Turns, Turns]) -> Iterator[Example | Skip]:
     """Messages beside the prompt's messages, which they may repeat."""
     if all(reply[: len(prompt)] == prompt and len(reply) > len(prompt) for reply in turns):
         turns = (turns[0][len(prompt) :], turns[1][len(prompt) :])
     return _checked(prompt, turns)
 
 
-def _implicit(prompt: Any, turns: tuple[list[Message], list[Message]], where: str) -> Iterator[Example | Skip]:
+def _implicit(prompt: Any, turns: tuple[Turns, Turns], where: str) -> Iterator[Example | Skip]:
     """Messages that begin with the prompt's: the leading turns that both have are the prompt."""
     if prompt is not None and kind_of(prompt) != "text":
         raise RowError(f"prompt is {named(prompt)}, not a string or messages", where=where)
@@ -92,7 +132,7 @@ def _implicit(prompt: Any, turns: tuple[list[Message], list[Message]], where: st
     return _checked(asked, (chosen[shared:], rejected[shared:]))
 
 
-def _checked(prompt: list[Message] | None, turns: tuple[list[Message], list[Message]]) -> Iterator[Example | Skip]:
+def _checked(prompt: Turns | None, turns: tuple[Turns, Turns]) -> Iterator[Example | Skip]:
     if prompt is None or any(message["role"] in ASKING for reply in turns for message in reply):
         # Another prompt than the column's, or the two conversations part before the last reply.
         return iter([Skip("prompts differ", 2, "both")])
