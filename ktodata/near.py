@@ -12,7 +12,8 @@ set of texts alone: not on their order, on workers, or on whether rows went to d
 Completions of one prompt are only looked at where their lengths and pieces allow it (see `ktodata.sketch`). So `unpair`
 passes over those that say the same over and over, once or twice as often, whose lengths are no measure of their pieces.
 
-Memory: 8 bytes for each prompt, and 128 more while they are few, which are set aside on disk beyond (`ktodata.signed`).
+Memory: 8 bytes for each prompt and, while they are few, 128 for its signature; many are set aside on disk
+(`ktodata.signed`). While groups are looked for it is about 60 bytes for each prompt.
 """
 
 from __future__ import annotations

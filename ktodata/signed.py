@@ -23,8 +23,8 @@ class Signed:
     for it; by default the folder for temporary files.
     """
 
-    def __init__(self, folder: Path | None = None, *, budget: int = BUDGET) -> None:
-        self._folder, self._budget = folder, budget
+    def __init__(self, folder: Path | None = None, *, budget: int | None = None) -> None:
+        self._folder, self._budget = folder, BUDGET if budget is None else budget
         self._held: list[Array] = []
         self._count = self._written = 0
         self._file: IO[bytes] | None = None

@@ -243,6 +243,8 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
             stretch_of = dealt.of(keys, waiting.column("_drawn").to_numpy())
             for stretch in range(begun, done):
                 places = np.flatnonzero(stretch_of == stretch)
+                if not len(places):  # rows that are equal are all dealt to one stretch, which may leave others empty
+                    continue
                 here = keys.take(places)
                 order = arrange(here, seed=seed, before=before, provenance=_provenance_of(waiting, places))
                 if stretch < dealt.count - 1:

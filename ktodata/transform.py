@@ -116,7 +116,7 @@ def transform(rules: Rules, raws: list[Raw]) -> Chunk:
             values = raw.values()
             found = list(rules.read(values, raw.where))
             if rules.completions == 1 and values.keys() >= _PROVENANCE:
-                found = [_with_provenance(one, values) for one in found]
+                found = [_with_provenance(one, values, named=rules.as_kind is not None) for one in found]
             if rules.as_kind is not None:
                 found = [_converted(one, rules.as_kind, raw.where, chunk) for one in found]
         except RowError as error:
@@ -250,12 +250,14 @@ def spill_schema(kind: Kind) -> Any:
     return schema
 
 
-def _with_provenance(one: Any, values: Mapping[str, Any]) -> Any:
-    """The example with the provenance that its record carries, as `ktodata convert` writes it beside any layout."""
+def _with_provenance(one: Any, values: Mapping[str, Any], *, named: bool) -> Any:
+    """The example with the provenance that its record carries, as `ktodata convert` writes it beside any layout; and
+    `named` by the id that it has as it stands there, by which others name it as their parent."""
     given = {name: values[name] for name in _PROVENANCE}
     if not isinstance(one, Example) or given["origin"] not in ORIGINS or not all(map(_is_text, given.values())):
         return one
-    return one._replace(**given)
+    name = RowIds(one.prompt).of(one.completion, one.label) if named and not one.id else one.id
+    return one._replace(**given, id=name)
 
 
 def _is_text(value: object) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ktodata.cli import main
 from ktodata.convert import Converting
 from ktodata.formats import FORMATS
-from ktodata.io import read_rows, table_of
+from ktodata.io import read_rows, table_of, write_rows
 from ktodata.keys import longest_run
 from ktodata.schema import make_row
 from ktodata.sources import SOURCES, Example, detect
@@ -167,6 +167,24 @@ def test_transcripts_come_back_as_text(tmp_path: Path, name: str) -> None:
     assert "--as text makes 6 of them the transcripts" in run(source, "-o", there, "--to", name).stderr
     assert run(there, "-o", back, "--to", "ktokit", "--as", "text").exit_code == 0
     assert {row.id for row in read_rows(back)} == {row.id for row in read_rows(source)}
+
+
+@pytest.mark.parametrize("name", ["llama-factory", "halos", "axolotl-chat"])
+def test_parents_are_found_again_when_transcripts_come_back_as_text(tmp_path: Path, name: str) -> None:
+    parents = [
+        make_row(f"\n\nHuman: hi {n}\n\nAssistant:", f" Reply {n}", True, source="s", origin="pair") for n in range(6)
+    ]
+    made = [
+        make_row(row.prompt, f" {n} Worse", False, source="s", origin="synthetic", strategy="corrupt", parent_id=row.id)
+        for n, row in enumerate(parents)
+    ]
+    there, back = str(tmp_path / "there.json"), str(tmp_path / "back.jsonl")
+    write_rows([*parents, *made], str(tmp_path / "rows.jsonl"))
+    assert run(str(tmp_path / "rows.jsonl"), "-o", there, "--to", name).exit_code == 0
+    assert run(there, "-o", back, "--to", "ktokit", "--as", "text").exit_code == 0
+    assert {(row.id, row.parent_id, row.strategy) for row in read_rows(back)} == {
+        (row.id, row.parent_id, row.strategy) for row in [*parents, *made]
+    }
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,7 @@ def test_a_bad_line_of_any_dataset_is_told_and_set_aside_as_that_of_a_file(
         assert (kept["where"], kept["record"]) == (place, '{"prompt": "q", "chose')
 
 
+@pytest.mark.slow
 def test_a_limit_reads_the_first_of_what_is_read_without_it(home: Path, endpoint: str, tmp_path: Path) -> None:
     """By the same reader, so that bad lines are set aside here too; and from the cache, where that has all of it."""
     bad = tmp_path / "bad.jsonl"

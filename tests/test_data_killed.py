@@ -20,9 +20,9 @@ from ktodata.io.leftover import claimed, clear
 # A child whose memory is full after a few rows, so that it sets rows aside.
 TIGHT = """
 import sys
-from ktodata.io import Spill
+import ktodata.io.spill
 from ktodata.cli import main
-Spill.__init__.__kwdefaults__["budget"] = 300_000
+ktodata.io.spill.BUDGET = 300_000
 sys.exit(main(sys.argv[1:]))
 """
 LOGS = [{"prompt": f"p {n}", "completion": f"some words for {n}", "label": n % 3 > 0} for n in range(9000)]

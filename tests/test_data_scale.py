@@ -73,7 +73,7 @@ WAYS = [
 
 def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if memory were full after a few rows."""
-    monkeypatch.setitem(Spill.__init__.__kwdefaults__, "budget", 2000)
+    monkeypatch.setattr(ktodata.io.spill, "BUDGET", 2000)
 
 
 @pytest.mark.parametrize("chat", [False, True])

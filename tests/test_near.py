@@ -140,7 +140,7 @@ def test_prompts_that_come_again_are_one_whichever_way_they_come(
     expected = whole.groups(0.9).of(numbers).tolist()
     assert expected == [11, 20, 2, 53, 84, 75, 6, 97, 8, 11, 20, 2]
     if on_disk:
-        monkeypatch.setattr(ktodata.signed.Signed.__init__, "__kwdefaults__", {"budget": 5 * 128})
+        monkeypatch.setattr(ktodata.signed, "BUDGET", 5 * 128)
         monkeypatch.setattr(ktodata.signed, "BLOCK", 3)
     again = Prompts(tmp_path)
     for start in (0, 4, 2, 8, 0):

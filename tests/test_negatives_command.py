@@ -56,6 +56,20 @@ def test_it_adds_negatives(source: str, tmp_path: Path) -> None:
     assert "made    40 by corrupt" in result.stderr
 
 
+def test_rows_that_are_there_already_are_left_out_and_counted(source: str, tmp_path: Path) -> None:
+    lines = Path(source).read_text(encoding="utf-8").splitlines()
+    doubled = tmp_path / "doubled.jsonl"
+    doubled.write_text("\n".join([*lines, *lines[:7], lines[0]]), encoding="utf-8")
+    once = run(source, "-o", tmp_path / "once.jsonl", "--strategy", "corrupt")
+    again = run(doubled, "-o", tmp_path / "again.jsonl", "--strategy", "corrupt", "--quarantine", tmp_path / "q.jsonl")
+    assert once.exit_code == again.exit_code == 0, again.output
+    assert len({row.id for row in rows_in(tmp_path / "again.jsonl")}) == len(rows_in(tmp_path / "again.jsonl"))
+    assert {row.id for row in rows_in(tmp_path / "once.jsonl")} <= {row.id for row in rows_in(tmp_path / "again.jsonl")}
+    assert "8 duplicate" in again.stderr
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    assert reasons.count("duplicate") == 8
+
+
 def test_only_the_negatives_of_formal_tone(source: str, tmp_path: Path) -> None:
     out = tmp_path / "new folder" / "out.jsonl"
     settings = ["--set", "corrupt.operations=tone", "--set", "corrupt.intensity=1"]

@@ -120,7 +120,8 @@ def test_two_prompts_with_nearly_all_rows_take_turns(stretch: int, monkeypatch: 
         prompts = ["A"] * first + ["B"] * (count - others - first) + [f"q{n}" for n in range(others)]
         for seed in range(4 if stretch else 1):
             made = [
-                make_row(prompt, f"c{n} {seed}", n % 4 > 0, source="", origin="pair") for n, prompt in enumerate(prompts)
+                make_row(prompt, f"c{n} {seed}", n % 4 > 0, source="", origin="pair")
+                for n, prompt in enumerate(prompts)
             ]
             ordered = training_order(made, seed=seed)
             assert clashes(ordered) == 0

@@ -19,7 +19,7 @@ BATCH = 2000  # rows whose text is held
 
 
 class Repeats:
-    """What is said twice: 17 bytes a row, and 264 for what near-duplicates need."""
+    """What is said twice. Memory: 17 bytes a row, and about 100 for each prompt; signatures are on disk when many."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold

@@ -58,8 +58,8 @@ class Spill:
     a place with room, such as that of the output.
     """
 
-    def __init__(self, parts: int, folder: Path | None = None, *, budget: int = BUDGET) -> None:
-        self.parts, self.folder, self.budget = parts, folder, budget
+    def __init__(self, parts: int, folder: Path | None = None, *, budget: int | None = None) -> None:
+        self.parts, self.folder, self.budget = parts, folder, BUDGET if budget is None else budget
         self.rows = 0
         self._waiting: list[tuple[Table, Any]] = []
         self._waits = 0  # bytes

@@ -30,7 +30,7 @@ from ktodata.negatives.choose import Use, parse_uses, read_besides
 from ktodata.negatives.contract import Option, Strategy
 from ktodata.negatives.examples import EXAMPLES, example_of, row_of, shown
 from ktodata.negatives.registry import STRATEGIES
-from ktodata.negatives.stream import negatives_of
+from ktodata.negatives.stream import REPEATED_ROW, negatives_of
 from ktodata.schema import Row, to_record
 
 MOST_PER_ROW = 1000
@@ -204,7 +204,8 @@ def _rows(source: str, split: str, limit: int | None, quarantine: _Refused | Non
 def _report(made: Made, quarantine: str | None, why: str) -> None:
     found = made.found
     unreadable = {f"unreadable (most often: {why})": made.unreadable} if made.unreadable else {}
-    skipped = dict(found.work.skipped) | unreadable
+    repeated = {REPEATED_ROW: found.repeated} if found.repeated else {}
+    skipped = dict(found.work.skipped) | unreadable | repeated
     summary = common.Summary(read=found.read + made.unreadable, unit="rows", written=found.written, skipped=skipped)
     summary.show(made.output, desirable=found.desirable, note=f"{found.asked} desirable")
     for name, count in found.work.made.items():

@@ -23,6 +23,7 @@ from ktodata.schema import Kind, Row
 from ktodata.sort_out import PARTS, in_training_order, keyed, part_of
 
 PORTION = 1000  # rows that are set aside together
+REPEATED_ROW = "duplicate"  # as all who write rows call it
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,7 +31,7 @@ class Negatives:
     """Rows on their way: `tables`, to be taken once, and the counts, complete when all have been taken.
 
     `read` rows were there and `asked` of them desirable; `written` and `desirable` count the output.
-    `empty` of those asked have no reply to be made worse.
+    `empty` of those asked have no reply to be made worse. `repeated` rows were there already, and are left out.
     """
 
     tables: Iterator[Table]
@@ -41,6 +42,7 @@ class Negatives:
     written: int = 0
     desirable: int = 0
     empty: int = 0
+    repeated: int = 0
     sources: set[str] = dataclasses.field(default_factory=set)
     samples: dict[str, Sampled] = dataclasses.field(default_factory=dict)
 
@@ -71,7 +73,7 @@ def negatives_of(
         uses, per_row, seed, workers, engine, output: see `ktodata.negatives.synthesize.synthesize`.
         only: leave the rows that were read out.
         folder: where rows are set aside when they are many.
-        refuse: is told of each row for which a strategy makes no negative, and why.
+        refuse: is told of each row for which a strategy makes no negative or which was there already, and why.
         begin: is told how many jobs there are, and gives what is told of those done.
 
     Raises:
@@ -125,7 +127,15 @@ def _tables(block: Block, made: Negatives, *, only: bool, refuse: Callable[[Row,
         made.samples[negative.strategy].add(negative, parents[negative.parent_id])
     for row, reason in block.refused:
         refuse(row, reason)
-    rows = block.negatives if only else [*block.rows, *block.negatives]
+    rows = list(block.negatives)
+    there: set[str] = set()
+    for row in () if only else block.rows:  # all rows of a prompt
+        if row.id in there:
+            refuse(row, REPEATED_ROW)
+            made.repeated += 1
+        else:
+            there.add(row.id)
+            rows.append(row)
     made.sources.update(row.source for row in rows)
     parts: dict[int, list[Row]] = {}
     for row in rows:
