@@ -29,7 +29,7 @@ from ktodata.schema import COLUMNS, Kind, Row, plain
 from ktodata.sketch import alike, comparable, folded, signatures_of
 from ktodata.stretches import Dealing, Dealt, stretch_count
 
-PARTS = 256  # for cleaning: a part of a file of 100 GB is still held easily
+PARTS = 128  # for cleaning: a part of a file of 100 GB is still held easily
 MOST_PARTS = 256  # for the order: as many files as are open at a time
 PROVENANCE = ("source", "origin", "strategy", "parent_id")
 CLEANED = ("id", "prompt_id", "_completion", "label", *PROVENANCE)
@@ -110,10 +110,10 @@ class Cleaning:
                     left = _less(left, dropped)
                 self.single.count(left)
         for part in range(PARTS):
-            items, table = self._items(part), self.rows.read(part)
+            table = self.rows.read(part)
             self.rows.forget(part)
             if table is not None:
-                yield self._cleaned(items, table)
+                yield self._cleaned(self._items_in(table), table)
 
     def _cleaned(self, items: list[Item], table: Table) -> Table:
         import pyarrow
@@ -175,20 +175,21 @@ class Cleaning:
         return both.dropped, same.dropped
 
     def _items(self, part: int) -> list[Item]:
+        """What `_items_in` gives of a part."""
+        table = self.rows.read(part, CLEANED if self.single else [*CLEANED, "_prompt"])
+        return [] if table is None else self._items_in(table)
+
+    def _items_in(self, table: Table) -> list[Item]:
         """The rows of a part that cleaning looks at: those that mean what another means, or all for one per prompt."""
         import numpy as np
 
-        numbered = self.rows.read(part, ("_prompt", "_completion"))
-        if numbered is None:
-            return []
-        places = np.arange(numbered.num_rows)
-        if not self.single:
-            numbers = mixed(numbered.column("_prompt").to_numpy(), numbered.column("_completion").to_numpy())
-            order = np.argsort(numbers, kind="stable")
-            twin = numbers[order][1:] == numbers[order][:-1]
-            places = np.sort(order[np.concatenate([twin, [False]]) | np.concatenate([[False], twin])])
-        table = self.rows.read(part, CLEANED) if len(places) else None
-        return [] if table is None else _items_of(table, places)
+        if self.single:
+            return _items_of(table, np.arange(table.num_rows))
+        numbers = mixed(table.column("_prompt").to_numpy(), table.column("_completion").to_numpy())
+        order = np.argsort(numbers, kind="stable")
+        twin = numbers[order][1:] == numbers[order][:-1]
+        places = np.sort(order[np.concatenate([twin, [False]]) | np.concatenate([[False], twin])])
+        return _items_of(table, places) if len(places) else []
 
     def _refuse_contradictions(self) -> None:
         conflicts = Conflicts()

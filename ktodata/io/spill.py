@@ -64,6 +64,7 @@ class Spill:
         self._waiting: list[tuple[Table, Any]] = []
         self._waits = 0  # bytes
         self._bytes = 0  # of all rows
+        self._gone = 0  # of parts on disk that were forgotten, since room was given back
         self._held: dict[int, list[Table]] = {}
         self._schema: Any = None
         self._stack = contextlib.ExitStack()
@@ -138,9 +139,13 @@ class Spill:
         if self._place is not None:
             import pyarrow
 
-            (self._place / f"{part}.arrow").unlink(missing_ok=True)
-            # Or Arrow would keep the room of several parts, to have it at hand.
-            pyarrow.default_memory_pool().release_unused()
+            path = self._place / f"{part}.arrow"
+            if path.exists():
+                self._gone += path.stat().st_size
+                path.unlink()
+            if self._gone > PORTION // 2:  # Arrow would keep the room of many parts, to have it at hand
+                pyarrow.default_memory_pool().release_unused()
+                self._gone = 0
         else:
             self._held.pop(part, None)
 
@@ -186,13 +191,18 @@ class Spill:
         waiting.clear()
         order = np.argsort(part_of, kind="stable")
         found, starts = np.unique(part_of[order], return_index=True)
-        for part, places in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
-            # Each in buffers of its own, which are freed when it is forgotten.
-            self._held.setdefault(part, []).append(tables.take(pyarrow.array(places)))
-        if self._place is not None:
-            for part in list(self._held):
-                table = pyarrow.concat_tables(self._held.pop(part))
-                self._writer(part).write_table(table.combine_chunks())
+        ends = [*starts[1:].tolist(), len(order)]
+        if self._place is None:
+            for part, start, end in zip(found.tolist(), starts.tolist(), ends, strict=True):
+                # Each in buffers of its own, which are freed when it is forgotten.
+                self._held.setdefault(part, []).append(tables.take(pyarrow.array(order[start:end])))
+            return
+        for part in list(self._held):
+            self._writer(part).write_table(pyarrow.concat_tables(self._held.pop(part)).combine_chunks())
+        in_order = tables.take(pyarrow.array(order))
+        del tables
+        for part, start, end in zip(found.tolist(), starts.tolist(), ends, strict=True):
+            self._writer(part).write_table(in_order.slice(start, end - start))
 
     def _no_room(self, error: Exception) -> WriteError:
         return no_room(error, self._place or self.folder)
