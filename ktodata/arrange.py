@@ -67,6 +67,11 @@ def turned(order: Any, keys: Keys, before: Keys | None = None) -> Any:
     from coming last: then the next stretch, in which it may have more than half, can begin with it."""
     import numpy as np
 
+    def is_half(values: Numbers) -> bool:
+        return 2 * int(np.count_nonzero(values == values[order[-1]])) >= len(keys)
+
+    if not (is_half(keys.prompts) or is_half(keys.completions)):
+        return order  # nearly always, and at no cost
     table = Table(keys, before)
     (kind, group), most = max(table.largest, key=lambda one: one[1])
     has = (table.arrays[kind] == group)[table.fixed + order]

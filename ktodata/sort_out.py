@@ -251,10 +251,8 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
                 if stretch < dealt.count - 1:
                     order = turned(order, here, before)
                 before = tail(here.take(order), before)
-                arranged = waiting.select(list(COLUMNS)).take(pyarrow.array(places[order]))
-                yield arranged
-            waiting = waiting.take(pyarrow.array(np.flatnonzero(stretch_of >= done)))
-            begun = done
+                yield waiting.select(list(COLUMNS)).take(pyarrow.array(places[order]))
+            begun, waiting = done, waiting.take(pyarrow.array(np.flatnonzero(stretch_of >= done)))
 
 
 def _small(spill: Spill, dealt: Dealt) -> Table | None:

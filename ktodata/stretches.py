@@ -3,7 +3,8 @@
 Each row draws a number from the seed and its id. What has to be even is put into decks: each class, and each prompt and
 completion with a large share of all rows, which by chance would have more than half of some stretch, and meet itself
 there. Of every deck each stretch gets its share, to a row, and so it does of all of a prompt's decks together. Within a
-deck the lower numbers go to the earlier stretches.
+deck the lower numbers go to the earlier stretches. The few rows that are left beside prompts with nearly all rows are a
+deck too, and are there from the first stretch on (`Dealt.small`).
 
 That takes knowing all rows, of which 17 bytes each are kept until then.
 """
@@ -19,8 +20,8 @@ from ktodata.keys import Keys, Numbers
 
 STRETCH = 16_384  # rows that are arranged together
 HEAVY = 5  # a prompt or a completion with one in so many of all rows is dealt out evenly
-# Rows of a deck for each stretch; those of a smaller one go with another. The numbers that a few rows draw are not
-# spread evenly, so a stretch would have to wait for a late one.
+# Rows of a deck for each stretch; those of a smaller one go with another, or are there before all others. The numbers
+# that a few rows draw are not spread evenly, so a stretch would have to wait for a late one.
 LEAST = 8
 
 
