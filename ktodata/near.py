@@ -9,10 +9,13 @@ Near texts are grouped: whoever is near to one of a group belongs to it, so two 
 themselves. The numbers depend on the text alone and every near pair is found (see `groups_of`), so groups depend on the
 set of texts alone: not on their order, on workers, or on whether rows went to disk.
 
+Prompts are near where what they say beside their system prompts is, and these are. A preamble that is no system prompt
+(a template of plain text) counts as a part of the text: behind a long one, short questions are near.
+
 Completions of one prompt are only looked at where their lengths and pieces allow it (see `ktodata.sketch`). So `unpair`
 passes over those that say the same over and over, once or twice as often, whose lengths are no measure of their pieces.
 
-Memory: 8 bytes for each prompt and, while they are few, 128 for its signature; many are set aside on disk
+Memory: 16 bytes for each prompt and, while they are few, 128 for its signature; many are set aside on disk
 (`ktodata.signed`). While groups are looked for it is about 60 bytes for each prompt.
 """
 
@@ -21,14 +24,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ktodata.arrange import mixed
 from ktodata.errors import UsageError
+from ktodata.order import completion_numbers
 from ktodata.schema import Text
 from ktodata.signed import Signed
-from ktodata.sketch import HASHES, Array, signatures
+from ktodata.sketch import HASHES, Array, folded, signatures, signatures_of
+from ktodata.sources.transcript import instructed
 
 THRESHOLD = 0.9
+BLOCK = 4096  # signatures that are looked at together
+FEW = 16  # texts with a band in common that are compared as they are
+MANY = 300  # texts with a rare number in common of which each pair is compared
 LEAST = 0.6  # below that, texts are no longer alike, and too many pairs are looked at
 
 
@@ -67,10 +76,16 @@ def groups_of(found: Signed | Array, threshold: float, within: Array | None = No
     need = math.ceil(threshold * HASHES - 1e-9)
     bands = _bands(HASHES - need)
     width = HASHES // bands
+    crowded = np.zeros(count, dtype=bool)
     for band in range(bands):
         keys = _keys(found, slice(band * width, (band + 1) * width), within)
         for places in _sharing(keys if len(distinct) == count else keys[distinct]):
-            _connect(distinct[places], found, within, need, roots)
+            if len(places) > FEW:
+                crowded[distinct[places]] = True
+            else:
+                _walk(distinct[places], found, within, need, roots)
+    if crowded.any():
+        _connect_many(np.flatnonzero(crowded), found, within, need, roots)
     for place in roots.parents:
         group[place] = roots.of(place)
     return group[group]
@@ -151,61 +166,176 @@ class _Roots:
             place = self.parents[place]
         return place
 
+    def are_one(self, places: Array) -> bool:
+        """Whether these are united already."""
+        first, *others = places.tolist()
+        root = self.of(first)
+        return all(self.of(place) == root for place in others)
+
     def unite(self, one: int, other: int) -> None:
         first, second = sorted((self.of(one), self.of(other)))
         self.parents[second] = first
 
 
-def _connect(places: Array, found: Signed, scope: Array | None, need: int, roots: _Roots) -> None:
-    """Unite those of some texts that are near, by walking from each to whatever is not reached yet."""
+def _connect_many(places: Array, found: Signed, within: Array | None, need: int, roots: _Roots) -> None:
+    """Unite those of many texts that are near.
+
+    Where many have a long part in common (a template around a question), many share a band and few are near. So they
+    are only compared where they share one of their rarest numbers: two texts that differ in `d` numbers at most have
+    one of their `d + 1` rarest in common, whatever is rare, if it is the same for both.
+    """
     import numpy as np
 
+    rows = found.take(places)
+    rarest = _rarest(rows, HASHES - need + 1)
+    order = np.argsort(rarest, axis=None)
+    numbers, texts = rarest.ravel()[order], order // rarest.shape[1]
+    borders = np.flatnonzero(np.diff(numbers, prepend=~numbers[:1], append=~numbers[-1:]))
+    sizes = np.diff(borders)
+    for begin in borders[:-1][sizes > MANY].tolist():
+        some = texts[begin : borders[np.searchsorted(borders, begin) + 1]]
+        _walk(places[some], found, within, need, roots)
+    left = np.flatnonzero(np.repeat(sizes <= MANY, sizes))
+    for ahead in range(1, MANY):
+        left = left[left < len(numbers) - ahead]
+        left = left[numbers[left + ahead] == numbers[left]]
+        for start in range(0, len(left), BLOCK):
+            some = left[start : start + BLOCK]
+            one, other = texts[some], texts[some + ahead]
+            near = _agree(rows[one], rows[other], need)
+            if within is not None:
+                near &= within[places[one]] == within[places[other]]
+            for pair in zip(places[one[near]].tolist(), places[other[near]].tolist(), strict=True):
+                roots.unite(*pair)
+
+
+def _rarest(rows: Array, count: int) -> Array:
+    """So many of each row's numbers, those that the fewest of the rows have: [rows, count] of what is equal for equal
+    numbers in equal places."""
+    import numpy as np
+
+    often = [np.bincount(column) for column in rows.T]
+    places = np.arange(rows.shape[1], dtype=np.uint64) << np.uint64(16)
+    found = np.empty((len(rows), count), dtype=np.uint64)
+    for start in range(0, len(rows), BLOCK):
+        some = rows[start : start + BLOCK]
+        ranks = np.stack([counts[column] for counts, column in zip(often, some.T, strict=True)], axis=1)
+        # Of numbers that are as rare as each other, any order will do that is the same for all rows.
+        whole = ranks.astype(np.uint64) << np.uint64(32) | places | some.astype(np.uint64)
+        found[start : start + BLOCK] = np.partition(whole, count - 1, axis=1)[:, :count]
+    return found
+
+
+def _walk(places: Array, found: Signed, within: Array | None, need: int, roots: _Roots) -> None:
+    """Unite those of some texts that are near, by going from each to whatever is not reached yet."""
+    import numpy as np
+
+    if roots.are_one(places):
+        return
     rows = found.take(places)
     left = np.arange(len(places))
     while len(left) > 1:
         waiting, left = [int(left[0])], left[1:]
         while waiting and len(left):
             here = waiting.pop()
-            near = (rows[left] == rows[here]).sum(axis=1) >= need
-            if scope is not None:
-                near &= scope[places[left]] == scope[places[here]]
+            near = _agree(rows[left], rows[here : here + 1], need)
+            if within is not None:
+                near &= within[places[left]] == within[places[here]]
             for other in left[near].tolist():
                 roots.unite(int(places[here]), int(places[other]))
                 waiting.append(other)
             left = left[~near]
 
 
+def _agree(some: Array, others: Array, need: int) -> Array:
+    """Whether so many numbers of signatures are equal: a bool for each two."""
+    return (some == others).sum(axis=1) >= need
+
+
+class Signs(NamedTuple):
+    """What is known of some prompts: the number of each, and of its system prompt (0: it has none), the `signatures` of
+    what it says beside that, and the numbers and signatures of the system prompts."""
+
+    numbers: Array
+    systems: Array
+    found: Array
+    system_numbers: Array
+    system_found: Array
+
+
+def signs_of(numbers: Array, prompts: Sequence[Text], words: Sequence[bytes] | None = None) -> Signs:
+    """The signs of prompts with these numbers (`ktodata.order.number_of` their ids); `words` has what `folded` makes of
+    all of a prompt, if that is known already."""
+    import numpy as np
+
+    systems, said = zip(*map(instructed, prompts), strict=True) if prompts else ((), ())
+    if words is None or any(systems):
+        words = folded(said)
+    several = sorted(set(systems) - {""})
+    known = dict(zip(several, completion_numbers(several).tolist(), strict=True)) | {"": 0}
+    return Signs(
+        numbers,
+        np.array([known[system] for system in systems], dtype=np.uint64),
+        signatures_of(words),
+        np.array([known[system] for system in several], dtype=np.uint64),
+        signatures(several),
+    )
+
+
 class Prompts:
     """The prompts of many rows, as they come, each known by its number (`ktodata.order.number_of` its `prompt_id`).
 
-    `folder` is where signatures go when they are many; by default the folder for temporary files.
+    Prompts are near where what they say is, and their system prompts are: a long one that all have in common makes no
+    questions alike, and a short question is not the same about another text. `folder` is where signatures go when they
+    are many; by default the folder for temporary files.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
-        self._numbers: list[Array] = []
-        self._found = Signed(folder)
+        self._said, self._systems = _Numbered(folder), _Numbered(folder)
+        self._system_of: list[Array] = []
 
-    def add(self, numbers: Array, texts: Sequence[Text]) -> None:
+    def add(self, signs: Signs) -> None:
         """Prompts, each of which should come once; more often does no harm.
 
         Raises:
             WriteError: the disk is full or read-only.
         """
-        self.add_signed(numbers, signatures(texts))
-
-    def add_signed(self, numbers: Array, found: Array) -> None:
-        """Prompts whose `signatures` are there already; raises what `add` does."""
-        self._numbers.append(numbers)
-        self._found.add(found)
+        self._said.add(signs.numbers, signs.found)
+        self._systems.add(signs.system_numbers, signs.system_found)
+        self._system_of.append(signs.systems)
 
     def groups(self, threshold: float) -> Groups:
         """Which of them are near. All that came is forgotten."""
         import numpy as np
 
+        system_of, self._system_of = self._system_of, []
+        if not len(self._systems):
+            return self._said.groups(threshold)
+        return self._said.groups(threshold, self._systems.groups(threshold).of(np.concatenate(system_of)))
+
+
+class _Numbered:
+    """Signatures with the number of each."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._numbers: list[Array] = []
+        self._found = Signed(folder)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, numbers: Array, found: Array) -> None:
+        self._numbers.append(numbers)
+        self._found.add(found)
+
+    def groups(self, threshold: float, within: Array | None = None) -> Groups:
+        """Which are near and have the same number in `within`; all that came is forgotten."""
+        import numpy as np
+
         numbers, found = np.concatenate([np.zeros(0, dtype=np.uint64), *self._numbers]), self._found
         self._numbers, self._found = [], Signed(self._folder)
-        group = groups_of(found, threshold)
+        group = groups_of(found, threshold, within)
         least = numbers.copy()  # a group goes by its least number
         np.minimum.at(least, group, numbers)
         roots = least[group]

@@ -6,10 +6,10 @@ order meet in another (`ktodata.order`). The result is that of all rows at once.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ktodata.arrange import mixed, turned
 from ktodata.clean import (
@@ -23,6 +23,7 @@ from ktodata.clean import (
     resolve_near,
 )
 from ktodata.io import Spill, Table, rows_of, table_of
+from ktodata.io.ahead import made_ahead
 from ktodata.near import Groups, groups_of
 from ktodata.order import Keys, arrange, keys_of, tail
 from ktodata.schema import COLUMNS, Kind, Row, plain
@@ -54,20 +55,53 @@ def part_of(table: Table, groups: Groups | None = None) -> Any:
     return ((groups.of(prompts) if groups else prompts) % np.uint64(PARTS)).astype(np.int64)
 
 
-@contextlib.contextmanager
-def regrouped(rows: Spill, groups: Groups, folder: Path | None) -> Iterator[Spill]:
-    """The same rows, those of a group of prompts together in one part; `rows` is used up if that takes moving any."""
-    if not len(groups):
-        yield rows
-        return
-    with Spill(PARTS, folder) as moved:
-        for part in range(PARTS):
-            table = rows.read(part)
-            rows.forget(part)
+class Regrouped:
+    """Rows that are set aside by `part_of` without groups, in parts by `part_of` with them: most stay where they are.
+
+    A context manager: what it sets aside itself is gone at its end. `folder` is where that goes if it is much.
+    """
+
+    def __init__(self, rows: Spill, groups: Groups, folder: Path | None) -> None:
+        self._rows, self._groups = rows, groups
+        self._moved = Spill(PARTS, folder)
+        self._left: dict[int, Any] = {}  # where rows went, by part: which of it stay
+
+    def __enter__(self) -> Self:
+        import pyarrow
+
+        self._moved.__enter__()
+        for part in range(PARTS) if len(self._groups) else ():
+            prompts = self._rows.read(part, ("_prompt",))
+            to = None if prompts is None else part_of(prompts, self._groups)
+            if to is None or (to == part).all():
+                continue
+            self._left[part] = to == part
+            table = self._rows.read(part)
+            assert table is not None, "it has rows"
+            self._moved.add(table.filter(pyarrow.array(to != part)), to[to != part])
+        self._moved.finish()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._moved.__exit__(*error)
+
+    def read(self, part: int, columns: Sequence[str] | None = None) -> Table | None:
+        """The rows of a part; None if it has none."""
+        import pyarrow
+
+        table = self._rows.read(part, columns)
+        if table is not None and part in self._left:
+            table = table.filter(pyarrow.array(self._left[part]))
+        whole = _joined(table, self._moved.read(part, columns))
+        return whole if whole is not None and whole.num_rows else None
+
+    def drained(self) -> Iterator[Table]:
+        """The rows of each part that has any, once; see `Spill.drained`."""
+        for part, table in enumerate(made_ahead(functools.partial(self.read, part) for part in range(PARTS))):
+            self._rows.forget(part)
+            self._moved.forget(part)
             if table is not None:
-                moved.add(table, part_of(table, groups))
-        moved.finish()
-        yield moved
+                yield table
 
 
 class Cleaning:
@@ -81,7 +115,7 @@ class Cleaning:
 
     def __init__(
         self,
-        rows: Spill,
+        rows: Spill | Regrouped,
         *,
         on_conflict: OnConflict,
         one_per_prompt: bool,
@@ -109,11 +143,8 @@ class Cleaning:
                 for _, dropped in self._reduced(left, texts):
                     left = _less(left, dropped)
                 self.single.count(left)
-        for part in range(PARTS):
-            table = self.rows.read(part)
-            self.rows.forget(part)
-            if table is not None:
-                yield self._cleaned(self._items_in(table), table)
+        for table in self.rows.drained():
+            yield self._cleaned(self._items_in(table), table)
 
     def _cleaned(self, items: list[Item], table: Table) -> Table:
         import pyarrow
@@ -214,6 +245,11 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
         most: there are as many rows, or fewer.
         folder: where rows are set aside, if they are many.
     """
+    return made_ahead(_stretches(tables, most=most, seed=seed, folder=folder))
+
+
+def _stretches(tables: Iterable[Table], *, most: int, seed: int, folder: Path | None) -> Generator[Callable[[], Table]]:
+    """What makes each stretch: its rows are copied while the next one is arranged."""
     import numpy as np
     import pyarrow
 
@@ -231,9 +267,7 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
         del dealing  # what it kept of each row is not needed any more
         before: Keys | None = None
         begun, waiting = 0, _small(spill, dealt)
-        for part in range(parts):
-            table = spill.read(part)
-            spill.forget(part)
+        for part, table in enumerate(spill.parted()):
             if table is not None and dealt.small is not None:
                 table = table.filter(pyarrow.array(~dealt.is_small(_keys(table))))
             waiting = _joined(waiting, table)
@@ -251,7 +285,7 @@ def in_training_order(tables: Iterable[Table], *, most: int, seed: int, folder: 
                 if stretch < dealt.count - 1:
                     order = turned(order, here, before)
                 before = tail(here.take(order), before)
-                yield waiting.select(list(COLUMNS)).take(pyarrow.array(places[order]))
+                yield functools.partial(waiting.select(list(COLUMNS)).take, pyarrow.array(places[order]))
             begun, waiting = done, waiting.take(pyarrow.array(np.flatnonzero(stretch_of >= done)))
 
 

@@ -20,7 +20,7 @@ from ktodata.clean import OnConflict
 from ktodata.discover import discover
 from ktodata.errors import SourceError, UsageError
 from ktodata.io import Quarantine, Raw, Spill, Table
-from ktodata.near import THRESHOLD, Groups, Prompts, check_threshold
+from ktodata.near import THRESHOLD, Groups, Prompts, check_threshold, signs_of
 from ktodata.schema import Kind
 from ktodata.sketch import Array
 from ktodata.sort_out import PARTS, in_training_order, part_of
@@ -145,7 +145,7 @@ def split_records(
     ):
         for table in found.tables:
             labels.add(table)
-            prompts.add(*_distinct(table))
+            prompts.add(signs_of(*_distinct(table)))
             kept.add(table, part_of(table))
         kept.finish()
         if not kept.rows:

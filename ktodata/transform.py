@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from ktodata.errors import RowError
 from ktodata.io import UNREADABLE, Raw
 from ktodata.io.table import Table, arrow_schema
+from ktodata.near import Signs, signs_of
 from ktodata.order import completion_numbers, numbers_of
 from ktodata.schema import ORIGINS, Kind, Origin, RowIds, Text, hash_prompts, kind_of
-from ktodata.sketch import Array, folded, signatures_of
+from ktodata.sketch import folded
 from ktodata.sources import Example, Skip
 from ktodata.sources.contract import Piece
 from ktodata.sources.transcript import comes_back, convert
@@ -70,7 +71,7 @@ class Chunk:
 
     `first` is the kind of the first row. `renamed` has the ids of rows whose conversion gave them new ones. `pieces`
     are pickled, by their keys. `made_chat` texts became chats, and `altered` of them are another text when turned back.
-    `prompts` has, for the rows of a kind, the number and the signature of each prompt if asked for: see `ktodata.near`.
+    `prompts` has, for the rows of a kind, the signs of each prompt if asked for: see `ktodata.near`.
     """
 
     records: int
@@ -81,7 +82,7 @@ class Chunk:
     pieces: list[tuple[str, bytes]]
     made_chat: int = 0
     altered: int = 0
-    prompts: dict[Kind, tuple[Array, Array]] = dataclasses.field(default_factory=dict)
+    prompts: dict[Kind, Signs] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -198,13 +199,14 @@ class _Columns:
                 begun = RowIds(one.prompt)
             place_of.append(len(prompts) - 1)
             ids.append(begun.of(one.completion, one.label))
-        words = folded(prompts) if self.asked else None
-        prompt_ids = hash_prompts(prompts, words if kind == "text" else None)
+        words = folded(prompts) if self.asked and kind == "text" else None
+        prompt_ids = hash_prompts(prompts, words)
         prompt_numbers = numbers_of(prompt_ids)
-        if words is not None:
+        if self.asked:
             numbers, first = np.unique(prompt_numbers, return_index=True)
-            distinct = [words[place] for place in first.tolist()]
-            chunk.prompts[kind] = numbers, signatures_of(distinct)
+            places = first.tolist()
+            distinct = None if words is None else [words[place] for place in places]
+            chunk.prompts[kind] = signs_of(numbers, [prompts[place] for place in places], distinct)
         chunk.renamed |= {one.id: name for one, name in zip(examples, ids, strict=True) if one.id and one.id != name}
         columns = (
             [one.prompt for one in examples],

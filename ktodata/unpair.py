@@ -27,7 +27,7 @@ from ktodata.io import UNREADABLE, Quarantine, Raw, Spill, Table, records_of, ro
 from ktodata.near import THRESHOLD, Prompts, check_threshold
 from ktodata.parents import Renamed
 from ktodata.schema import Kind, Row
-from ktodata.sort_out import PARTS, Cleaning, in_training_order, part_of, regrouped
+from ktodata.sort_out import PARTS, Cleaning, Regrouped, in_training_order, part_of
 from ktodata.sources import Source, named_source
 from ktodata.transform import Chunk, PieceOf, Rejected, Rules, chunks_of, join, transform
 
@@ -235,7 +235,7 @@ def cleaned_records(
         collecting.collect(raws, as_kind=as_kind, workers=workers, engine=engine, folder=folder, advance=advance)
         rows.finish()
         groups = prompts.groups(near_threshold) if prompts is not None else None
-        with regrouped(rows, groups, folder) if groups else contextlib.nullcontext(rows) as parts:
+        with contextlib.nullcontext(rows) if groups is None else Regrouped(rows, groups, folder) as parts:
             cleaning = Cleaning(
                 parts,
                 on_conflict=on_conflict,
@@ -320,7 +320,7 @@ class Collecting:
             if kind == self.kind:
                 self.rows.add(self._marked(table), part_of(table))
                 if self.prompts is not None:
-                    self.prompts.add_signed(*chunk.prompts[kind])
+                    self.prompts.add(chunk.prompts[kind])
             else:
                 self._refuse(kind, table)
         if chunk.pieces:

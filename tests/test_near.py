@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ktodata.near
 import ktodata.signed
 import ktodata.sketch
 import ktodata.sort_out
@@ -19,11 +20,12 @@ from ktodata.clean import Item, resolve_near
 from ktodata.cli import main
 from ktodata.errors import UsageError, WriteError
 from ktodata.io import Raw, read_rows
-from ktodata.near import Prompts, check_threshold, groups_of
+from ktodata.near import FEW, MANY, Prompts, check_threshold, groups_of, signs_of
 from ktodata.order import number_of
-from ktodata.schema import hash_prompt
+from ktodata.schema import Message, Text, hash_prompt
 from ktodata.signed import Signed
-from ktodata.sketch import FEW, SPREAD, alike, comparable, folded, signatures
+from ktodata.sketch import FEW as FEW_COMPLETIONS
+from ktodata.sketch import SPREAD, alike, comparable, folded, signatures
 from ktodata.sources import get_source
 from ktodata.transform import Rules, transform
 
@@ -84,10 +86,22 @@ def test_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (signatures(texts) == whole).all()
 
 
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.sampled_from([0.6, 0.75, 0.9, 0.9375, 1.0]), st.data())
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    st.sampled_from([0.6, 0.75, 0.9, 0.9375, 1.0]),
+    st.sampled_from([(FEW, MANY), (1, MANY), (2, 2)]),
+    st.data(),
+)
 def test_groups_are_the_components_of_near_pairs_in_any_order(
-    scopes: list[int], threshold: float, data: st.DataObject
+    scopes: list[int], threshold: float, few: tuple[int, int], data: st.DataObject
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ktodata.near, "FEW", few[0])
+        patch.setattr(ktodata.near, "MANY", few[1])
+        components_are_found(scopes, threshold, data)
+
+
+def components_are_found(scopes: list[int], threshold: float, data: st.DataObject) -> None:
     texts = [list(range(128)) for _ in scopes]
     for numbers in texts:  # numbers at will, rather than those of texts: every border is met
         step = data.draw(st.sampled_from([1, 2, 4, 8, 16]))
@@ -119,11 +133,76 @@ def test_texts_that_differ_as_evenly_as_they_can_are_found(differing: int) -> No
     assert groups_of(found, (129 - differing) / 128).tolist() == [0, 1]
 
 
+def test_of_texts_behind_one_template_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly all share a band with nearly all others; each with each would be 18 million comparisons for 6,000."""
+    template, rng = sentence(0, words=80), random.Random(0)
+    texts = [f"{template} {rng.getrandbits(320):080x}" for _ in range(6000)]
+    texts[4000:4100] = [f"{text}!" for text in texts[:100]]
+    compared = 0
+
+    def counting(one: Any, other: Any, need: int) -> Any:
+        nonlocal compared
+        compared += np.broadcast_shapes(one.shape, other.shape)[0]
+        return agree(one, other, need)
+
+    agree = ktodata.near._agree
+    monkeypatch.setattr(ktodata.near, "_agree", counting)
+    found = signatures(texts)
+    group = groups_of(found, 0.9)
+    assert (group[4000:4100] == group[:100]).all()
+    assert 100 < compared < 500_000
+    monkeypatch.setattr(ktodata.near, "FEW", len(texts))
+    assert (groups_of(found, 0.9) == group).all()
+    assert compared > 6_000_000
+
+
+def test_a_system_prompt_makes_no_questions_alike_and_other_ones_tell_them_apart() -> None:
+    long, other = sentence(100, words=120), sentence(101, words=120)
+
+    def asked(system: str, question: str) -> list[Message]:
+        return [{"role": "system", "content": system}, {"role": "user", "content": question}]
+
+    question = sentence(1)
+    prompts: list[Text] = [
+        asked(long, question),
+        asked(long, sentence(2, words=6)),
+        asked(long, f"{question}!"),
+        asked(f"{long} Today is Monday.", f"{question}?"),
+        asked(other, question),
+        [{"role": "user", "content": question}],
+        [{"role": "system", "content": long}],
+        f"{long}\n\nHuman: {sentence(3, words=6)}\n\nAssistant:",
+        f"{long}\n\nHuman: {sentence(4)}\n\nAssistant:",
+        f"{long}\n\nHuman: {sentence(4)}!\n\nAssistant:",
+    ]
+    numbers = np.arange(1, len(prompts) + 1, dtype=np.uint64)
+    for parts in (1, len(prompts)):
+        found = Prompts()
+        for some in np.array_split(numbers, parts):
+            found.add(signs_of(some, [prompts[number - 1] for number in some.tolist()]))
+        assert found.groups(0.9).of(numbers).tolist() == [1, 2, 1, 1, 5, 6, 7, 8, 9, 9]
+
+
+def test_questions_behind_one_system_prompt_stay(tmp_path: Path) -> None:
+    system = {"role": "system", "content": sentence(100, words=120)}
+    rows = [
+        {
+            "prompt": [system, {"role": "user", "content": sentence(number, words=8)}],
+            "completion": [{"role": "assistant", "content": "I cannot help with that."}],
+            "label": bool(number % 2),
+        }
+        for number in range(40)
+    ]
+    source, out = save(tmp_path / "in.jsonl", rows), str(tmp_path / "out.jsonl")
+    assert "skipped 0" in run(source, "-o", out, "--near-duplicates", "drop").stderr
+    assert len(read_rows(out)) == 40
+
+
 def test_prompts_go_by_the_least_number_of_their_group() -> None:
     text = sentence(1)
     prompts = Prompts()
-    prompts.add(np.array([7, 3], dtype=np.uint64), [text, sentence(2)])
-    prompts.add(np.array([5, 9], dtype=np.uint64), [f"{text}!", sentence(4)])
+    prompts.add(signs_of(np.array([7, 3], dtype=np.uint64), [text, sentence(2)]))
+    prompts.add(signs_of(np.array([5, 9], dtype=np.uint64), [f"{text}!", sentence(4)]))
     groups = prompts.groups(0.9)
     assert groups.of(np.array([7, 5, 3, 9, 11], dtype=np.uint64)).tolist() == [5, 5, 3, 9, 11]
     assert not len(Prompts().groups(0.9))
@@ -136,7 +215,7 @@ def test_prompts_that_come_again_are_one_whichever_way_they_come(
     texts = [sentence(seed) for seed in range(9)] + [f"{sentence(seed)}!" for seed in range(3)]
     numbers = np.array([11, 30, 2, 53, 84, 75, 6, 97, 8, 19, 20, 21], dtype=np.uint64)
     whole = Prompts()
-    whole.add(numbers, texts)
+    whole.add(signs_of(numbers, texts))
     expected = whole.groups(0.9).of(numbers).tolist()
     assert expected == [11, 20, 2, 53, 84, 75, 6, 97, 8, 11, 20, 2]
     if on_disk:
@@ -145,7 +224,7 @@ def test_prompts_that_come_again_are_one_whichever_way_they_come(
     again = Prompts(tmp_path)
     for start in (0, 4, 2, 8, 0):
         some = slice(start, start + 4)
-        again.add_signed(numbers[some], signatures(texts[some]))
+        again.add(signs_of(numbers[some], texts[some]))
     groups = again.groups(0.9)
     assert groups.of(numbers).tolist() == expected
     assert len(groups) == 3
@@ -179,10 +258,10 @@ def test_prompts_are_signed_as_records_are_read() -> None:
     raws = [Raw(json.dumps(row).encode(), f"row {place}", "s") for place, row in enumerate(records())]
     layout = get_source("rows")
     rules = Rules(layout.read, layout.join, layout.completions, layout.origin, None, True, False, True)
-    numbers, found = transform(rules, raws).prompts["text"]
+    signs = transform(rules, raws).prompts["text"]
     prompts = {number_of(hash_prompt(row["prompt"])): row["prompt"] for row in records()}
-    assert sorted(prompts) == numbers.tolist()
-    assert (signatures([prompts[number] for number in numbers.tolist()]) == found).all()
+    assert sorted(prompts) == signs.numbers.tolist()
+    assert (signatures([prompts[number] for number in signs.numbers.tolist()]) == signs.found).all()
     assert not transform(rules._replace(prompts=False), raws).prompts
 
 
@@ -337,7 +416,7 @@ def test_texts_that_share_few_pieces_are_not_compared_unless_they_are_many() -> 
     assert np.flatnonzero(alike(folded(texts), within, 0.9)).tolist() == [5, 6]
     assert not alike(folded(texts), np.arange(len(texts)), 0.9).any()
     many = [*texts, sentence(9)]
-    assert len(many) > FEW
+    assert len(many) > FEW_COMPLETIONS
     assert alike(folded(many), np.zeros(len(many), dtype=int), 0.9).all()
 
 

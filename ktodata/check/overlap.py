@@ -6,11 +6,9 @@ from collections.abc import Iterable
 
 from ktodata.check.finding import Finding, named_rows
 from ktodata.check.look import Look
-from ktodata.near import groups_of
+from ktodata.near import Prompts, signs_of
 from ktodata.order import number_of
 from ktodata.schema import Text, hash_prompt
-from ktodata.signed import Signed
-from ktodata.sketch import signatures
 
 SHOWN = 5
 BATCH = 2000
@@ -23,11 +21,16 @@ class Overlap:
         self.name, self.threshold = name, threshold
         kept = {number_of(hash_prompt(prompt)): prompt for prompt in prompts}
         self.theirs = frozenset(kept)
-        self._found = Signed()
-        self._found.add(signatures(list(kept.values())))
+        self._near = Prompts()
+        self._sign(kept)
         self._first: dict[int, int] = {}
         self._shared: list[int] = []
-        self._waiting: list[Text] = []
+        self._waiting: dict[int, Text] = {}
+
+    def _sign(self, prompts: dict[int, Text]) -> None:
+        import numpy as np
+
+        self._near.add(signs_of(np.array(list(prompts), dtype=np.uint64), list(prompts.values())))
 
     def add(self, look: Look) -> None:
         """See one row."""
@@ -35,29 +38,25 @@ class Overlap:
             self._shared.append(look.place)
         elif look.prompt not in self._first:
             self._first[look.prompt] = look.place
-            self._waiting.append(look.row.prompt)
+            self._waiting[look.prompt] = look.row.prompt
             if len(self._waiting) >= BATCH:
-                self._found.add(signatures(self._waiting))
-                self._waiting = []
+                self._sign(self._waiting)
+                self._waiting = {}
 
     def findings(self) -> list[Finding]:
         """Shared prompts are a failure, nearly equal ones a warning."""
-        self._found.add(signatures(self._waiting))
-        # A group is named by its first member: below `count`, one of theirs is in it.
-        count = len(self.theirs)
-        near = [
-            place
-            for place, group in zip(
-                self._first.values(), groups_of(self._found, self.threshold)[count:].tolist(), strict=True
-            )
-            if group < count
-        ]
+        import numpy as np
+
+        self._sign(self._waiting)
+        groups = self._near.groups(self.threshold)
+        theirs, ours = (groups.of(np.array(list(some), dtype=np.uint64)) for some in (self.theirs, self._first))
+        near = np.array(list(self._first.values()))[np.isin(ours, theirs)].tolist()
         return [
             Finding(
                 "shared prompts",
                 "fail" if self._shared else "warn" if near else "pass",
                 f"{len(self._shared)} rows have a prompt of {self.name}, {len(near)} prompts are nearly equal to one",
-                {"rows": len(self._shared), "near": len(near), "prompts": count},
+                {"rows": len(self._shared), "near": len(near), "prompts": len(self.theirs)},
                 [
                     f"{what}: {named_rows(places)}"
                     for what, places in (("shared", self._shared), ("near", near))

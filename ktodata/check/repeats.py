@@ -8,7 +8,7 @@ from typing import Any
 from ktodata.arrange import mixed
 from ktodata.check.finding import Finding, graded, named_rows
 from ktodata.check.look import Look
-from ktodata.near import Prompts, groups_of
+from ktodata.near import Prompts, groups_of, signs_of
 from ktodata.schema import Text
 from ktodata.signed import Signed
 from ktodata.sketch import signatures
@@ -43,7 +43,7 @@ class Repeats:
 
         new = {number: prompt for number, prompt, _ in self._waiting if number not in self._seen}
         if new:
-            self._near.add(np.array(list(new), dtype=np.uint64), list(new.values()))
+            self._near.add(signs_of(np.array(list(new), dtype=np.uint64), list(new.values())))
             self._seen |= new.keys()
         self._signed.add(signatures([completion for _, _, completion in self._waiting]))
         self._waiting = []

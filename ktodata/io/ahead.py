@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+Made = TypeVar("Made")
 
 
 class OneAhead:
@@ -33,3 +36,16 @@ class OneAhead:
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.result()
+
+
+def made_ahead(works: Generator[Callable[[], Made]]) -> Iterator[Made]:
+    """What some pieces of work make, in order: each is done in a thread while the next one is prepared."""
+    with contextlib.closing(works), ThreadPoolExecutor(1) as thread:
+        before: Future[Made] | None = None
+        for work in works:
+            after = thread.submit(work)
+            if before is not None:
+                yield before.result()
+            before = after
+        if before is not None:
+            yield before.result()

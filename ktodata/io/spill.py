@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ktodata.errors import WriteError
-from ktodata.io.ahead import OneAhead
+from ktodata.io.ahead import OneAhead, made_ahead
 from ktodata.io.leftover import clear, folder_aside
 from ktodata.io.table import Table
 
@@ -71,6 +71,7 @@ class Spill:
         self._place: Path | None = None
         self._ahead = OneAhead()
         self._writers: dict[int, Any] = {}
+        self._on_disk: set[int] = set()  # the parts that have a file
 
     def __enter__(self) -> Self:
         clear(self.folder, PREFIX)
@@ -99,8 +100,9 @@ class Spill:
         self._schema = self._schema or table.schema
         self.rows += table.num_rows
         self._waiting.append((table, part_of))
-        self._waits += table.nbytes
-        self._bytes += table.nbytes
+        size = table.nbytes
+        self._waits += size
+        self._bytes += size
         if self._waits > min(PORTION, self.budget):
             self._flush()
 
@@ -126,36 +128,37 @@ class Spill:
                 return None
             whole = pyarrow.concat_tables(tables)
             return (whole if columns is None else whole.select(list(columns))).combine_chunks()
-        path = self._place / f"{part}.arrow"
-        if not path.exists():
+        if part not in self._on_disk:
             return None
         fields = None if columns is None else [self._schema.get_field_index(name) for name in columns]
         options = pyarrow.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
-        with pyarrow.OSFile(os.fsencode(path)) as file, pyarrow.ipc.open_stream(file, options=options) as stream:
+        path = os.fsencode(self._path(part))
+        with pyarrow.OSFile(path) as file, pyarrow.ipc.open_stream(file, options=options) as stream:
             return stream.read_all()
 
     def forget(self, part: int) -> None:
         """A part will not be read again: its room is free for something else."""
-        if self._place is not None:
+        if part in self._on_disk:
             import pyarrow
 
-            path = self._place / f"{part}.arrow"
-            if path.exists():
-                self._gone += path.stat().st_size
-                path.unlink()
+            self._path(part).unlink()
+            self._on_disk.remove(part)
+            self._gone += self._bytes // self.parts  # about
             if self._gone > PORTION // 2:  # Arrow would keep the room of many parts, to have it at hand
                 pyarrow.default_memory_pool().release_unused()
                 self._gone = 0
         else:
             self._held.pop(part, None)
 
-    def drained(self) -> Iterator[Table]:
-        """The rows of each part that has any, once: it is forgotten then. Call `finish` first."""
-        for part in range(self.parts):
-            table = self.read(part)
+    def parted(self) -> Iterator[Table | None]:
+        """The rows of each part, once: it is forgotten then, and the next one read meanwhile. Call `finish` first."""
+        for part, table in enumerate(made_ahead(functools.partial(self.read, part) for part in range(self.parts))):
             self.forget(part)
-            if table is not None:
-                yield table
+            yield table
+
+    def drained(self) -> Iterator[Table]:
+        """`parted` without the parts that have no rows."""
+        return (table for table in self.parted() if table is not None)
 
     def _flush(self) -> None:
         """Sort what waits by part, in the background; what came before is done then.
@@ -204,6 +207,10 @@ class Spill:
         for part, start, end in zip(found.tolist(), starts.tolist(), ends, strict=True):
             self._writer(part).write_table(in_order.slice(start, end - start))
 
+    def _path(self, part: int) -> Path:
+        assert self._place is not None, "rows are in memory"
+        return self._place / f"{part}.arrow"
+
     def _no_room(self, error: Exception) -> WriteError:
         return no_room(error, self._place or self.folder)
 
@@ -211,8 +218,8 @@ class Spill:
         import pyarrow
 
         if part not in self._writers:
-            assert self._place is not None
-            file = pyarrow.OSFile(os.fsencode(self._place / f"{part}.arrow"), "wb")
+            file = pyarrow.OSFile(os.fsencode(self._path(part)), "wb")
+            self._on_disk.add(part)
             options = pyarrow.ipc.IpcWriteOptions(use_threads=False)
             writer = pyarrow.ipc.new_stream(file, self._schema, options=options)
             self._writers[part] = Writer(writer, file)

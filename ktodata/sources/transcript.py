@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ktodata.errors import RowError
-from ktodata.schema import Kind, Message, Text, kind_of
+from ktodata.schema import Kind, Message, Text, kind_of, plain
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
@@ -53,6 +53,19 @@ def asks_nothing(prompt: Text) -> bool:
         if turn["role"] not in _SYSTEM and not _is_blank(turn["content"]):
             return False
     return any(turn["role"] not in _SYSTEM for turn in prompt) or all(_is_blank(turn["content"]) for turn in prompt)
+
+
+def instructed(prompt: Text) -> tuple[str, str]:
+    """The system prompt of a prompt, and what else it says; a system prompt that stands alone is what it says."""
+    if isinstance(prompt, str):
+        first = None if prompt.startswith(HUMAN) or not prompt.endswith(ASSISTANT) else _MARKER.search(prompt)
+        if first is None or first.end() == len(prompt):
+            return "", prompt
+        return prompt[: first.start()], prompt[first.start() :]
+    said = [turn["content"] for turn in prompt if turn["role"] not in _SYSTEM]
+    if not said:
+        return "", plain(prompt)
+    return "\n".join(turn["content"] for turn in prompt if turn["role"] in _SYSTEM), "\n".join(said)
 
 
 def _is_blank(text: str) -> bool:
