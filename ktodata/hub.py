@@ -8,12 +8,13 @@ columns are true or false as its card has it; these files are read by our reader
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import logging
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -23,9 +24,10 @@ log = logging.getLogger(__name__)
 _IN_URL = re.compile(r"hf://datasets/[^/@]+/[^/@]+@[^/]+/")
 _FETCH = "Fetch the files (hf download) and name their folder: then it is told where, and --quarantine holds"
 _NO_NETWORK = "Check the network, set HF_HUB_OFFLINE=1 to use the cache, or name a local copy"
-_NOT_CACHED = "The cache lacks what is asked for: run this once without HF_HUB_OFFLINE, or name a local copy"
+_NOT_CACHED = "The cache lacks what is asked for: run this once without HF_HUB_OFFLINE%s, or name a local copy"
 _CACHED = "the Hub cannot be reached; reading what the cache has of %s, which may not be all of it"
 _TO_FETCH = "Run this once where the Hub can be reached, without HF_HUB_OFFLINE, to fetch the others"
+_TO_FETCH_WHOLE = _TO_FETCH.replace("OFFLINE", "OFFLINE and without --limit")
 _OF = re.compile(r"-(?P<number>\d{5})-of-(?P<total>\d{5})")  # one of several files of a split
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.+-]+))?")
 
@@ -44,8 +46,9 @@ def parse_id(text: str) -> HubId | None:
 
 
 class SplitFiles(NamedTuple):
-    """The files of a split, by their names on the Hub, each downloaded when it is asked for; and its columns that are
-    true or false as the card has it, whatever stands for that in the files."""
+    """The files of a split, by their names on the Hub, each downloaded when it is asked for (SourceError, where the Hub
+    is not to be asked and the cache is known to lack the next); and its columns that are true or false as the card has
+    it, whatever stands for that in the files."""
 
     files: Iterator[tuple[str, Path]]
     flags: tuple[str, ...]
@@ -93,48 +96,65 @@ class Snapshot:
         """
         return Path(self._folder) / name if self._folder else _fetch(self.repo, name)
 
-    def check_whole(self, names: Collection[str], folders: Sequence[str] = ()) -> None:
-        """Raises SourceError if the files to be read are the cache's, and it is known to lack some that belong to them:
-        those of one of the folders, or of files that count themselves (`train-00000-of-00002`)."""
-        if self._folder:
-            _check_folders(self.repo, names, folders)
-            _check_whole(self.repo, names)
+    def with_gaps(self, names: Sequence[str], folders: Sequence[str] = ()) -> list[str | SourceError]:
+        """The names of files to be read, which are sorted, and an error to raise wherever one is missing between them:
+        where the files are the cache's, and it is known to lack those of one of the folders, or one of files that count
+        themselves (`train-00000-of-00002`)."""
+        if not self._folder:
+            return list(names)
+        return _with_gaps(names, _folder_gaps(self.repo, names, folders) | _file_gaps(self.repo, names, _TO_FETCH))
 
 
-def _check_folders(repo: str, names: Collection[str], folders: Sequence[str]) -> None:
-    """Raises SourceError if the cache has files of some folders only, as it does where only some were asked for.
-
-    A mirror may have no others. Nothing in the cache tells that, and who knows it can name those that are there.
-    """
-    there = {part for name in names for part in PurePosixPath(name).parts[:-1]}
-    found = [folder for folder in folders if folder in there]
-    if found and len(found) < len(folders):
-        missing = ", ".join(folder for folder in folders if folder not in there)
-        raise SourceError(
-            f"the cache has no files of {missing}",
-            where=f"{repo} on the Hub",
-            do=f"{_TO_FETCH}, or name one that it has: {', '.join(f'{repo}:{folder}' for folder in found)}",
-        )
-
-
-def _check_whole(repo: str, names: Iterable[str]) -> None:
-    """Raises SourceError if of files that count themselves (`train-00000-of-00002`) not all are there, as a run that
-    was interrupted leaves them in the cache: part of a split is not to pass for all of it.
+def _with_gaps(names: Sequence[str], gaps: Mapping[int, SourceError]) -> list[str | SourceError]:
+    """Names, and the errors before those of these places. Part of a split is not to pass for all of it; but with a
+    limit all that is asked for may come before what is missing, so nothing is raised until that is reached.
 
     Of other files it cannot be known whether the cache has all: it does not keep what the repository has. The warning
     that comes with whatever is read from it says so.
     """
-    parts: dict[tuple[str, str], set[str]] = {}
-    for name in names:
+    found: list[str | SourceError] = []
+    for place in range(len(names) + 1):
+        if place in gaps:
+            found.append(gaps[place])
+        found += names[place : place + 1]
+    return found
+
+
+def _folder_gaps(repo: str, names: Sequence[str], folders: Sequence[str]) -> dict[int, SourceError]:
+    """Where files are missing if the cache has those of some folders only, as it does where only some were asked for.
+
+    A mirror may have no others. Nothing in the cache tells that, and who knows it can name those that are there.
+    """
+    above = {path.name: path.parent for name in names for path in PurePosixPath(name).parents}
+    found = [folder for folder in folders if folder in above]
+    missing = [folder for folder in folders if folder not in above]
+    if not found or not missing:
+        return {}
+    error = SourceError(
+        f"the cache has no files of {', '.join(missing)}",
+        where=f"{repo} on the Hub",
+        do=f"{_TO_FETCH}; if it has no others, as a mirror may, name those that are there one by one: "
+        + ", ".join(f"{repo}:{folder}" for folder in found),
+    )
+    return {bisect.bisect(names, f"{above[found[0]] / min(missing)}/"): error}
+
+
+def _file_gaps(repo: str, names: Iterable[str], do: str) -> dict[int, SourceError]:
+    """Where the first is missing of files that count themselves (`train-00000-of-00002`), if not all of them are there,
+    as a run leaves it that was interrupted, or had a limit."""
+    groups: dict[tuple[str, str], dict[int, int]] = {}
+    for place, name in enumerate(names):
         if match := _OF.search(name):
-            parts.setdefault((name[: match.start()], match["total"]), set()).add(match["number"])
-    for (name, total), numbers in sorted(parts.items()):
-        if len(numbers) < int(total):
-            raise SourceError(
-                f"the cache has {len(numbers)} of the {int(total)} files {name}-…-of-{total} only",
-                where=f"{repo} on the Hub",
-                do=_TO_FETCH,
-            )
+            groups.setdefault((name[: match.start()], match["total"]), {})[int(match["number"])] = place
+    gaps: dict[int, SourceError] = {}
+    for (name, total), places in sorted(groups.items()):
+        if len(places) < int(total):
+            first = next(number for number in range(int(total)) if number not in places)
+            later = [place for number, place in places.items() if number > first]
+            what = f"the cache has {len(places)} of the {int(total)} files {name}-…-of-{total} only"
+            at = min(later) if later else max(places.values()) + 1
+            gaps.setdefault(at, SourceError(what, where=f"{repo} on the Hub", do=do))
+    return gaps
 
 
 def _fetch(repo: str, name: str) -> Path:
@@ -154,13 +174,12 @@ def split_files(hub_id: HubId, *, split: str, readable: Callable[[str], object],
     only if those before it are used up. Call `check_reachable` first.
 
     Raises:
-        SourceError: no such repository or configuration (those that exist are named), or, where the Hub is not to be
-            asked, the cache has a part of the files only.
+        SourceError: no such repository or configuration (those that exist are named).
     """
     import datasets
 
     kept = _kept(hub_id.repo)
-    with hub_errors(hub_id.repo), quiet():
+    with hub_errors(hub_id.repo, whole=whole), quiet():
         try:
             builder = datasets.load_dataset_builder(kept or hub_id.repo, hub_id.config or None)
         except Exception:
@@ -172,16 +191,24 @@ def split_files(hub_id: HubId, *, split: str, readable: Callable[[str], object],
     names = [url.removeprefix(f"{kept}/") if kept else _IN_URL.sub("", url) for url in urls]
     if not names or not all(readable(name) and not _is_elsewhere(name) for name in names) or not _is_plain(builder):
         return None
-    if not (whole or kept) and type(builder.config).__name__ == "ParquetConfig":
+    streamed = not whole and type(builder.config).__name__ == "ParquetConfig"
+    if streamed and not kept:
         return None
+    gaps: dict[int, SourceError] = {}
     if kept:
         log.warning(_CACHED, hub_id.repo)
-        _check_whole(hub_id.repo, names)
+        gaps = _file_gaps(hub_id.repo, names, _TO_FETCH_WHOLE if streamed else _TO_FETCH)
     # No more than this is taken from the card: `datasets` casts all columns, and by what pandas made of their text.
     declared = (builder.info.features or {}).items()
     flags = (name for name, kind in declared if isinstance(kind, datasets.Value) and kind.dtype == "bool")
-    files = ((name, Path(kept) / name if kept else _fetch(hub_id.repo, name)) for name in names)
-    return SplitFiles(files, tuple(flags))
+    return SplitFiles(_files(hub_id.repo, kept, _with_gaps(names, gaps)), tuple(flags))
+
+
+def _files(repo: str, kept: str, names: Iterable[str | SourceError]) -> Iterator[tuple[str, Path]]:
+    for name in names:
+        if isinstance(name, SourceError):
+            raise name
+        yield name, Path(kept) / name if kept else _fetch(repo, name)
 
 
 def _kept(repo: str) -> str:
@@ -219,7 +246,7 @@ def dataset_records(hub_id: HubId, *, split: str, limit: int | None = None) -> I
     """
     import datasets
 
-    with hub_errors(hub_id.repo), quiet():
+    with hub_errors(hub_id.repo, whole=limit is None), quiet():
         try:
             data = datasets.load_dataset(hub_id.repo, hub_id.config or None, split=split, streaming=limit is not None)
         except datasets.exceptions.DatasetGenerationError as error:
@@ -227,7 +254,7 @@ def dataset_records(hub_id: HubId, *, split: str, limit: int | None = None) -> I
             raise SourceError(what, where=f"{hub_id.repo} on the Hub", do=_FETCH) from error
     records = iter(data)
     while True:
-        with hub_errors(hub_id.repo, do=_FETCH):
+        with hub_errors(hub_id.repo, do=_FETCH, whole=limit is None):
             record = next(records, None)
         if record is None:
             return
@@ -290,8 +317,11 @@ def check_reachable(repo: str) -> None:
 
 
 @contextlib.contextmanager
-def hub_errors(repo: str, *, do: str = "") -> Iterator[None]:
-    """Turn whatever the Hub's clients raise into one `SourceError` that says what to do: `do`, if nothing is known."""
+def hub_errors(repo: str, *, do: str = "", whole: bool = True) -> Iterator[None]:
+    """Turn whatever the Hub's clients raise into one `SourceError` that says what to do: `do`, if nothing is known.
+
+    What is not read `whole` may be streamed, which leaves nothing in the cache.
+    """
     from huggingface_hub import constants, errors
 
     where = f"{repo} on the Hub"
@@ -312,9 +342,9 @@ def hub_errors(repo: str, *, do: str = "") -> Iterator[None]:
         raise SourceError(first_line(error, lines=2), where=where, do=do) from error
     except Exception as error:
         if unreachable(error):
-            raise SourceError(
-                "the Hub cannot be reached", where=where, do=_NOT_CACHED if constants.HF_HUB_OFFLINE else _NO_NETWORK
-            ) from error
+            fetch = _NOT_CACHED % ("" if whole else " and --limit")
+            advice = fetch if constants.HF_HUB_OFFLINE else _NO_NETWORK
+            raise SourceError("the Hub cannot be reached", where=where, do=advice) from error
         if isinstance(error, OSError) or type(error).__module__.startswith("datasets"):
             raise SourceError(first_line(error), where=where, do=do) from error
         raise

@@ -165,10 +165,21 @@ def test_a_preset_is_not_read_from_a_cache_that_has_some_of_its_folders(home: Pa
         assert (
             "Hub: the cache has no files of harmless-base, helpful-base, helpful-rejection-sampled." in refused.stderr
         )
-        assert "or name one that it has: Anthropic/hh-rlhf:helpful-online" in refused.stderr
+        assert "name those that are there one by one: Anthropic/hh-rlhf:helpful-online" in refused.stderr
         named = unpair(home, NOWHERE, "hh-rlhf:helpful-online", HF_HUB_OFFLINE=offline)
         assert (named.returncode, named.stdout) == (0, first.stdout)
         assert "reading what the cache has of Anthropic/hh-rlhf, which may not be all of it" in named.stderr
+
+
+def test_a_limit_reads_without_a_network_what_it_read_with_one(home: Path, endpoint: str) -> None:
+    """It fetched the first folder alone, and reads no further."""
+    first = unpair(home, endpoint, "hh-rlhf", "--limit", "2")
+    assert first.returncode == 0, first.stderr
+    again = unpair(home, NOWHERE, "hh-rlhf", "--limit", "2", HF_HUB_OFFLINE="1")
+    assert (again.returncode, again.stdout) == (0, first.stdout), again.stderr
+    refused = unpair(home, NOWHERE, "hh-rlhf", "--limit", "5", HF_HUB_OFFLINE="1")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "the cache has no files of helpful-base, helpful-online, helpful-rejection-sampled." in refused.stderr
 
 
 def test_a_preset_means_the_hub_even_beside_a_folder_of_its_name(
@@ -340,14 +351,16 @@ def test_what_the_hub_does_not_have(
     assert not (tmp_path / "o.parquet").exists()
 
 
-@pytest.mark.parametrize("source", ["hh-rlhf", "someone/pairs"])
+@pytest.mark.parametrize("source", ["hh-rlhf", "someone/pairs", "someone/pairs --limit 3"])
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_no_network(home: Path, source: str, offline: str) -> None:
-    done = unpair(home, NOWHERE, source, HF_HUB_OFFLINE=offline)
+    done = unpair(home, NOWHERE, *source.split(), HF_HUB_OFFLINE=offline)
     assert done.returncode == 1
     advice = (
         "The cache lacks what is asked for: run this once without HF_HUB_OFFLINE" if offline == "1" else "Check the"
     )
     assert f"on the Hub: the Hub cannot be reached. {advice}" in done.stderr
     assert ("HF_HUB_OFFLINE=1" in done.stderr) == (offline == "0")
+    # With it, parquet is streamed, and nothing is kept.
+    assert ("HF_HUB_OFFLINE and --limit, or" in done.stderr) == (offline == "1" and "--limit" in source)
     assert done.stderr.count("\n") == 1, done.stderr

@@ -1,5 +1,7 @@
 """What the cache has of a dataset on the Hub, where that cannot be reached; and how often it is asked."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,9 +52,62 @@ def test_some_of_the_folders_do_not_pass_for_all(
     cached(tmp_path, names, monkeypatch)
     there = names[0][0]
     with pytest.raises(SourceError, match=rf"the cache has no files of {'y' if there == 'x' else 'x'}\. Run") as caught:
-        find_parts("some/data", own_files=True, folders=["x", "y"])
-    assert caught.value.do.endswith(f"or name one that it has: some/data:{there}")
+        list(chain_parts(find_parts("some/data", own_files=True, folders=["x", "y"])))
+    assert caught.value.do.endswith(
+        f"; if it has no others, as a mirror may, name those that are there one by one: some/data:{there}"
+    )
     assert len(find_parts(f"some/data:{there}", own_files=True, folders=["x", "y"])) == 1
+
+
+def first(source: str, limit: int, own_files: bool, folders: Sequence[str] = ()) -> int:
+    """How many of the first records are there."""
+    parts = find_parts(source, limit=limit, own_files=own_files, folders=folders)
+    return len(list(itertools.islice(chain_parts(parts), limit)))
+
+
+@pytest.mark.parametrize("own_files", [False, True])
+@pytest.mark.parametrize("name", ["data/train-%05d-of-00003.jsonl", "train-%05d-of-00003-0f.jsonl"])
+def test_a_limit_is_refused_only_where_it_reaches_a_file_that_is_missing(
+    name: str, own_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit has fetched no more files than it took."""
+    cached(tmp_path, [name % 0, name % 2], monkeypatch)
+    assert first("some/data", 1, own_files) == 1
+    with pytest.raises(SourceError, match="the cache has 2 of the 3 files") as caught:
+        first("some/data", 2, own_files)
+    assert "--limit" not in caught.value.do  # this very command fetches as many as it needs
+    (tmp_path / (name % 1)).write_bytes((tmp_path / (name % 2)).read_bytes())
+    assert first("some/data", 4, own_files) == 3
+    (tmp_path / (name % 0)).unlink()
+    with pytest.raises(SourceError, match="the cache has 2 of the 3 files"):
+        first("some/data", 1, own_files)
+
+
+@pytest.mark.parametrize("above", ["", "data/", "of-x/of-b/"])
+def test_a_limit_is_refused_only_where_it_reaches_a_folder_that_is_missing(
+    above: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached(tmp_path, [f"{above}{folder}/train.jsonl" for folder in "bx"], monkeypatch)
+    assert first("some/data", 2, True, ["x", "b", "y"]) == 2
+    assert first("some/data", 1, True, ["b", "c", "x"]) == 1
+    for limit, folders in ((3, ["x", "b", "y"]), (2, ["b", "c", "x"]), (1, ["a", "b", "x"])):
+        with pytest.raises(SourceError, match=r"the cache has no files of [acy]\. Run this once") as caught:
+            first("some/data", limit, True, folders)
+        assert caught.value.do.endswith(": " + ", ".join(f"some/data:{one}" for one in folders if one in "bx"))
+
+
+def test_what_a_limit_streams_has_to_be_fetched_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas
+
+    cached(tmp_path, [FIRST], monkeypatch)
+    (tmp_path / FIRST).unlink()
+    frame = pandas.DataFrame({"prompt": ["p"], "chosen": ["a"], "rejected": ["b"]})
+    frame.to_parquet(tmp_path / FIRST.replace("jsonl", "parquet"))
+    assert first("some/data", 1, own_files=False) == 1
+    with pytest.raises(SourceError, match="without HF_HUB_OFFLINE and without --limit, to fetch the others"):
+        first("some/data", 2, own_files=False)
+    with pytest.raises(SourceError, match="without HF_HUB_OFFLINE, to fetch the others"):
+        list(read_records("some/data"))
 
 
 @pytest.mark.parametrize("names", [PAIR, ["train.jsonl"]])

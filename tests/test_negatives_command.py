@@ -56,18 +56,40 @@ def test_it_adds_negatives(source: str, tmp_path: Path) -> None:
     assert "made    40 by corrupt" in result.stderr
 
 
-def test_rows_that_are_there_already_are_left_out_and_counted(source: str, tmp_path: Path) -> None:
-    lines = Path(source).read_text(encoding="utf-8").splitlines()
-    doubled = tmp_path / "doubled.jsonl"
-    doubled.write_text("\n".join([*lines, *lines[:7], lines[0]]), encoding="utf-8")
-    once = run(source, "-o", tmp_path / "once.jsonl", "--strategy", "corrupt")
-    again = run(doubled, "-o", tmp_path / "again.jsonl", "--strategy", "corrupt", "--quarantine", tmp_path / "q.jsonl")
-    assert once.exit_code == again.exit_code == 0, again.output
-    assert len({row.id for row in rows_in(tmp_path / "again.jsonl")}) == len(rows_in(tmp_path / "again.jsonl"))
-    assert {row.id for row in rows_in(tmp_path / "once.jsonl")} <= {row.id for row in rows_in(tmp_path / "again.jsonl")}
-    assert "8 duplicate" in again.stderr
-    reasons = [json.loads(line)["reason"] for line in (tmp_path / "q.jsonl").read_text().splitlines()]
-    assert reasons.count("duplicate") == 8
+@pytest.mark.parametrize("only", [False, True])
+@pytest.mark.parametrize("strategies", [["corrupt"], ["corrupt", "contaminate"], ["corrupt=0.5", "contaminate=0.5"]])
+def test_rows_that_are_there_already_are_left_out_and_counted(
+    strategies: list[str], only: bool, tmp_path: Path
+) -> None:
+    """Before negatives are made of them: so the output is that of the file without them, byte for byte."""
+    source = tmp_path / "rows.jsonl"
+    texts = [" ".join(f"{word}{n}" for word in ("we", "go", "home", "by", "train", "today")) for n in range(20)]
+    write_rows([make_row(f"p{n}", text, True, source="s", origin="pair") for n, text in enumerate(texts)], str(source))
+    lines = source.read_text(encoding="utf-8").splitlines()
+    copies = [json.dumps({**json.loads(line), "source": "z"}) for line in [*lines[:7], lines[0]]]
+    doubled, turned = tmp_path / "doubled.jsonl", tmp_path / "turned.jsonl"
+    doubled.write_text("\n".join([*lines, *copies]), encoding="utf-8")
+    turned.write_text("\n".join([*copies, *lines][::-1]), encoding="utf-8")
+    once, again, bad = (tmp_path / name for name in ("once.jsonl", "again.jsonl", "q.jsonl"))
+    wanted = ["--per-row", 2, *(["--only"] if only else [])]
+    for strategy in strategies:
+        wanted += ["--strategy", strategy]
+    assert run(source, "-o", once, *wanted).exit_code == 0
+    for some in ([doubled], [turned, "--workers", 2]):
+        result = run(*some, "-o", again, *wanted, "--quarantine", bad)
+        assert result.exit_code == 0, result.output
+        assert again.read_bytes() == once.read_bytes()
+        assert "read    28 rows (28 desirable)" in result.stderr
+        assert "8 duplicate" in result.stderr
+        told = [json.loads(line) for line in bad.read_text(encoding="utf-8").splitlines()]
+        assert [line["where"] for line in told if line["reason"] == "duplicate"] == ["z"] * 8
+        card = card_of(again)
+        assert card["skipped"] == {"duplicate": 8, "unreadable": 0}
+        assert card["strategies"] == card_of(once)["strategies"]
+        assert all(entry["made"] for entry in card["strategies"].values())
+        prose = Path(f"{again}.card.md").read_text(encoding="utf-8")
+        assert "for each of 20 desirable rows" in prose
+        assert "28 rows were read; skipped 8: 8 duplicate." in prose
 
 
 def test_only_the_negatives_of_formal_tone(source: str, tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ def test_rows_that_differ_in_their_source_alone_get_the_same_whatever_the_order(
     text = "yeah sure I can bring the pizza tomorrow if you want"
     rows = [make_row("p", text, True, source=source, origin="pair") for source in ("a", "b", "c")]
     done = synthesize(rows, [use("corrupt")])
-    assert len({row.completion for row in done.negatives}) == 3  # type: ignore[arg-type]
+    assert [row.source for row in done.negatives] == ["a"]
+    assert done.desirable == 1
     assert synthesize(rows[::-1], [use("corrupt")]) == done
 
 

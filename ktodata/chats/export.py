@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import pickle
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -68,7 +69,8 @@ def chat_records(
     messages = unreadable = 0
     first: RowError | None = None
     chats: set[str] = set()  # in which no message has come yet since one that cannot be read
-    seen: set[str] = set()
+    seen: dict[str, float] = {}  # the chats, and the time of the last message in each
+    back = 0
     after_gap: set[str] = set()
     # Who speaks is asked before anything is made of it, so all is read twice: that takes less than holding it would.
     for raw in itertools.islice(opened(), limit):
@@ -79,11 +81,12 @@ def chat_records(
             if strict:
                 raise
             unreadable, first = unreadable + 1, first or error
-            chats |= _chats_of(raw, chat_of, seen)
+            chats |= _chats_of(raw, chat_of, seen.keys())
             continue
         for one in found:
             if isinstance(one, Piece):
-                seen.add(one.key)
+                back += voice.steps_back(seen.get(one.key, math.nan), one.value.time)
+                seen[one.key] = one.value.time
                 if one.key in chats:
                     chats.remove(one.key)
                     after_gap.add(raw.where)
@@ -107,12 +110,12 @@ def chat_records(
             + (f"; {unreadable} messages cannot be read, the first: {first}" if first else ""),
         )
     read = partial(read, after_gap=frozenset(after_gap))
-    join = partial(voice.replies, speaking, in_order=name == "whatsapp")
+    join = partial(voice.replies, speaking, in_order=name == "whatsapp", newest_first=back > 0)
     layout = Source(name, "", (), read, join, unit="messages", completions=1, origin="feedback", kind="chat")
     return layout, itertools.islice(opened(), limit)
 
 
-def _chats_of(raw: Raw, chat_of: Callable[[Record, str], str], seen: set[str]) -> set[str]:
+def _chats_of(raw: Raw, chat_of: Callable[[Record, str], str], seen: Set[str]) -> Set[str]:
     """The chats of those seen that a message which cannot be read may have stood in: its own, or any if it does not
     tell."""
     try:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from ktodata import hub
 from ktodata.errors import SourceError
@@ -59,6 +60,8 @@ def find_parts(
     own_files: bool = False,
 ) -> list[Part]:
     """What to read for SOURCE, in a fixed order. Nothing is read yet, but it is known to be there.
+
+    What the cache is known to lack of a repository has a part too, which raises SourceError when it is opened.
 
     Args:
         split: which one of a folder or Hub id; a single file is read whole, whatever it is called.
@@ -181,12 +184,18 @@ def _repository_parts(hub_id: hub.HubId, *, split: str, folders: Sequence[str]) 
         raise SourceError(f"no data folder {hub_id.config!r}", where=where, do=f"Known: {', '.join(folders)}")
     parts = []
     chosen = choose_files(snapshot.files, split=split, folders=wanted, where=where)
-    snapshot.check_whole(chosen, wanted)
-    for name in chosen:
+    for name in snapshot.with_gaps(chosen, wanted):
+        if isinstance(name, SourceError):
+            parts.append(Part("", partial(_refuse, name)))
+            continue
         above = PurePosixPath(name).parent.name
         label = ":".join(part for part in (hub_id.repo, above, split) if part)
         parts.append(Part(label, partial(_fetched_records, snapshot, name, label), name))
     return parts
+
+
+def _refuse(error: SourceError) -> NoReturn:
+    raise error
 
 
 def _fetched_records(snapshot: hub.Snapshot, name: str, label: str) -> Iterator[Raw]:

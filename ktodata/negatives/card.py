@@ -18,10 +18,11 @@ from pathlib import PurePath
 from typing import Any
 
 from ktodata import __version__
+from ktodata.cli_common import skipped_line
 from ktodata.io import Files
 from ktodata.leakage import Leakage
 from ktodata.negatives.choose import Use
-from ktodata.negatives.stream import Negatives
+from ktodata.negatives.stream import REPEATED_ROW, Negatives
 
 _LIBRARIES = ("nlpaug", "phonenumberslite", "py3langid", "python-stdnum", "scikit-learn", "transformers", "vllm")
 # "https://user:key@host/v1?api_key=…" -> "https://host/v1"
@@ -61,12 +62,14 @@ def card_text(made: Made) -> str:
     """The card."""
     facts = card_facts(made)
     desirable = facts["desirable"]
+    left_out = skipped_line({reason: count for reason, count in facts["skipped"].items() if count})
     lines = [
         f"# {_prose(PurePath(made.output).name)}",
         "",
         f"{facts['rows']} rows to train on with KTO: {desirable} desirable, {facts['rows'] - desirable} undesirable. "
         f"Negatives by `ktodata negatives` of ktokit {__version__}, seed {made.seed}, {made.per_row} for each of "
-        f"{made.found.asked} desirable rows{'; only they are in the file' if made.only else ''}.",
+        f"{made.found.asked} desirable rows{'; only they are in the file' if made.only else ''}. "
+        f"{facts['rows_read']} rows were read; {left_out}.",
         "",
         "| strategy | weight | made | skipped | leakage (AUC) | model |",
         "|---|---|---|---|---|---|",
@@ -105,6 +108,7 @@ def card_facts(made: Made) -> dict[str, Any]:
         "only_negatives": made.only,
         "sources": sorted(made.found.sources),
         "rows_read": made.found.read + made.unreadable,
+        "skipped": {REPEATED_ROW: made.found.repeated, "unreadable": made.unreadable},
         "rows": made.found.written,
         "desirable": made.found.desirable,
         "strategies": strategies,

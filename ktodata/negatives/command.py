@@ -203,11 +203,10 @@ def _rows(source: str, split: str, limit: int | None, quarantine: _Refused | Non
 
 def _report(made: Made, quarantine: str | None, why: str) -> None:
     found = made.found
-    unreadable = {f"unreadable (most often: {why})": made.unreadable} if made.unreadable else {}
-    repeated = {REPEATED_ROW: found.repeated} if found.repeated else {}
-    skipped = dict(found.work.skipped) | unreadable | repeated
+    left_out = {f"unreadable (most often: {why})": made.unreadable, REPEATED_ROW: found.repeated}
+    skipped = dict(found.work.skipped) | {reason: count for reason, count in left_out.items() if count}
     summary = common.Summary(read=found.read + made.unreadable, unit="rows", written=found.written, skipped=skipped)
-    summary.show(made.output, desirable=found.desirable, note=f"{found.asked} desirable")
+    summary.show(made.output, desirable=found.desirable, note=f"{found.read_desirable} desirable")
     for name, count in found.work.made.items():
         say(f"made    {count} by {name}")
     for name, leakage in made.leakage.items():

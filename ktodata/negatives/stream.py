@@ -30,15 +30,17 @@ REPEATED_ROW = "duplicate"  # as all who write rows call it
 class Negatives:
     """Rows on their way: `tables`, to be taken once, and the counts, complete when all have been taken.
 
-    `read` rows were there and `asked` of them desirable; `written` and `desirable` count the output.
-    `empty` of those asked have no reply to be made worse. `repeated` rows were there already, and are left out.
+    `read` rows were there, `read_desirable` of them desirable. `repeated` were there already, and are left out before
+    anything is made of them. `asked` are the desirable ones that are left, and `empty` of these have no reply to be
+    made worse. `written` and `desirable` count the output.
     """
 
     tables: Iterator[Table]
     kind: Kind
     work: Synthesizer
     read: int
-    asked: int
+    read_desirable: int
+    asked: int = 0
     written: int = 0
     desirable: int = 0
     empty: int = 0
@@ -74,7 +76,7 @@ def negatives_of(
         only: leave the rows that were read out.
         folder: where rows are set aside when they are many.
         refuse: is told of each row for which a strategy makes no negative or which was there already, and why.
-        begin: is told how many jobs there are, and gives what is told of those done.
+        begin: is told how many jobs there are (fewer, where rows are repeated), and gives what is told of those done.
 
     Raises:
         KtodataError: there is no desirable row, or a strategy cannot work with these rows and options.
@@ -84,22 +86,21 @@ def negatives_of(
     held: list[Row] = []
     sample: list[Row] = []
     with Spill(PARTS, folder) as spill:
-        kind, asked, empty = None, 0, 0
+        kind, desirable = None, 0
         every = iter(rows)
         while portion := list(itertools.islice(every, PORTION)):
             kind = kind or portion[0].kind
-            asked += sum(row.label for row in portion)
-            empty += sum(row.label and not str(reply_of(row)).strip() for row in portion)
+            desirable += sum(row.label for row in portion)
             table = keyed(portion, kind)
             spill.add(table, part_of(table))
             held += portion if whole else []
             sample = sampled([*sample, *portion])
         spill.finish()
-        require_desirable(asked, spill.rows)
+        require_desirable(desirable, spill.rows)
         work = Synthesizer(uses, Run(sorted(held, key=place_of), seed, output, sample=sample), per_row=per_row)
         held.clear()
-        jobs = asked * per_row * (1 if uses[0].weight is not None else len(uses))
-        made = Negatives(iter(()), kind or "text", work, spill.rows, asked, empty=empty)
+        jobs = desirable * per_row * (1 if uses[0].weight is not None else len(uses))
+        made = Negatives(iter(()), kind or "text", work, spill.rows, desirable)
         made.samples = {use.strategy.name: Sampled() for use in uses}
         advance = begin(jobs)
         blocks = work.blocks(_blocks(spill), workers=workers, engine=engine, advance=advance)
@@ -127,15 +128,12 @@ def _tables(block: Block, made: Negatives, *, only: bool, refuse: Callable[[Row,
         made.samples[negative.strategy].add(negative, parents[negative.parent_id])
     for row, reason in block.refused:
         refuse(row, reason)
-    rows = list(block.negatives)
-    there: set[str] = set()
-    for row in () if only else block.rows:  # all rows of a prompt
-        if row.id in there:
-            refuse(row, REPEATED_ROW)
-            made.repeated += 1
-        else:
-            there.add(row.id)
-            rows.append(row)
+    for row in block.repeated:
+        refuse(row, REPEATED_ROW)
+    made.repeated += len(block.repeated)
+    made.asked += len(parents)
+    made.empty += sum(not str(reply_of(row)).strip() for row in parents.values())
+    rows = [*block.negatives, *(() if only else block.rows)]
     made.sources.update(row.source for row in rows)
     parts: dict[int, list[Row]] = {}
     for row in rows:

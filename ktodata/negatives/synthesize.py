@@ -2,7 +2,8 @@
 
 The unit is a *job*: one negative of one strategy for one desirable row. All jobs of a prompt are done together and in
 one order (by row id, strategy, k), because what one makes the next must not make again; prompts are independent, so
-they can be spread over processes. Each job draws from a generator seeded by (seed, strategy, row id, k) alone.
+they can be spread over processes. Each job draws from a generator seeded by (seed, strategy, row id, k) alone. A row
+that is there twice is one row: its copies are left out before jobs are made.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _Same: TypeAlias = str | tuple[tuple[str, str], ...]
 class Synthesis:
     """What `synthesize` made: the negatives, in an order that does not depend on that of the input, and the counts.
 
-    `desirable` rows were asked for negatives; `made` counts negatives by strategy, `skipped` jobs by
+    `desirable` different rows were asked for negatives; `made` counts negatives by strategy, `skipped` jobs by
     `strategy: reason`. Jobs made and skipped add up to all jobs; `refused` has the rows of those skipped, with the
     same words. `facts` is what strategies have to say for a card.
     """
@@ -81,10 +82,10 @@ def synthesize(
         KtodataError: there is no desirable row, or a strategy cannot work with these rows and options.
     """
     rows = sorted(rows, key=place_of)
-    desirable = sum(row.label for row in rows)
-    require_desirable(desirable, len(rows))
+    require_desirable(sum(row.label for row in rows), len(rows))
     work = Synthesizer(uses, Run(rows, seed, output, sample=sampled(rows)), per_row=per_row, only_of=only_of)
     (block,) = work.blocks([rows], workers=workers, engine=engine, advance=advance)
+    desirable = sum(row.label for row in block.rows)
     return Synthesis(
         block.negatives, desirable, dict(work.made), dict(work.skipped), block.refused, work.facts(), work.finish
     )
@@ -98,9 +99,13 @@ def require_desirable(desirable: int, rows: int) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
-    """What came of some rows: negatives, and rows for which there is none of some strategy, with the reason."""
+    """What came of some rows: negatives, and rows for which there is none of some strategy, with the reason.
+
+    `rows` are different ones; `repeated` are those that are there already, and were asked for nothing.
+    """
 
     rows: Sequence[Row]
+    repeated: Sequence[Row]
     negatives: list[Row]
     refused: list[tuple[Row, str]]
 
@@ -110,6 +115,7 @@ class _Pending:
     """A block under way: so many portions of it are still out."""
 
     rows: Sequence[Row]
+    repeated: Sequence[Row]
     groups: list[_Group]
     out: int
     found: list[tuple[Job, Result]]
@@ -128,6 +134,7 @@ class Synthesizer:
         self, uses: Sequence[Use], run: Run, *, per_row: int = 1, only_of: Collection[str] | None = None
     ) -> None:
         self.uses, self.seed, self.per_row, self.only_of = uses, run.seed, per_row, only_of
+        run = dataclasses.replace(run, rows=_once(run.rows)[0])
         asked = asked_of(run, uses, per_row, only_of)
         self.pools = [
             use.strategy.prepare(dataclasses.replace(run, asked=count), **use.options) if use.strategy.prepare else None
@@ -152,10 +159,11 @@ class Synthesizer:
         pending: deque[_Pending] = deque()
 
         def portions() -> Iterator[_Portion]:
-            for rows in blocks:
+            for block in blocks:
+                rows, repeated = _once(block)
                 groups = _grouped(rows, self.uses, self.per_row, self.seed, self.only_of)
                 chunks = _chunks(groups, self.uses)
-                pending.append(_Pending(rows, groups, len(chunks), []))
+                pending.append(_Pending(rows, repeated, groups, len(chunks), []))
                 for chunk in chunks:
                     waiting.append(chunk)
                     yield chunk, self._parts(chunk)
@@ -202,11 +210,10 @@ class Synthesizer:
             if use.strategy.many is not None:
                 jobs = [job for group in block.groups for job in group.jobs if job.use == index]
                 found += _together(jobs, use, self.pools[index], self.seed, taken, advance)
-        return self._counted(block.rows, found)
+        return self._counted(Block(block.rows, block.repeated, [], []), found)
 
-    def _counted(self, rows: Sequence[Row], found: Iterable[tuple[Job, Result]]) -> Block:
+    def _counted(self, block: Block, found: Iterable[tuple[Job, Result]]) -> Block:
         names = [use.strategy.name for use in self.uses]
-        block = Block(rows, [], [])
 
         def place(item: tuple[Job, Result]) -> tuple[str, str, str, int]:
             job = item[0]
@@ -226,6 +233,17 @@ class Synthesizer:
 def place_of(row: Row) -> tuple[str, ...]:
     """Where a row comes, whatever the order of the file: the provenance tells rows apart that are equal but for it."""
     return row.prompt_id, row.id, row.source, row.origin, row.strategy, row.parent_id
+
+
+def _once(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """Each row once, the first of those with its id, and the others."""
+    there: set[str] = set()
+    first: list[Row] = []
+    repeated: list[Row] = []
+    for row in rows:
+        (repeated if row.id in there else first).append(row)
+        there.add(row.id)
+    return first, repeated
 
 
 def _grouped(
