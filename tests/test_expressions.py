@@ -287,8 +287,11 @@ def test_columns_are_known_and_a_misspelt_one_names_the_nearest() -> None:
         Expression("outcome == lost", "--desirable").check_columns(ROW)
     Expression("true and null is null", "--desirable").check_columns([])
     dotted = Expression("meta.rating2.contains('x')", "--desirable")
-    with pytest.raises(UsageError, match=r"no column 'meta'\. A column with a dot .* in backticks: `meta\.rating2`"):
+    with pytest.raises(UsageError, match=r"no column 'meta'\. A column of such .* in backticks: `meta\.rating2`"):
         dotted.check_columns(["metal", "meta.rating", "meta.rating2"])
+    for there, column in ((["user-rating", "customer"], "user"), (["user-rating", "user"], "rating")):
+        with pytest.raises(UsageError, match=f"no column {column!r}.* in backticks: `user-rating`"):
+            Expression("user-rating >= 4", "--desirable").check_columns(there)
     with pytest.raises(UsageError, match=r"no column 'meta'\. Did you mean 'metal'"):
         dotted.check_columns(["metal", "meta.other"])
 

@@ -291,10 +291,12 @@ def test_no_permission_is_one_line(tmp_path: Path, endpoint: tuple[str, Path]) -
     assert "9876543210" not in done.stderr
 
 
-def test_no_network_is_one_line(tmp_path: Path) -> None:
-    done = push("http://127.0.0.1:9", tmp_path, save(tmp_path / "in.jsonl", rows(4)), "tester/other", HF_TOKEN=TOKEN)
+@pytest.mark.parametrize(("offline", "advice"), [("0", "Check the network"), ("1", "Unset HF_HUB_OFFLINE")])
+def test_no_network_is_one_line(offline: str, advice: str, tmp_path: Path) -> None:
+    source = save(tmp_path / "in.jsonl", rows(4))
+    done = push("http://127.0.0.1:9", tmp_path, source, "tester/other", HF_TOKEN=TOKEN, HF_HUB_OFFLINE=offline)
     assert done.returncode == 1
-    assert "the Hub cannot be reached" in done.stderr
+    assert f"the Hub cannot be reached. {advice}; nothing was put there" in " ".join(done.stderr.split())
     assert TOKEN not in done.stderr
 
 

@@ -139,7 +139,7 @@ class Texts:
             self._finding(
                 "role markers",
                 "have a role marker in a reply or a turn",
-                "A reply that goes on with somebody else's turn teaches the model to: cut it there, or use --as chat",
+                "One that goes on with somebody else's turn teaches a model to: cut it there, or make text chat (--as)",
             ),
             self._finding(
                 "empty turns", "have an empty prompt, turn or completion", "`ktodata unpair` leaves them out"

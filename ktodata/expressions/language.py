@@ -99,8 +99,8 @@ class Expression:
         for column in self.columns:
             if column not in there:
                 do = nearest(column, there)
-                if dotted := [name for name in there if _is_written(name, self.text) and name.startswith(f"{column}.")]:
-                    do = f"A column with a dot in its name goes in backticks: `{dotted[0]}`"
+                if whole := [name for name in there if column in _words(name) and _is_written(name, self.text)]:
+                    do = f"A column of such a name goes in backticks: `{whole[0]}`"
                 elif not do.startswith("Did"):
                     do = f"Columns: {listed(there)}. Text goes in quotes: '{column}'"
                 raise UsageError(f"{self.name} {_short(self.text)!r}: no column {column!r}", do=do)
@@ -118,6 +118,12 @@ class Expression:
             if self.columns:
                 do += ", say with `is not null and`, or the record; or name a --quarantine FILE for such records"
             raise RowError(f"{self.name}: {error}", where=where, do=do) from None
+
+
+def _words(name: str) -> list[str]:
+    """The words of a column's name that is more than one (`user-rating`)."""
+    words = re.split(r"\W+", name)
+    return words if len(words) > 1 else []
 
 
 def _is_written(name: str, text: str) -> bool:

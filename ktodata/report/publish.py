@@ -126,7 +126,7 @@ def upload(folder: Path, hub_id: str, *, private: bool = False, token: str = "",
 
 @contextlib.contextmanager
 def _errors(hub_id: str, token: str) -> Iterator[None]:
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     where = f"{hub_id} on the Hub"
     try:
@@ -144,9 +144,8 @@ def _errors(hub_id: str, token: str) -> Iterator[None]:
         raise
     except Exception as error:
         if hub.unreachable(error):
-            raise WriteError(
-                "the Hub cannot be reached", where=where, do="Check the network; nothing was put there"
-            ) from None
+            do = "Unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "Check the network"
+            raise WriteError("the Hub cannot be reached", where=where, do=f"{do}; nothing was put there") from None
         if isinstance(error, OSError | ValueError):
             raise WriteError(_told(error, token), where=where) from None
         raise
