@@ -362,7 +362,7 @@ def test_the_input_of_an_instruction_is_part_of_the_prompt() -> None:
     assert read({"instruction": "do", "input": "it", **replies}) == both
     named = SOURCES["axolotl-dpo"].read(pair("a", "b", instruction="do", input="it"), "")
     assert [(one.prompt, one.completion, one.label) for one in named] == both  # type: ignore[union-attr]
-    for none in (None, "", float("nan")):
+    for none in (None, "", " \n", float("nan")):
         assert read({**row, "input": none}) == [("do", "a", True)]
         assert read({"instruction": "do", "input": none, **replies})[0] == ("do", "a", True)
         assert read({**row, "instruction": none}) == [("it", "a", True)]
@@ -375,9 +375,10 @@ def test_the_input_of_an_instruction_is_part_of_the_prompt() -> None:
     with pytest.raises(RowError, match="instruction is int 0, not a string"):
         read({**row, "instruction": 0})
     chat = [user("do")]
-    assert read({**row, "instruction": chat, "input": "", "completion": [assistant("a")]}) == [
-        (chat, [assistant("a")], True)
-    ]
+    for none in (None, "", " ", float("nan")):
+        assert read({**row, "instruction": chat, "input": none, "completion": [assistant("a")]}) == [
+            (chat, [assistant("a")], True)
+        ]
 
 
 def test_messages_with_the_keys_of_both_forms_and_one_of_them_null() -> None:
@@ -515,7 +516,7 @@ def test_a_skip_says_which() -> None:
     assert [one.which for one in found] == ["rejected"]
 
 
-@pytest.mark.parametrize("none", [None, "", float("nan"), []])
+@pytest.mark.parametrize("none", [None, "", " ", float("nan"), []])
 def test_columns_of_alpaca_that_say_nothing(none: object) -> None:
     record = {"instruction": "q", "output": "a", "kto_tag": True, "history": none, "input": none or None}
     assert read(record) == [([user("q")], [assistant("a")], True)]

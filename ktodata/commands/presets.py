@@ -117,7 +117,8 @@ whose `id` tells (all that ktodata wrote). Of a pair with messages and an empty 
 text they are unreadable if they are a conversation of the prompt, or if the text is messages that are cut off. As
 Python prints them, which is what pandas writes into csv files, they are unreadable. So is a record with `tools`,
 `images`, `videos` or `audios` that are not empty, since a row has no place for them. An `input` beside an `instruction`
-is part of the prompt, on a line of its own; where one of the two is null or empty, the other is all of it.
+is part of the prompt, on a line of its own; where one of the two is null, empty or white space, the other is all of
+it.
 """
 
 
