@@ -19,6 +19,7 @@ from typing import Any
 import xxhash
 
 from ktodata.discover import discover
+from ktodata.errors import RowError
 from ktodata.formats import Format
 from ktodata.io import Quarantine, Spill, Table, rows_of
 from ktodata.order import numbers_of
@@ -82,7 +83,10 @@ class Converting:
         made = self.form.make(row)
         if isinstance(made, str):
             return made
-        found = list(self.reader.read(made, ""))
+        try:
+            found = list(self.reader.read(made, ""))
+        except RowError:  # as of text that looks like messages: the format has no `id` to tell that it is text
+            found = []
         if len(found) == 1 and isinstance(found[0], Example):
             one = found[0]
             if (one.prompt, one.completion, one.label) == (row.prompt, row.completion, row.label):

@@ -3,7 +3,8 @@
 Text is text, and a reply may well be JSON. Only what is wholly messages, each with a role and a content, and some from
 somebody who speaks in chats, is taken for messages, and only where a layout has them; a row's own `id` can tell better
 (`ktodata.schema.is_text`). A single message, which is an object like any other, is taken for one only in the replies of
-a pair and in columns of conversations (`alone`).
+a pair and in columns of conversations (`alone`). What begins as they do and is cut off, as spreadsheets cut a cell at
+32,767 characters, is no text either.
 """
 
 from __future__ import annotations
@@ -36,12 +37,20 @@ SHAREGPT = {
 }
 _SPEAKERS = frozenset({*ROLES, *SHAREGPT})
 _KEYS = (("role", "content"), ("from", "value"))
-_BEGUN = re.compile(r"""\[?\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
-_SPEAKER = re.compile(rf"'(?:role|from)'\s*+:\s*+'(?i:{'|'.join(sorted(_SPEAKERS))})'")
+_LIST, _ANY = re.compile(r"\s*+\["), re.compile(r"\s*+[\[{]")
+_BEGUN = re.compile(r"""\s*+\[?\s*+\{\s*+(["'])(?:role|content|from|value)\1\s*+:""")
+_NAME = f"(?i:{'|'.join(sorted(_SPEAKERS))})"
+_SPEAKER = re.compile(rf"'(?:role|from)'\s*+:\s*+'{_NAME}'")
+# In either form, the name perhaps cut off. What somebody says in JSON has its quotes escaped, and does not match.
+_NAMED = re.compile(rf"""(["'])(?:role|from)\1\s*+:\s*+(?:(["']){_NAME}\2|["']?\w*+\Z)""")
+_OPEN = r"""(?:"[^"\\]*+(?:\\.[^"\\]*+)*+|'[^'\\]*+(?:\\.[^'\\]*+)*+)"""  # a string without its last quote
+# A list that is cut off in its first words, before it could say whose they are.
+_UNNAMED = re.compile(rf"""\s*+\[\s*+\{{\s*+(["'])content\1\s*+:\s*+(?:{_OPEN}\\?)?""", re.DOTALL)
+_MARK = re.compile(rf"""{_OPEN}["']|[\[\]{{}}"']""", re.DOTALL)
 _SPEECH = re.compile(r"'(?:content|value)'\s*+:\s*+(?![-\d]|True|False)")
 # A list of dictionaries or a single one, as Python prints them, and NumPy, which leaves the commas out. White space is
 # never given back: a text may have very long runs of it.
-_PRINTED = re.compile(r"\[?\s*+\{\s*+'\w++'\s*+:.*\}\s*+\]?+\s*+", re.DOTALL)
+_PRINTED = re.compile(r"\s*+\[?\s*+\{\s*+'\w++'\s*+:.*\}\s*+\]?+\s*+", re.DOTALL)
 
 
 def messages_in(text: str, *, alone: bool = False) -> Any:
@@ -66,7 +75,7 @@ def messages_in(text: str, *, alone: bool = False) -> Any:
 
 
 def _opens(text: str, alone: bool) -> bool:
-    return text.startswith(("[", "{") if alone else "[")
+    return (_ANY if alone else _LIST).match(text) is not None
 
 
 def _is_spoken(item: dict[str, Any]) -> bool:
@@ -80,9 +89,18 @@ def _is_spoken(item: dict[str, Any]) -> bool:
     )
 
 
-def is_cut_off(text: str) -> bool:
-    """Whether some text begins as messages do, and is not JSON."""
-    if not _BEGUN.match(text):
+def _is_cut_off(text: str) -> bool:
+    """Whether some text begins as messages do, and ends within them or is no JSON.
+
+    Other text may go on where they are closed, as in a reply that explains them: that is text.
+    """
+    begun = _BEGUN.match(text)
+    if begun is None or not (_NAMED.search(text, begun.start(1)) or _UNNAMED.fullmatch(text)):
+        return False
+    end = _end(text)
+    if end is None:
+        return True
+    if begun[1] == "'" or text[end:].strip():
         return False
     try:
         json.loads(text)
@@ -93,40 +111,67 @@ def is_cut_off(text: str) -> bool:
     return False
 
 
+def _end(text: str) -> int | None:
+    """Where the list or object that text begins with is closed; None if it never is."""
+    level = 0
+    for found in _MARK.finditer(text):
+        mark = found[0]
+        if mark in ("'", '"'):
+            return None  # a string that is never closed
+        level += (mark in "[{") - (mark in "]}")
+        if not level:
+            return found.end()
+    return None
+
+
 def is_printed(text: str) -> bool:
     """Whether some text is messages as Python prints them, which is no format to be read."""
     return (
-        text.startswith(("[", "{"))
+        _opens(text, alone=True)
         and any(all(f"'{key}':" in text for key in keys) for keys in _KEYS)
         and bool(_PRINTED.fullmatch(text))
         and bool(_SPEAKER.search(text) and _SPEECH.search(text))
     )
 
 
-def is_encoded(value: object, *, alone: bool = False) -> bool:
-    """Whether a value is messages as text, one way or the other."""
-    if not isinstance(value, str) or not _opens(value, alone):
-        return False
-    return is_printed(value) or messages_in(value, alone=alone) is not None
+def may_be_encoded(value: object) -> bool:
+    """Whether a value is text that may be a list of messages: only its beginning is looked at."""
+    return isinstance(value, str) and _opens(value, alone=False)
+
+
+def sure_messages_in(text: str, *, name: str, where: str, alone: bool = False) -> Any:
+    """`messages_in`, where text that is neither messages nor meant as text is an error.
+
+    Raises:
+        RowError: it is messages that are cut off, or what Python prints for messages, which is not read, as it does not
+            come back for certain.
+    """
+    if not _opens(text, alone):
+        return None
+    if is_printed(text):
+        raise RowError(
+            f"{name} is messages as Python prints them, in text",
+            where=where,
+            do="Write the file as JSON lines or parquet, which hold messages as they are",
+        )
+    found = messages_in(text, alone=alone)
+    if found is None and _is_cut_off(text):
+        raise RowError(
+            f"{name} begins as messages do, and is none: it may be cut off",
+            where=where,
+            do="Write the file again with whole messages, or leave such records out",
+        )
+    return found
 
 
 def decoded(value: object, *, name: str, where: str, alone: bool = False) -> Any:
     """The messages that a value is as JSON; any other value as it is.
 
     Raises:
-        RowError: they are nested too deeply or have half of a surrogate pair; or it is what Python prints for messages,
-            which is not read, as it does not come back for certain.
+        RowError: as `sure_messages_in`; or they are nested too deeply or have half of a surrogate pair.
     """
-    if not isinstance(value, str) or not _opens(value, alone):
-        return value
-    if is_printed(value):
-        raise RowError(
-            f"{name} is messages as Python prints them, in text",
-            where=where,
-            do="Write the file as JSON lines or parquet, which hold messages as they are",
-        )
-    found = messages_in(value, alone=alone)
-    if found is None:
+    found = sure_messages_in(value, name=name, where=where, alone=alone) if isinstance(value, str) else None
+    if found is None or not isinstance(value, str):
         return value
     if problem := problem_of(found, value):
         raise RowError(f"{name}: {problem}", where=where)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
 from ktodata.encoded import ROLES as ROLES
-from ktodata.encoded import decoded, is_encoded
+from ktodata.encoded import decoded, may_be_encoded
 from ktodata.errors import RowError, listed, misspelt
 
 
@@ -283,12 +283,11 @@ def _texts(record: Mapping[str, Any], where: str) -> list[Text]:
     """Prompt and completion. Lists of messages in JSON are read as such, unless the row's `id` tells that all is text.
 
     Raises:
-        RowError: neither a string nor messages, or messages as Python prints them.
+        RowError: neither a string nor messages, or messages that are cut off or as Python prints them.
     """
     values = {name: record[name] for name in ("prompt", "completion")}
-    lists = [name for name, value in values.items() if is_encoded(value)]
-    if lists and not is_text(record):
-        values |= {name: decoded(values[name], name=name, where=where) for name in lists}
+    if any(map(may_be_encoded, values.values())) and not is_text(record):
+        values = {name: decoded(value, name=name, where=where) for name, value in values.items()}
     return [parse_text(value, name=name, where=where) for name, value in values.items()]
 
 

@@ -225,6 +225,23 @@ def test_what_a_format_cannot_hold_is_counted(
     assert not (tmp_path / "none.json").exists()
 
 
+@pytest.mark.parametrize("text", [json.dumps([user("hi"), assistant("hello")]), '[{"role": "user", "content": "h'])
+@pytest.mark.parametrize("name", ["trl", "axolotl"])
+def test_text_that_looks_like_messages_is_left_out_where_no_id_tells(tmp_path: Path, name: str, text: str) -> None:
+    """One such row among others is counted and set aside, and the others are written."""
+    rows = [make_row("Write a chat.", text, True, source="made", origin="pair")]
+    rows += [make_row(f"q{n}", "a", n > 1, source="made", origin="pair") for n in range(4)]
+    source, out, bad = (str(tmp_path / name) for name in ("in.jsonl", "out.jsonl", "bad.jsonl"))
+    write_rows(rows, source)
+    result = run(source, "-o", out, "--to", name, "--quarantine", bad)
+    assert result.exit_code == 0, result.stderr
+    assert "skipped 1: 1 would not read back as it is" in result.stderr
+    (line,) = Path(bad).read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["record"]["completion"] == text
+    assert {row.prompt for row in read_rows(out)} == {f"q{n}" for n in range(4)}
+    assert run(source, "-o", out, "--to", name).exit_code == 0, "it is counted without a quarantine file too"
+
+
 turns = st.lists(
     st.fixed_dictionaries(
         {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": st.text(max_size=8)}

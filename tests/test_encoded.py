@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ktodata.cli import main
-from ktodata.encoded import BROKEN_EMOJI, DEEPEST, decoded, is_encoded, is_printed, is_too_deep, messages_in
+from ktodata.encoded import BROKEN_EMOJI, DEEPEST, decoded, is_printed, is_too_deep, messages_in
 from ktodata.errors import RowError
 from ktodata.schema import parse_row
 from ktodata.sources import Example
@@ -104,9 +104,14 @@ def test_messages_are_from_somebody_who_speaks_in_chats() -> None:
         assert messages_in(json.dumps(items)) == items
         assert is_printed(repr(items))
     for (item, *_), taken in [*((items, False) for items in NO_CHATS), *((items, True) for items in CHATS)]:
-        for text in (json.dumps(item), repr(item)):
-            assert not is_encoded(text)
-            assert is_encoded(text, alone=True) == taken
+        assert decoded(json.dumps(item), name="", where="") == json.dumps(item)
+        assert decoded(repr(item), name="", where="") == repr(item)
+        assert decoded(json.dumps(item), name="", where="", alone=True) == (item if taken else json.dumps(item))
+        if taken:
+            with pytest.raises(RowError, match="as Python prints them"):
+                decoded(repr(item), name="", where="", alone=True)
+        else:
+            assert decoded(repr(item), name="", where="", alone=True) == repr(item)
 
 
 OBJECT = json.dumps(RATES[0])
@@ -178,18 +183,24 @@ def read(prompt: Any, chosen: Any, rejected: Any) -> list[Any]:
     return list(read_pair(prompt, {"chosen": chosen, "rejected": rejected}, "a:1"))
 
 
-@pytest.mark.parametrize("swapped", [True, False])
-def test_messages_beside_some_that_are_cut_off_are_no_text(swapped: bool) -> None:
-    whole = json.dumps([*ASKED, *ANSWER])
-    for prompt in ("q", "other", "", ASKED):
-        for size in (len('[{"role":'), 40, len(whole) - 1):
-            replies = (whole[:size], whole) if swapped else (whole, whole[:size])
-            with pytest.raises(RowError, match=f"^a:1: {'chosen' if swapped else 'rejected'} begins as messages do"):
-                read(prompt, *replies)
-    for prompt, one in (("q", str([*ASKED, *ANSWER])), ("q", [*ASKED, *ANSWER])):
-        half = str(one)[:40]
-        with pytest.raises(RowError, match="begins as messages do"):
-            read(prompt, *((half, one) if swapped else (one, half)))
+@pytest.mark.parametrize("space", [" ", "\n", "\r\n\t "])
+def test_white_space_may_stand_before_messages(space: str) -> None:
+    """It may after them too; and text with white space before it is as it was."""
+    replies = [space + json.dumps([*ASKED, *reply]) for reply in (ANSWER, OTHER)]
+    assert read("q", *replies) == [Example(ASKED, ANSWER, True), Example(ASKED, OTHER, False)]
+    row = {"prompt": space + json.dumps(ASKED), "completion": space + json.dumps(ANSWER), "label": True}
+    assert parse_row(row, where="", source="").completion == ANSWER
+    printed = space + repr([*ASKED, *ANSWER])
+    for bad, told in ((printed, "as Python prints them"), (replies[0][:-9], "begins as messages do")):
+        with pytest.raises(RowError, match=told):
+            read("q", bad, "b")
+        with pytest.raises(RowError, match=told):
+            parse_row({**row, "prompt": bad}, where="", source="")
+    deep = space + '[{"role": "user", "content": ' + "[" * 100_000 + "]" * 100_000 + "}]"
+    with pytest.raises(RowError, match="nested too deeply"):
+        read("q", deep, deep)
+    for text in (f"{space}[1]", f"{space}hi", f'{space}[{{"a": 1}}]'):
+        assert read("q", text, "b")[0] == Example("q", text, True)
 
 
 @pytest.mark.parametrize("swapped", [True, False])
@@ -198,17 +209,26 @@ def test_messages_beside_text_are_text_only_where_they_are_no_answer(swapped: bo
     """A conversation of the prompt would be learned as JSON; a reply that merely is JSON has to stay as it is."""
     whole = json.dumps([*ASKED, *ANSWER])
     for prompt, text in (("q", whole), ("Be kind. q", whole), (None, whole), (" ", whole), (ASKED, whole)):
-        for reply in (text, json.dumps(ANSWER)):
+        for reply in (text, json.dumps(ANSWER), SAID):
             with pytest.raises(RowError, match=r"^a:1: one reply is a string, the other messages"):
                 read(prompt, *((plain, reply) if swapped else (reply, plain)))
     for prompt, text in (
         ("Write some messages", whole),
         ("q", json.dumps(ASKED)),
-        ("q", SAID),
+        ("q", MESSAGE),
         ("q", json.dumps([{"role": "user", "content": [1]}])),
     ):
         replies = (plain, text) if swapped else (text, plain)
         assert read(prompt, *replies) == [Example(prompt, replies[0], True), Example(prompt, replies[1], False)]
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+@pytest.mark.parametrize("plain", ["b", ""])
+def test_what_python_prints_beside_text_is_no_text(swapped: bool, plain: str) -> None:
+    for items in ([*ASKED, *ANSWER], ANSWER[0]):
+        for prompt in ("q", "other", "", None, ASKED):
+            with pytest.raises(RowError, match="is messages as Python prints them"):
+                read(prompt, *((plain, repr(items)) if swapped else (repr(items), plain)))
 
 
 def test_messages_in_sharegpts_form_are_no_text_of_a_row() -> None:
@@ -254,3 +274,38 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         lines = [json.dumps(row) for row in rows]
         text = "\n".join(lines) if path.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]"
         path.write_text(text, encoding="utf-8")
+
+
+COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "both replies": (["unpair"], {"prompt": "q", "chosen": "CUT", "rejected": "CUT"}),
+    "a reply beside none": (["unpair"], {"prompt": "q", "chosen": "CUT", "rejected": ""}),
+    "a prompt": (["unpair"], {"prompt": "CUT", "chosen": "a", "rejected": "b"}),
+    "no prompt": (["unpair"], {"chosen": "CUT", "rejected": "CUT"}),
+    "a completion": (["unpair"], {"prompt": "q", "completion": "CUT", "label": True}),
+    "a thumb": (["label", "--thumbs", "vote"], {"prompt": "q", "reply": "CUT", "vote": "up"}),
+}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("case", COMMANDS)
+def test_cells_as_spreadsheets_cut_them_are_set_aside(
+    case: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (command, *options), record = COMMANDS[case]
+    cut = json.dumps([{"role": "user", "content": "long " * 8000}, *ANSWER])[:32_767]
+    text = "whole {}" if "prompt" in record else json.dumps([*ASKED, {"role": "assistant", "content": "{}"}])
+    whole = {column: text.replace("{}", column) if value == "CUT" else value for column, value in record.items()}
+    write(Path(name), [whole, {column: cut if value == "CUT" else value for column, value in record.items()}])
+    refused = CliRunner().invoke(main, [command, name, "-o", "o.jsonl", *options])
+    assert refused.exit_code == 1
+    assert "begins as messages do, and is none: it may be cut off" in refused.stderr
+    done = CliRunner().invoke(main, [command, name, "-o", "o.jsonl", "--quarantine", "bad.jsonl", *options])
+    assert done.exit_code == 0, done.stderr
+    (bad,) = [
+        found
+        for found in map(json.loads, Path("bad.jsonl").read_text(encoding="utf-8").splitlines())
+        if found["reason"] == "unreadable"
+    ]
+    assert cut in bad["record"].values()
+    assert "long long" not in Path("o.jsonl").read_text(encoding="utf-8")

@@ -110,14 +110,15 @@ its system prompt, it is skipped and counted as `no prompt`, in files of rows to
 a prompt.) Text in the column of a prompt beside messages is the user's turn where they have none. Where they have some
 it is one of these, perhaps with a template round it; else it is another prompt, and `prompts differ`.
 
-Messages may stand in a column as text, if they are JSON and all of the text, in both replies of a pair: a list in which
-somebody speaks who does so in chats (`user`, `assistant`, `human`, `gpt` …); in replies of pairs and in columns of
-conversations a single message too. Other JSON is text, and text that merely looks like messages stays text in rows
-whose `id` tells (all that ktodata wrote). Of a pair with messages and an empty text the messages stay; beside other
-text they are unreadable if they are a conversation of the prompt, or if the text is messages that are cut off. As
-Python prints them, which is what pandas writes into csv files, they are unreadable. So is a record with `tools`,
-`images`, `videos` or `audios` that are not empty, since a row has no place for them. An `input` beside an `instruction`
-is part of the prompt, on a line of its own; where one of the two is null or empty, the other is all of it.
+Messages may stand in a column as text, if they are JSON and all of the text but for white space, in both replies of a
+pair: a list in which somebody speaks who does so in chats (`user`, `assistant`, `human`, `gpt` …); in replies of pairs
+and in columns of conversations a single message too. Other JSON is text, and text that merely looks like messages stays
+text in rows whose `id` tells (all that ktodata wrote). Of a pair with messages and an empty text the messages stay;
+beside other text they are unreadable if they are a conversation of the prompt, or a reply to it. Messages that are cut
+off, as spreadsheets cut a cell at 32,767 characters, are unreadable, and so are those as Python prints them, which is
+what pandas writes into csv files. So is a record with `tools`, `images`, `videos` or `audios` that are not empty, since
+a row has no place for them. An `input` beside an `instruction` is part of the prompt, on a line of its own; where one
+of the two is null, empty or white space, the other is all of it.
 """
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ktodata.sources import rows
 from ktodata.sources.contract import Example, Record, Skip, Source, column
-from ktodata.sources.llama_factory import instruction_of
+from ktodata.sources.llama_factory import instruction_of, is_nothing
 from ktodata.sources.pairs import read_pair
 from ktodata.sources.system import after, system_turns
 
@@ -39,7 +39,7 @@ def read_dpo(record: Record, where: str) -> Iterator[Example | Skip]:
 def _instruction(record: Record, where: str) -> Any:
     """As alpaca has it, with an input if there is one."""
     asked = column(record, "instruction", where)
-    return asked if isinstance(asked, list) and not record.get("input") else instruction_of(record, where)
+    return asked if isinstance(asked, list) and is_nothing(record.get("input")) else instruction_of(record, where)
 
 
 AXOLOTL_KTO = Source(

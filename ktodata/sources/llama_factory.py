@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ktodata.errors import RowError
 from ktodata.schema import Message, check_nothing_lost, named
-from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, single, string
+from ktodata.sources.contract import Example, Record, Skip, Source, boolean, column, is_empty, single, string
 from ktodata.sources.messages import as_messages, reply_of
 from ktodata.sources.pairs import read_pair
 from ktodata.sources.system import system_turns
@@ -41,7 +41,7 @@ def _prompt(record: Record, where: str) -> list[Message]:
     if name:
         return turns + as_messages(column(record, name, where), name=name, where=where)
     history = record.get("history")
-    if _is_nothing(history):
+    if is_nothing(history):
         history = []
     if not isinstance(history, list):
         raise RowError(f"history is {named(history)}, not a list of exchanges", where=where)
@@ -60,12 +60,13 @@ def instruction_of(record: Record, where: str) -> str:
         RowError: there is no column `instruction`, or one of the two is no string.
     """
     column(record, "instruction", where)
-    given = [name for name in ("instruction", "input") if not _is_nothing(record.get(name))]
+    given = [name for name in ("instruction", "input") if not is_nothing(record.get(name))]
     return "\n".join(string(record, name, where) for name in given)
 
 
-def _is_nothing(value: object) -> bool:
-    return value is None or value == "" or value != value  # a csv file's null, and pandas' NaN
+def is_nothing(value: object) -> bool:
+    """Whether a column says nothing: null, as pandas writes it too (NaN), or text of nothing but white space."""
+    return is_empty(value) if isinstance(value, str) else value is None or value != value
 
 
 DPO = Source(

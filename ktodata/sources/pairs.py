@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from ktodata.encoded import decoded, is_cut_off, is_encoded, messages_in
+from ktodata.encoded import decoded, sure_messages_in
 from ktodata.errors import RowError, listed
 from ktodata.schema import ASKING, Message, check_nothing_lost, kind_of, named, reply_problem
 from ktodata.sources.contract import Example, Record, Skip, Source, column, is_empty, pair
@@ -28,8 +28,8 @@ def read_pair(prompt: Any, record: Record, where: str) -> Iterator[Example | Ski
     """The examples of `chosen` and `rejected`, given a prompt: a string, messages, or None if it is inside them.
 
     Raises:
-        RowError: a value that is neither string nor messages, replies of two kinds, messages that are cut off, or
-            plain text of which nothing says where the prompt ends.
+        RowError: a value that is neither string nor messages, replies of two kinds, messages as text that are cut off
+            or printed by Python, or plain text of which nothing says where the prompt ends.
     """
     check_nothing_lost(record, where=where)
     replies = {name: column(record, name, where) for name in ("chosen", "rejected")}
@@ -63,22 +63,25 @@ def _turns(prompt: Any, replies: dict[str, Any], where: str) -> tuple[Turns, Tur
     without words at the place of the other's last.
 
     Raises:
-        RowError: one is messages and the other text, or messages that are cut off.
+        RowError: one is messages and the other text, or messages as text cannot be read.
     """
-    plain = [name for name, value in replies.items() if isinstance(value, str) and not is_encoded(value, alone=True)]
+    written = {
+        name: sure_messages_in(value, name=name, where=where, alone=True)
+        for name, value in replies.items()
+        if isinstance(value, str)
+    }
+    plain = [name for name, found in written.items() if found is None]
     if len(plain) == 2:
         return None
-    if plain and not is_empty(text := replies[plain[0]]):
-        (other,) = (value for name, value in replies.items() if name not in plain)
-        if is_cut_off(text):
-            raise RowError(
-                f"{plain[0]} begins as messages do in JSON, and is none: it may be cut off",
-                where=where,
-                do="Write the file again with whole messages, or leave such records out",
-            )
-        if isinstance(other, str) and not _answers(prompt, other):
+    if plain and not is_empty(replies[plain[0]]):
+        (other,) = (name for name in replies if name not in plain)
+        if other in written and not _answers(prompt, written[other]):
             return None
-        raise RowError("one reply is a string, the other messages", where=where)
+        raise RowError(
+            "one reply is a string, the other messages",
+            where=where,
+            do=f"Write {plain[0]} as messages too, or leave such records out",
+        )
     found = {name: as_messages(replies[name], name=name, where=where) for name in replies if name not in plain}
     for name in plain:
         (whole,) = found.values()
@@ -86,10 +89,10 @@ def _turns(prompt: Any, replies: dict[str, Any], where: str) -> tuple[Turns, Tur
     return found["chosen"], found["rejected"]
 
 
-def _answers(prompt: Any, text: str) -> bool:
-    """Whether text is the list of messages that answers a prompt, and no reply that is merely JSON of messages."""
+def _answers(prompt: Any, found: Any) -> bool:
+    """Whether messages that stood there as text answer a prompt, and are no reply that is merely JSON of messages."""
     with contextlib.suppress(RowError):
-        *asked, last = as_messages(messages_in(text), name="", where="")
+        *asked, last = as_messages(found, name="", where="")
         if last["role"] != "assistant":
             return False
         if isinstance(prompt, str) and not is_empty(prompt):
