@@ -72,6 +72,8 @@ def test_with_failures_and_five_kills_it_gives_what_a_quiet_run_gives(
 
     def fail(number: int, body: Body) -> str:
         what = rng.choice(["429 0.05", "500", "503", "half", "drop", "malformed", "hang", *[""] * 14])
+        if what == "hang" and what in failed:  # each takes the client's whole timeout
+            what = ""
         failed.append(what)
         return what
 

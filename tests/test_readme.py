@@ -89,7 +89,7 @@ def test_the_hub_block(tmp_path: Path) -> None:
 def test_from_data_to_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each block is run as it is written, the one in Python and the first half of the one of `||` in this process."""
+    """Each block is run as it is written: the one in Python, dry runs and what stands before `||` in this process."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (toml,) = blocks("toml")
     name = toml.splitlines()[0].removeprefix("# ")
@@ -113,7 +113,9 @@ def test_from_data_to_a_model(
     assert "step 4/4" in begun.stderr
     (tmp_path / "runs" / "long" / "README.md").unlink()  # as if it had been killed right before its last line
     assert "going on from runs/long/checkpoints/step-4" in sh(blocks("sh")[3], tmp_path)
-    planned = sh(blocks("sh")[4], tmp_path)
+    plans = [CliRunner().invoke(main, shlex.split(line)[1:]) for line in blocks("sh")[4].splitlines()]
+    assert [plan.exit_code for plan in plans] == [0, 0]
+    planned = "".join(plan.output for plan in plans)
     assert "8 processes; each holds the whole model" in planned
     assert "16 processes on 2 machines; FSDP2" in planned
 

@@ -262,7 +262,7 @@ def test_accelerate_without_shards_and_fewer_rows_than_processes_in_the_last_ste
 
 FAILING = """
 import os, runpy, sys
-import ktotrain.learn, ktotrain.trainer
+import ktotrain.launch, ktotrain.learn, ktotrain.trainer
 from ktotrain.errors import TrainingError
 
 def fail(*arguments):
@@ -270,6 +270,7 @@ def fail(*arguments):
         raise TrainingError("the disk of process 1 is gone")
     return step(*arguments)
 
+ktotrain.launch.PATIENCE = 1  # process 0 has no error to say first
 step, ktotrain.trainer.train_step = ktotrain.trainer.train_step, fail
 runpy.run_module("ktotrain", run_name="__main__", alter_sys=True)
 """
