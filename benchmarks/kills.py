@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -68,33 +68,25 @@ def write_recipe(folder: Path, *, steps: int) -> Path:
 def start(recipe: Path, output_dir: Path, overrides: Sequence[str], *, processes: int, resume: bool) -> psutil.Popen:
     """One `ktotrain run` in a process group of its own; what it says goes to a file beside the folder."""
     settings = [part for override in overrides for part in ("--set", override)]
-    command = [
-        sys.executable,
-        "-m",
-        "ktotrain",
-        "run",
-        str(recipe),
-        "--set",
-        f"train.output_dir={output_dir}",
-        *settings,
-    ]
-    command += ["--processes", str(processes)] * (processes > 1) + ["--resume"] * resume
+    arguments = ["-m", "ktotrain", "run", str(recipe), "--set", f"train.output_dir={output_dir}", *settings]
+    arguments += ["--processes", str(processes)] * (processes > 1) + ["--resume"] * resume
     cache = output_dir.with_name(f"{output_dir.name}-cache")
-    with output_dir.with_name(f"{output_dir.name}.log").open("ab") as said:
-        return psutil.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "KTOKIT_CACHE": str(cache)},
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KTOKIT_CACHE": str(cache)}
+    return begin(arguments, environment, output_dir.with_name(f"{output_dir.name}.log"))
+
+
+def begin(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> psutil.Popen:
+    """An interpreter with these arguments; what it says is added to `log`."""
+    with log.open("ab") as said:
+        command = [sys.executable, *arguments]
+        return psutil.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
 
 
 def kill(process: psutil.Popen) -> bool:
     """SIGKILL to a run and all that it has started; whether it was still there."""
     try:
-        everyone = [process, *process.children(recursive=True)]
+        run = psutil.Process(process.pid)
+        everyone = [run, *run.children(recursive=True)]
     except psutil.NoSuchProcess:
         return False
     alive = process.poll() is None

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from click.testing import CliRunner, Result
+from forked import Forked
 from support import TEMPLATE, byte_tokenizer, model_folder, tiny_llama
 
 from ktodata.cli import main
@@ -327,17 +329,16 @@ def test_text_rows_and_a_base_model(tmp_path: Path, base_model: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # seven processes, each of which imports torch
 def test_killed_five_times_it_gives_what_an_undisturbed_run_gives(source: Path) -> None:
     rng, out = random.Random(3), source.with_name("out.jsonl")
     settings = [f"base.model={QUICKSTART}", "base.max_tokens=40", "base.batch=4"]
     rows = read_rows(str(ROOT / "recipes" / "quickstart" / "chats.jsonl"))[:60]
     write_rows(rows, str(source))
-    command = [sys.executable, "-m", "ktodata", *arguments(source, *settings), "--per-row", "2"]
+    command = ["-m", "ktodata", *arguments(source, *settings), "--per-row", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     kept = 0
     for _ in range(5):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+        process = Forked(*command, env=environment)
         wanted = kept + rng.randrange(1, 14)
         while process.poll() is None and _lines(source) < wanted:
             time.sleep(0.001)
@@ -347,12 +348,12 @@ def test_killed_five_times_it_gives_what_an_undisturbed_run_gives(source: Path) 
         assert not out.exists()
         kept = _lines(source)
         assert kept >= wanted
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    done = forked.run(*command, env=environment)
     assert done.returncode == 0, done.stderr
     assert f"continuing with {kept} replies" in done.stderr
     resumed = out.read_bytes()
     out.unlink()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    done = forked.run(*command, env=environment)
     assert "continuing" not in done.stderr
     assert out.read_bytes() == resumed
     negatives = [json.loads(line) for line in resumed.splitlines()]

@@ -3,12 +3,17 @@
 import json
 import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from support import SHARED, text_records, write_jsonl
+
+from ktotrain.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,7 +86,10 @@ def test_the_hub_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_data_to_a_model(tmp_path: Path) -> None:
+def test_from_data_to_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each block is run as it is written: the one in Python, dry runs and what stands before `||` in this process."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (toml,) = blocks("toml")
     name = toml.splitlines()[0].removeprefix("# ")
@@ -95,11 +103,19 @@ def test_from_data_to_a_model(tmp_path: Path) -> None:
     assert all(f"`{word}" in README for word in named)
     (python,) = blocks("python")
     (tmp_path / "example.py").write_text(python, encoding="utf-8")
-    assert "runs/second/model" in sh("python example.py", tmp_path)
-    assert "step 4/4" in sh(blocks("sh")[3], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("example.py", run_name="__main__")
+    assert "runs/second/model" in capsys.readouterr().out
+    first, _, second = blocks("sh")[3].rstrip("\n").partition(" ||\n")
+    assert second == f"{first} --resume"
+    begun = CliRunner().invoke(main, shlex.split(first)[1:])
+    assert begun.exit_code == 0, begun.output
+    assert "step 4/4" in begun.stderr
     (tmp_path / "runs" / "long" / "README.md").unlink()  # as if it had been killed right before its last line
     assert "going on from runs/long/checkpoints/step-4" in sh(blocks("sh")[3], tmp_path)
-    planned = sh(blocks("sh")[4], tmp_path)
+    plans = [CliRunner().invoke(main, shlex.split(line)[1:]) for line in blocks("sh")[4].splitlines()]
+    assert [plan.exit_code for plan in plans] == [0, 0]
+    planned = "".join(plan.output for plan in plans)
     assert "8 processes; each holds the whole model" in planned
     assert "16 processes on 2 machines; FSDP2" in planned
 

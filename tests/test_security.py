@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import torch
 from click.testing import CliRunner
+from forked import Forked
 from runs import command, refused_in_one_line, small_home, train, trained
 from support import TEMPLATE, byte_tokenizer, model_folder, text_records, write_jsonl
 
@@ -299,18 +301,15 @@ def test_processes_listen_on_the_loopback_interface_alone(home: Path, tmp_path: 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "KTOKIT_CACHE": str(tmp_path / "cache")}
     heard: set[str] = set()
     most = 0
-    with subprocess.Popen(
-        [sys.executable, "-m", "ktotrain", *arguments, "--processes", "2"],
-        env=environment,
-        stderr=subprocess.DEVNULL,
-    ) as run:
-        while run.poll() is None:
-            with contextlib.suppress(psutil.Error):
-                family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
-                most = max(most, len(family))
-                for process in family:
-                    sockets = process.net_connections(kind="inet")
-                    heard |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+    run = Forked("-m", "ktotrain", *arguments, "--processes", "2", env=environment)
+    while run.poll() is None:
+        time.sleep(0.005)
+        with contextlib.suppress(psutil.Error):
+            family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+            most = max(most, len(family))
+            for process in family:
+                sockets = process.net_connections(kind="inet")
+                heard |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
     assert run.returncode == 0
     assert most >= 3, "both processes were looked at"
     assert heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
-from benchmarks.kills import kill_and_resume
+from benchmarks import kills
 
 
 @pytest.mark.slow
-def test_three_kills(tmp_path: Path) -> None:
-    report = kill_and_resume(tmp_path, kills=3, seed=4)
+def test_three_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        kills, "begin", lambda arguments, env, log: Forked(*arguments, env=env, cwd=kills.ROOT, into=log)
+    )
+    report = kills.kill_and_resume(tmp_path, kills=3, seed=4)
     assert report.kills.total() == 3
     assert report.kills["model"] == 1
     assert report.kills["save"] == 1

@@ -1,8 +1,6 @@
 """What a launcher asks for is had or refused, and `--dry-run` shows what each process would get, starting none."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from forked import run
 from support import model_folder, text_records, tiny_llama, write_jsonl
 
 from ktotrain.cli import main
@@ -47,24 +46,17 @@ def test_accelerate_itself_starts_one_process_on_a_cpu_and_is_found_out(tmp_path
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('[model]\npath = "m"\n[data]\ntrain = "r"\n')
     launch = [
-        sys.executable,
         "-m",
-        "accelerate.commands.launch",
+        "accelerate.commands.accelerate_cli",
+        "launch",
         "--cpu",
         "--num_processes",
         "2",
         "--num_machines",
         "1",
     ]
-    done = subprocess.run(
-        [*launch, "-m", "ktotrain", "run", str(recipe)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = run(*launch, "-m", "ktotrain", "run", str(recipe), env=environment, cwd=tmp_path)
     assert done.returncode
     assert "error: accelerate was asked for several processes on a CPU and started one" in done.stderr
 

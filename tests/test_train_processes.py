@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from click.testing import CliRunner
 from runs import in_this_process
@@ -23,14 +23,8 @@ def start(folder: Path, processes: int, *overrides: str) -> subprocess.Completed
     run = ["run", str(folder / "recipe.toml"), *arguments, "--set", f"train.output_dir={folder / 'run'}"]
     if processes == 1:
         return in_this_process(run)
-    return subprocess.run(
-        [sys.executable, "-m", "ktotrain", *run, "--processes", str(processes)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return forked.run("-m", "ktotrain", *run, "--processes", str(processes), env=environment)
 
 
 def launch(folder: Path, processes: int, *overrides: str) -> list[dict[str, Any]]:

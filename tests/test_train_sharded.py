@@ -3,15 +3,14 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import Forked, run
 from runs import in_this_process
 from safetensors.torch import load_file
 from support import model_folder, random_rows, text_records, write_jsonl
@@ -22,7 +21,7 @@ from ktotrain.losses import LOSSES
 from ktotrain.plan import plan_run
 from ktotrain.step import Packing, build_packs
 
-BIN = Path(sys.executable).parent
+LAUNCH = ["-m", "accelerate.commands.accelerate_cli", "launch"]
 FSDP = """
 compute_environment: LOCAL_MACHINE
 distributed_type: FSDP
@@ -66,6 +65,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def on_cpu() -> dict[str, str]:
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+
 def train(
     home: Path, out: Path, *settings: str, config: str = "", processes: int = 2, flags: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
@@ -75,16 +78,8 @@ def train(
     if not config:
         return in_this_process(arguments)
     port = str(20000 + os.getpid() % 10000)
-    how = [str(BIN / "accelerate"), "launch", "--config_file", str(home / config)]
-    how += ["--num_processes", str(processes), "--main_process_port", port]
-    return subprocess.run(
-        [*how, "-m", "ktotrain", *arguments],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    how = [*LAUNCH, "--config_file", str(home / config), "--num_processes", str(processes)]
+    return run(*how, "--main_process_port", port, "-m", "ktotrain", *arguments, env=on_cpu())
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
@@ -230,24 +225,15 @@ def test_an_empty_pack_scores_nothing_and_has_a_gradient_of_zero(layout: Any) ->
 def test_two_machines(home: Path, tmp_path: Path) -> None:
     """Two launchers, as on two machines, with one process each: shards over both."""
     port = str(30000 + os.getpid() % 10000)
-    launch = [str(BIN / "accelerate"), "launch", "--config_file", str(home / "fsdp.yaml"), "--num_machines", "2"]
+    launch = [*LAUNCH, "--config_file", str(home / "fsdp.yaml"), "--num_machines", "2"]
     launch += ["--main_process_ip", "127.0.0.1", "--main_process_port", port, "--rdzv_backend", "static"]
-    run = ["-m", "ktotrain", "run", str(home / "recipe.toml"), "--set", f"train.output_dir={tmp_path / 'two'}"]
-    launchers = [
-        subprocess.Popen(
-            [*launch, "--machine_rank", str(rank), *run],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for rank in range(2)
-    ]
+    what = ["-m", "ktotrain", "run", str(home / "recipe.toml"), "--set", f"train.output_dir={tmp_path / 'two'}"]
+    launchers = [Forked(*launch, "--machine_rank", str(rank), *what, env=on_cpu()) for rank in range(2)]
     try:
         assert [launcher.wait(timeout=150) for launcher in launchers] == [0, 0]
     finally:
         for launcher in launchers:
-            if launcher.poll() is None:
-                launcher.send_signal(signal.SIGKILL)
+            launcher.kill()
     assert train(home, tmp_path / "one").returncode == 0
     require_equal(tmp_path / "one", tmp_path / "two")
 
@@ -276,7 +262,7 @@ def test_accelerate_without_shards_and_fewer_rows_than_processes_in_the_last_ste
 
 FAILING = """
 import os, runpy, sys
-import ktotrain.learn, ktotrain.trainer
+import ktotrain.launch, ktotrain.learn, ktotrain.trainer
 from ktotrain.errors import TrainingError
 
 def fail(*arguments):
@@ -284,6 +270,7 @@ def fail(*arguments):
         raise TrainingError("the disk of process 1 is gone")
     return step(*arguments)
 
+ktotrain.launch.PATIENCE = 1  # process 0 has no error to say first
 step, ktotrain.trainer.train_step = ktotrain.trainer.train_step, fail
 runpy.run_module("ktotrain", run_name="__main__", alter_sys=True)
 """
@@ -295,16 +282,10 @@ def test_an_error_in_one_process_ends_all_with_its_message(home: Path, tmp_path:
     (home / "plain.yaml").write_text(PLAIN)
     script = tmp_path / "failing.py"
     script.write_text(FAILING)
-    launch = [str(BIN / "accelerate"), "launch", "--config_file", str(home / config), "--num_processes", "2"]
-    launch += ["--main_process_port", str(25000 + os.getpid() % 5000)]
-    done = subprocess.run(
-        [*launch, str(script), "run", str(home / "recipe.toml"), "--set", f"train.output_dir={tmp_path / 'run'}"],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
+    launch = [*LAUNCH, "--config_file", str(home / config), "--num_processes", "2"]
+    launch += ["--main_process_port", str(25000 + os.getpid() % 5000), str(script)]
+    settings = ["--set", f"train.output_dir={tmp_path / 'run'}"]
+    done = run(*launch, "run", str(home / "recipe.toml"), *settings, env=on_cpu(), timeout=150)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == ["error: the disk of process 1 is gone"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from forked import Forked
 from runs import act_before, command, logged, refused, same, small_home, stopped, train, trained
 
 from ktotrain import checkpoint, outputs
@@ -32,16 +33,11 @@ def whole(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(home, tmp_path_factory.mktemp("whole"))
 
 
-def begin(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ktotrain", *arguments],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def begin(*arguments: str) -> Forked:
+    return Forked("-m", "ktotrain", *arguments, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
 
 
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(ready: Callable[[], bool], process: Forked) -> None:
     end = time.monotonic() + 200
     while not ready():
         assert process.poll() is None, process.communicate()[1]
@@ -141,7 +137,7 @@ def test_stopped_while_evaluating_the_evaluation_is_made_later(home: Path, tmp_p
 @pytest.mark.slow
 def test_two_processes_stop_at_one_step_and_go_on(home: Path, tmp_path: Path) -> None:
     """Ctrl-C goes to the launcher alone, since a terminal would not reach the groups of its processes."""
-    how = ("train.max_steps=60", "adapter.rank=2", "adapter.dropout=0.1", "train.pack_tokens=300")
+    how = ("train.max_steps=30", "adapter.rank=2", "adapter.dropout=0.1", "train.pack_tokens=300")
     process = begin(*command(home, tmp_path, *how, flags=["--processes", "2"]))
     wait_until(lambda: lines_of(tmp_path / "run") >= 2, process)
     process.send_signal(signal.SIGINT)
@@ -152,7 +148,7 @@ def test_two_processes_stop_at_one_step_and_go_on(home: Path, tmp_path: Path) ->
     last = said.strip().splitlines()[-1]
     assert last.endswith("--resume --processes 2")
     ((step, _),) = checkpoint.checkpoints(tmp_path / "run")
-    assert step == lines_of(tmp_path / "run") < 60
+    assert step == lines_of(tmp_path / "run") < 30
     flags = ["--processes", "2"]
     resumed = begin(*command(home, tmp_path, *how, flags=["--resume", *flags]))
     assert resumed.wait(200) == 0, resumed.communicate()[1]
@@ -166,7 +162,7 @@ def test_two_processes_stop_at_one_step_and_go_on(home: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_two_processes_and_a_second_ctrl_c(home: Path, tmp_path: Path) -> None:
     """They are killed, so it is over at once, whatever they are in; and said as one process says it."""
-    process = begin(*command(home, tmp_path, "train.max_steps=20000", flags=["--processes", "2"]))
+    process = begin(*command(home, tmp_path, "train.max_steps=1000", flags=["--processes", "2"]))
     wait_until(lambda: lines_of(tmp_path / "run") >= 2, process)
     workers = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGINT)
