@@ -192,9 +192,8 @@ def _connect_many(places: Array, found: Signed, within: Array | None, need: int,
     numbers, texts = rarest.ravel()[order], order // rarest.shape[1]
     borders = np.flatnonzero(np.diff(numbers, prepend=~numbers[:1], append=~numbers[-1:]))
     sizes = np.diff(borders)
-    for begin in borders[:-1][sizes > MANY].tolist():
-        some = texts[begin : borders[np.searchsorted(borders, begin) + 1]]
-        _walk(places[some], found, within, need, roots)
+    for place in np.flatnonzero(sizes > MANY).tolist():
+        _walk(places[texts[borders[place] : borders[place + 1]]], found, within, need, roots)
     left = np.flatnonzero(np.repeat(sizes <= MANY, sizes))
     for ahead in range(1, MANY):
         left = left[left < len(numbers) - ahead]

@@ -97,7 +97,7 @@ class Regrouped:
 
     def drained(self) -> Iterator[Table]:
         """The rows of each part that has any, once; see `Spill.drained`."""
-        for part, table in enumerate(made_ahead(functools.partial(self.read, part) for part in range(PARTS))):
+        for part, table in self._rows.in_turn(self.read):
             self._rows.forget(part)
             self._moved.forget(part)
             if table is not None:

@@ -307,7 +307,7 @@ GROUPS = [0, 0, 0, 1, 2, 3, 2, 4, 5, 6, 7, 7, 8, 9, 10, 11]
 @pytest.mark.parametrize(
     "checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "checkpointing"]
 )
-@pytest.mark.parametrize("name", ["varlen", "flex"])
+@pytest.mark.parametrize("name", ["varlen", pytest.param("flex", marks=pytest.mark.slow)])
 def test_a_run_is_the_same_on_every_kernel(name: str, checkpointing: bool) -> None:
     """Steps with mismatched completions that follow, through each kernel as asked for by name."""
     from ktotrain.model import recompute_activations

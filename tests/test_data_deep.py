@@ -97,6 +97,7 @@ def test_each_command_has_one_line_or_sets_the_record_aside(
         assert TOO_DEEP in (line["reason"], line.get("detail"))
 
 
+@pytest.mark.slow
 def test_a_cell_of_messages_does_too_whatever_the_number_of_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

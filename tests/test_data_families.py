@@ -98,6 +98,7 @@ def test_neither_order_nor_workers_nor_kind_change_which_rows_there_are(tmp_path
     assert {row.kind for row in chat} == {"chat"}
 
 
+@pytest.mark.slow
 def test_workers_read_a_family_whose_records_belong_together_alike(tmp_path: Path) -> None:
     records = [
         record | {"message_tree_id": f"{record['message_tree_id']}{n}"}

@@ -155,6 +155,7 @@ def test_the_preset_reads_all_preference_folders_that_a_mirror_holds(home: Path,
     assert (tmp_path / "same.parquet").read_bytes() == (tmp_path / "o.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_preset_is_not_read_from_a_cache_that_has_some_of_its_folders(home: Path, endpoint: str) -> None:
     """Of a mirror that has no others as well: nothing tells. What is named itself is read."""
     first = unpair(home, endpoint, "hh-rlhf:helpful-online")
@@ -171,6 +172,7 @@ def test_a_preset_is_not_read_from_a_cache_that_has_some_of_its_folders(home: Pa
         assert "reading what the cache has of Anthropic/hh-rlhf, which may not be all of it" in named.stderr
 
 
+@pytest.mark.slow
 def test_a_limit_reads_without_a_network_what_it_read_with_one(home: Path, endpoint: str) -> None:
     """It fetched the first folder alone, and reads no further."""
     first = unpair(home, endpoint, "hh-rlhf", "--limit", "2")
@@ -209,6 +211,7 @@ def test_a_preset_knows_its_split_and_its_thresholds(home: Path, endpoint: str, 
     assert {row.source for row in read_rows(out)} == {"HuggingFaceH4/ultrafeedback_binarized:train_prefs"}
 
 
+@pytest.mark.slow
 def test_the_red_team_has_a_layout_of_its_own(home: Path, endpoint: str) -> None:
     done = unpair(home, endpoint, "hh-rlhf:red-team-attempts", "--undesirable-at", "4")
     assert done.returncode == 0, done.stderr
@@ -231,9 +234,10 @@ def test_any_dataset_of_pairs(home: Path, endpoint: str, options: list[str]) -> 
     ("source", "place"),
     [
         ("someone/logs", "someone/logs/train.jsonl:4"),
-        pytest.param("someone/named:x --split fit", "someone/named/some/a.jsonl:4", marks=pytest.mark.slow),
+        ("someone/named:x --split fit", "someone/named/some/a.jsonl:4"),
     ],
 )
+@pytest.mark.slow
 def test_a_bad_line_of_any_dataset_is_told_and_set_aside_as_that_of_a_file(
     home: Path, endpoint: str, source: str, place: str, tmp_path: Path
 ) -> None:
@@ -273,8 +277,9 @@ def test_a_limit_reads_the_first_of_what_is_read_without_it(home: Path, endpoint
 
 @pytest.mark.parametrize(
     ("source", "fetched"),
-    [("someone/answers", ["train.csv"]), pytest.param("someone/pairs", [], marks=pytest.mark.slow)],
+    [("someone/answers", ["train.csv"]), ("someone/pairs", [])],
 )
+@pytest.mark.slow
 def test_no_more_files_are_fetched_than_a_limit_needs(
     home: Path, endpoint: str, source: str, fetched: list[str]
 ) -> None:
@@ -293,7 +298,9 @@ def test_what_datasets_has_kept_is_read_with_a_limit_too(home: Path, endpoint: s
 
 
 @pytest.mark.parametrize("options", [[], pytest.param(["--limit", "2"], marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "kind", ["jsonl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "parquet"))]
+)
 def test_what_the_card_says_is_true_or_false(home: Path, endpoint: str, kind: str, options: list[str]) -> None:
     """1 and 0 are that there, as `datasets` has it; and text is text, whatever number it may look like."""
     done = unpair(home, endpoint, f"someone/flags-{kind}", *options)

@@ -315,6 +315,7 @@ def test_options_that_do_not_fit(source: Path, setting: str, message: str, monke
     assert KEY not in result.output
 
 
+@pytest.mark.slow
 def test_the_key_is_sent_and_shown_nowhere(
     source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

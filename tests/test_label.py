@@ -99,6 +99,7 @@ def test_unreadable_records_go_to_the_quarantine(tmp_path: Path) -> None:
     assert [one["record"]["turns"] for one in bad if one["reason"] == "unreadable"] == ["many"]
 
 
+@pytest.mark.slow
 def test_input_order_and_workers_change_no_row(tmp_path: Path) -> None:
     records = [
         {"prompt": f"p{n}", "completion": f"c{n}", "outcome": "sale" if n % 3 else "none", "turns": n % 7}

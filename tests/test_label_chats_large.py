@@ -25,6 +25,7 @@ def written(path: Path, count: int) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_messages_are_not_held(tmp_path: Path) -> None:
     source = written(tmp_path / "a.jsonl", 12_000)
     tracemalloc.start()

@@ -28,6 +28,7 @@ def test_objects_and_tensors_do_not_grow_with_steps(tmp_path: Path, monkeypatch:
     assert len((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 130 + 3
 
 
+@pytest.mark.slow
 def test_plots_of_a_long_run_stay_small(tmp_path: Path) -> None:
     sizes = []
     for steps in (300, 30_000):

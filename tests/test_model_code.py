@@ -85,6 +85,7 @@ def test_scores_of_other_code_are_not_used(
     assert said == [f"reference: {missing} sequences to score; {16 - missing} known" for missing in (16, 16, 0)]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_other_code_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = small_home(tmp_path)
     stopped(home, tmp_path / "a", 3)

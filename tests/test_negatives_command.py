@@ -56,8 +56,15 @@ def test_it_adds_negatives(source: str, tmp_path: Path) -> None:
     assert "made    40 by corrupt" in result.stderr
 
 
-@pytest.mark.parametrize("only", [False, True])
-@pytest.mark.parametrize("strategies", [["corrupt"], ["corrupt", "contaminate"], ["corrupt=0.5", "contaminate=0.5"]])
+@pytest.mark.parametrize(
+    ("strategies", "only"),
+    [
+        pytest.param(["corrupt"], False, marks=pytest.mark.slow),
+        pytest.param(["corrupt", "contaminate"], False, marks=pytest.mark.slow),
+        (["corrupt=0.5", "contaminate=0.5"], False),
+        pytest.param(["corrupt=0.5", "contaminate=0.5"], True, marks=pytest.mark.slow),
+    ],
+)
 def test_rows_that_are_there_already_are_left_out_and_counted(
     strategies: list[str], only: bool, tmp_path: Path
 ) -> None:

@@ -291,6 +291,7 @@ def test_no_other_way_of_dealing_would_be_more_even(share: float) -> None:
         assert sum(n * (n + 1) // 2 for n in np.bincount(got[taken], minlength=1)) == best
 
 
+@pytest.mark.slow
 def test_in_a_mix_only_the_rows_that_borrow_are_dealt_to() -> None:
     rows = [row_of(f"who was at place number {n}{n} with {n * 3}?", f"it was {n * n} or {n + 7}{n}") for n in range(90)]
     uses = [use("contaminate", weight=0.5), use("corrupt", weight=0.5)]

@@ -261,6 +261,7 @@ def push(endpoint: str, home: Path, *arguments: str, **settings: str) -> subproc
 
 
 @pytest.mark.pictures
+@pytest.mark.slow
 def test_rows_go_up_and_come_back(tmp_path: Path, endpoint: tuple[str, Path]) -> None:
     url, root = endpoint
     source = save(tmp_path / "in.jsonl", rows())
@@ -291,7 +292,10 @@ def test_no_permission_is_one_line(tmp_path: Path, endpoint: tuple[str, Path]) -
     assert "9876543210" not in done.stderr
 
 
-@pytest.mark.parametrize(("offline", "advice"), [("0", "Check the network"), ("1", "Unset HF_HUB_OFFLINE")])
+@pytest.mark.parametrize(
+    ("offline", "advice"),
+    [("0", "Check the network"), pytest.param("1", "Unset HF_HUB_OFFLINE", marks=pytest.mark.slow)],
+)
 def test_no_network_is_one_line(offline: str, advice: str, tmp_path: Path) -> None:
     source = save(tmp_path / "in.jsonl", rows(4))
     done = push("http://127.0.0.1:9", tmp_path, source, "tester/other", HF_TOKEN=TOKEN, HF_HUB_OFFLINE=offline)

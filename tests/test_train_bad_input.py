@@ -265,7 +265,7 @@ def test_no_memory(attempt: Callable[..., Result], tmp_path: Path, monkeypatch: 
     assert attempt(f"train.pack_tokens={advised[-1]}").exit_code == 0
 
 
-@pytest.mark.parametrize("when", ["cached", "online"])
+@pytest.mark.parametrize("when", ["cached", pytest.param("online", marks=pytest.mark.slow)])
 def test_no_memory_for_the_reference(
     attempt: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -347,6 +347,7 @@ def full_disk(limit: int, attempt: Callable[..., Result]) -> Result:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_logging(attempt: Callable[..., Result], tmp_path: Path) -> None:
     text = [record | {"completion": record["completion"][:4]} for record in text_records(8)]
     result = full_disk(20_000, lambda *how: attempt(*how, "train.max_steps=60", rows=text))

@@ -130,7 +130,9 @@ def test_memory_in_shards() -> None:
     assert in_shards(whole, model, LaunchPlan(8), recomputed=False) == whole
 
 
-@pytest.mark.parametrize(("name", "processes", "machines"), [("one_node", 8, 1), ("two_nodes", 16, 2)])
+@pytest.mark.parametrize(
+    ("name", "processes", "machines"), [("one_node", 8, 1), pytest.param("two_nodes", 16, 2, marks=pytest.mark.slow)]
+)
 def test_the_recipes_for_many_gpus(tmp_path: Path, name: str, processes: int, machines: int) -> None:
     """On a tiny model in the big one's place: the rest is as shipped."""
     config = RECIPES / f"{name}.yaml"

@@ -170,10 +170,10 @@ def test_half_precision_is_close_and_keeps_float32_weights(home: Path, tmp_path:
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
-SLOW_TOO = pytest.param("loaded adapter", marks=pytest.mark.slow)
+SLOW_TOO = [pytest.param(name, marks=pytest.mark.slow) for name in ("full", "loaded adapter")]
 
 
-@pytest.mark.parametrize("kind", ["full", "adapter", SLOW_TOO])
+@pytest.mark.parametrize("kind", ["adapter", *SLOW_TOO])
 def test_cached_is_online_and_a_second_run_needs_no_reference(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -13,7 +13,7 @@ import errno
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -150,9 +150,15 @@ class Spill:
         else:
             self._held.pop(part, None)
 
+    def in_turn(self, read: Callable[[int], Table | None]) -> Iterator[tuple[int, Table | None]]:
+        """Each part and what `read` gives of it; what is on disk is read while the part before is worked on."""
+        if not self.on_disk:
+            return ((part, read(part)) for part in range(self.parts))
+        return enumerate(made_ahead(functools.partial(read, part) for part in range(self.parts)))
+
     def parted(self) -> Iterator[Table | None]:
-        """The rows of each part, once: it is forgotten then, and the next one read meanwhile. Call `finish` first."""
-        for part, table in enumerate(made_ahead(functools.partial(self.read, part) for part in range(self.parts))):
+        """The rows of each part, once: it is forgotten then. Call `finish` first."""
+        for part, table in self.in_turn(self.read):
             self.forget(part)
             yield table
 
