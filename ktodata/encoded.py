@@ -90,9 +90,9 @@ def _is_spoken(item: dict[str, Any]) -> bool:
 
 
 def _is_cut_off(text: str) -> bool:
-    """Whether some text begins as messages do, and ends within them or is no JSON.
+    """Whether some text begins as messages do, and ends within them, or has what no JSON has in its strings.
 
-    Other text may go on where they are closed, as in a reply that explains them: that is text.
+    Other text may go on where they are closed, as in a reply that explains them, or be code: that is text.
     """
     begun = _BEGUN.match(text)
     if begun is None or not (_NAMED.search(text, begun.start(1)) or _UNNAMED.fullmatch(text)):
@@ -107,7 +107,10 @@ def _is_cut_off(text: str) -> bool:
     except RecursionError:
         return False
     except ValueError:
-        return True
+        # Line feeds stand in it as they are; with any other fault it may be a program's: {"content": question}
+        with contextlib.suppress(ValueError):
+            json.loads(text, strict=False)
+            return True
     return False
 
 
@@ -159,7 +162,7 @@ def sure_messages_in(text: str, *, name: str, where: str, alone: bool = False) -
         raise RowError(
             f"{name} begins as messages do, and is none: it may be cut off",
             where=where,
-            do="Write the file again with whole messages, or leave such records out",
+            do="Write the file again with whole messages, or leave such records out (--quarantine FILE)",
         )
     return found
 

@@ -9,14 +9,15 @@ Near texts are grouped: whoever is near to one of a group belongs to it, so two 
 themselves. The numbers depend on the text alone and every near pair is found (see `groups_of`), so groups depend on the
 set of texts alone: not on their order, on workers, or on whether rows went to disk.
 
-Prompts are near where what they say beside their system prompts is, and these are. A preamble that is no system prompt
-(a template of plain text) counts as a part of the text: behind a long one, short questions are near.
+Prompts are near where they are and what they say beside their system prompts is. A preamble that is no system prompt (a
+template of plain text) counts as a part of the text: behind a long one, short questions are near.
 
 Completions of one prompt are only looked at where their lengths and pieces allow it (see `ktodata.sketch`). So `unpair`
 passes over those that say the same over and over, once or twice as often, whose lengths are no measure of their pieces.
 
-Memory: 16 bytes for each prompt and, while they are few, 128 for its signature; many are set aside on disk
-(`ktodata.signed`). While groups are looked for it is about 60 bytes for each prompt.
+Memory: 8 bytes for each prompt and, while they are few, 128 for its signature (256 with system prompts); many are set
+aside on disk (`ktodata.signed`). While groups are looked for it is about 60 bytes for each prompt, and some 500 for
+each of many that have a template in common.
 """
 
 from __future__ import annotations
@@ -28,11 +29,9 @@ from typing import NamedTuple
 
 from ktodata.arrange import mixed
 from ktodata.errors import UsageError
-from ktodata.order import completion_numbers
-from ktodata.schema import Text
+from ktodata.schema import SYSTEM, Message, Text
 from ktodata.signed import Signed
-from ktodata.sketch import HASHES, Array, folded, signatures, signatures_of
-from ktodata.sources.transcript import instructed
+from ktodata.sketch import HASHES, Array, folded, signatures_of
 
 THRESHOLD = 0.9
 BLOCK = 4096  # signatures that are looked at together
@@ -252,46 +251,49 @@ def _agree(some: Array, others: Array, need: int) -> Array:
 
 
 class Signs(NamedTuple):
-    """What is known of some prompts: the number of each, and of its system prompt (0: it has none), the `signatures` of
-    what it says beside that, and the numbers and signatures of the system prompts."""
+    """What is known of some prompts: the number of each, the `signatures` of what it says beside its system prompt, and
+    of all of it, where one of them has a system prompt."""
 
     numbers: Array
-    systems: Array
-    found: Array
-    system_numbers: Array
-    system_found: Array
+    said: Array
+    whole: Array | None
 
 
 def signs_of(numbers: Array, prompts: Sequence[Text], words: Sequence[bytes] | None = None) -> Signs:
     """The signs of prompts with these numbers (`ktodata.order.number_of` their ids); `words` has what `folded` makes of
-    all of a prompt, if that is known already."""
-    import numpy as np
+    them, if that is known already."""
+    words = folded(prompts) if words is None else words
+    said = [_said(prompt) for prompt in prompts]
+    if all(one is None for one in said):
+        return Signs(numbers, signatures_of(words), None)
+    beside = folded([prompt if one is None else one for prompt, one in zip(prompts, said, strict=True)])
+    return Signs(numbers, signatures_of(beside), signatures_of(words))
 
-    systems, said = zip(*map(instructed, prompts), strict=True) if prompts else ((), ())
-    if words is None or any(systems):
-        words = folded(said)
-    several = sorted(set(systems) - {""})
-    known = dict(zip(several, completion_numbers(several).tolist(), strict=True)) | {"": 0}
-    return Signs(
-        numbers,
-        np.array([known[system] for system in systems], dtype=np.uint64),
-        signatures_of(words),
-        np.array([known[system] for system in several], dtype=np.uint64),
-        signatures(several),
-    )
+
+def _said(prompt: Text) -> list[Message] | None:
+    """What a prompt says beside its system prompt; None if that is all of it, or nothing."""
+    if isinstance(prompt, str):
+        return None
+    said = [turn for turn in prompt if turn["role"] not in SYSTEM]
+    return said if 0 < len(said) < len(prompt) else None
 
 
 class Prompts:
     """The prompts of many rows, as they come, each known by its number (`ktodata.order.number_of` its `prompt_id`).
 
-    Prompts are near where what they say is, and their system prompts are: a long one that all have in common makes no
-    questions alike, and a short question is not the same about another text. `folder` is where signatures go when they
-    are many; by default the folder for temporary files.
+    Prompts are near where they are and what they say beside their system prompts is: a long one that all have in common
+    makes no questions alike, and a short question is not the same about another text. `folder` is where signatures go
+    when they are many; by default the folder for temporary files.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._said, self._systems = _Numbered(folder), _Numbered(folder)
-        self._system_of: list[Array] = []
+        self._folder = folder
+        self._begin()
+
+    def _begin(self) -> None:
+        self._numbers: list[Array] = []
+        self._said = Signed(self._folder)
+        self._whole: Signed | None = None  # the same, until a system prompt comes
 
     def add(self, signs: Signs) -> None:
         """Prompts, each of which should come once; more often does no harm.
@@ -299,42 +301,24 @@ class Prompts:
         Raises:
             WriteError: the disk is full or read-only.
         """
-        self._said.add(signs.numbers, signs.found)
-        self._systems.add(signs.system_numbers, signs.system_found)
-        self._system_of.append(signs.systems)
+        if signs.whole is not None and self._whole is None:
+            self._whole = Signed(self._folder)
+            for block in self._said.blocks():
+                self._whole.add(block)
+        self._numbers.append(signs.numbers)
+        self._said.add(signs.said)
+        if self._whole is not None:
+            self._whole.add(signs.said if signs.whole is None else signs.whole)
 
     def groups(self, threshold: float) -> Groups:
         """Which of them are near. All that came is forgotten."""
         import numpy as np
 
-        system_of, self._system_of = self._system_of, []
-        if not len(self._systems):
-            return self._said.groups(threshold)
-        return self._said.groups(threshold, self._systems.groups(threshold).of(np.concatenate(system_of)))
-
-
-class _Numbered:
-    """Signatures with the number of each."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._numbers: list[Array] = []
-        self._found = Signed(folder)
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def add(self, numbers: Array, found: Array) -> None:
-        self._numbers.append(numbers)
-        self._found.add(found)
-
-    def groups(self, threshold: float, within: Array | None = None) -> Groups:
-        """Which are near and have the same number in `within`; all that came is forgotten."""
-        import numpy as np
-
-        numbers, found = np.concatenate([np.zeros(0, dtype=np.uint64), *self._numbers]), self._found
-        self._numbers, self._found = [], Signed(self._folder)
-        group = groups_of(found, threshold, within)
+        numbers, said, whole = np.concatenate([np.zeros(0, dtype=np.uint64), *self._numbers]), self._said, self._whole
+        self._begin()
+        group = groups_of(said, threshold)
+        if whole is not None:
+            group = groups_of(whole, threshold, group)
         least = numbers.copy()  # a group goes by its least number
         np.minimum.at(least, group, numbers)
         roots = least[group]

@@ -61,7 +61,8 @@ class Row:
         return kind_of(self.prompt)
 
 
-ASKING = ("system", "developer", "user")  # roles that a completion cannot hold
+SYSTEM = ("system", "developer")
+ASKING = (*SYSTEM, "user")  # roles that a completion cannot hold
 _CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 # ASCII in lower case, with spaces for all that `str.split` takes for white space.
 _LOWERED = bytes(32 if code < 128 and chr(code).isspace() else code for code in range(256)).lower()

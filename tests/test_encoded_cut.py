@@ -83,15 +83,20 @@ def test_a_single_message_that_is_cut_off_is_no_reply() -> None:
         assert read(cut, "a", "b")[0] == Example(cut, "a", True), "a whole one would be no prompt's messages either"
 
 
-@pytest.mark.parametrize(
-    "text", ['[{"role": "user", "content": "a\nb"}]', '[{"role": "user", "content": "a "b" c"}] \n']
-)
-def test_messages_whose_json_is_broken_are_no_text(text: str) -> None:
+@pytest.mark.parametrize("text", ['[{"role": "user", "content": "a\nb"}]', '[{"role": "user", "content": "a\tb"}] \n'])
+def test_messages_with_line_feeds_as_they_are_are_no_text(text: str) -> None:
     with pytest.raises(RowError, match="begins as messages do"):
         read("q", text, "b")
 
 
 NOT_CUT = [
+    '[{"role": "system", "content": system_prompt}, {"role": "user", "content": question}]',
+    '{"role": "user", "content": f"{question}"}',
+    '[{"role": "user", "content": "Hello " + name}]',
+    '[{"role": "user", "content": "hi"},]',
+    '[{"role": "user", "content": "hi"}, ...]',
+    '[{"role": "user", "content": {{ question }} }]',
+    '[{"role": "user", "content": "hi"}, // the question\n {"role": "assistant", "content": <your text>}]',
     '[{"role": "user", "content": "hi"}] is how a chat begins.',
     "[{'role': 'user', 'content': 'hi'}] is how it's done in Python",
     '[{"role": "user", "content": "hi"}, ...]\n\nAnd so on: [',

@@ -171,16 +171,32 @@ def test_a_system_prompt_makes_no_questions_alike_and_other_ones_tell_them_apart
         asked(other, question),
         [{"role": "user", "content": question}],
         [{"role": "system", "content": long}],
-        f"{long}\n\nHuman: {sentence(3, words=6)}\n\nAssistant:",
-        f"{long}\n\nHuman: {sentence(4)}\n\nAssistant:",
-        f"{long}\n\nHuman: {sentence(4)}!\n\nAssistant:",
+        asked("You are an AI assistant.", sentence(5, words=120)),
+        asked("You are a helpful assistant.", sentence(5, words=120)),
+        [{"role": "user", "content": sentence(5, words=120)}],
+        asked("Be brief.", sentence(6)),
+        asked("Write as a pirate does who has seen it all.", sentence(6)),
     ]
     numbers = np.arange(1, len(prompts) + 1, dtype=np.uint64)
-    for parts in (1, len(prompts)):
-        found = Prompts()
-        for some in np.array_split(numbers, parts):
-            found.add(signs_of(some, [prompts[number - 1] for number in some.tolist()]))
-        assert found.groups(0.9).of(numbers).tolist() == [1, 2, 1, 1, 5, 6, 7, 8, 9, 9]
+    for order in (slice(None), slice(None, None, -1)):
+        for parts in (1, len(prompts)):
+            found = Prompts()
+            for some in np.array_split(numbers[order], parts):
+                found.add(signs_of(some, [prompts[number - 1] for number in some.tolist()]))
+            assert found.groups(0.9).of(numbers).tolist() == [1, 2, 1, 1, 5, 6, 7, 8, 8, 8, 11, 12]
+
+
+def test_prompts_of_one_number_have_the_same_signs() -> None:
+    text = f"Be kind.\n\nHuman: {sentence(1)}\n\nAssistant:"
+    chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": sentence(1)}]
+    for prompt, other in (
+        (text, f" {text.upper()}\n "),
+        (chat, [{**turn, "content": f"\n{turn['content'].upper()} "} for turn in chat]),
+    ):
+        assert hash_prompt(prompt) == hash_prompt(other)
+        one, same = (signs_of(np.array([1]), [some]) for some in (prompt, other))
+        assert (one.said == same.said).all()
+        assert one.whole is None if prompt is text else (one.whole == same.whole).all()
 
 
 def test_questions_behind_one_system_prompt_stay(tmp_path: Path) -> None:
@@ -261,7 +277,8 @@ def test_prompts_are_signed_as_records_are_read() -> None:
     signs = transform(rules, raws).prompts["text"]
     prompts = {number_of(hash_prompt(row["prompt"])): row["prompt"] for row in records()}
     assert sorted(prompts) == signs.numbers.tolist()
-    assert (signatures([prompts[number] for number in signs.numbers.tolist()]) == signs.found).all()
+    assert (signatures([prompts[number] for number in signs.numbers.tolist()]) == signs.said).all()
+    assert signs.whole is None
     assert not transform(rules._replace(prompts=False), raws).prompts
 
 

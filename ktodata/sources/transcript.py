@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 
 from ktodata.errors import RowError
-from ktodata.schema import Kind, Message, Text, kind_of, plain
+from ktodata.schema import SYSTEM, Kind, Message, Text, kind_of
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 _SILENT = re.compile(r"(?:\n\n(?:Human|Assistant):|\s)*+")
-_SYSTEM = ("system", "developer")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
 
@@ -50,22 +49,9 @@ def asks_nothing(prompt: Text) -> bool:
         # What comes before the first turn is a system prompt, unless that turn is the one to be written.
         return _SILENT.fullmatch(prompt, first.start() if first.end() < len(prompt) else 0) is not None
     for turn in reversed(prompt):  # the last one nearly always has words
-        if turn["role"] not in _SYSTEM and not _is_blank(turn["content"]):
+        if turn["role"] not in SYSTEM and not _is_blank(turn["content"]):
             return False
-    return any(turn["role"] not in _SYSTEM for turn in prompt) or all(_is_blank(turn["content"]) for turn in prompt)
-
-
-def instructed(prompt: Text) -> tuple[str, str]:
-    """The system prompt of a prompt, and what else it says; a system prompt that stands alone is what it says."""
-    if isinstance(prompt, str):
-        first = None if prompt.startswith(HUMAN) or not prompt.endswith(ASSISTANT) else _MARKER.search(prompt)
-        if first is None or first.end() == len(prompt):
-            return "", prompt
-        return prompt[: first.start()], prompt[first.start() :]
-    said = [turn["content"] for turn in prompt if turn["role"] not in _SYSTEM]
-    if not said:
-        return "", plain(prompt)
-    return "\n".join(turn["content"] for turn in prompt if turn["role"] in _SYSTEM), "\n".join(said)
+    return any(turn["role"] not in SYSTEM for turn in prompt) or all(_is_blank(turn["content"]) for turn in prompt)
 
 
 def _is_blank(text: str) -> bool:
