@@ -42,7 +42,7 @@ def sh(text: str, folder: Path, **environment: str) -> str:
 
 
 def test_every_block_is_of_a_kind_that_is_run_here() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "toml", "sh", "python", "sh", "sh", "sh", ""]
+    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "sh", "toml", "sh", "python", "sh", "sh", "sh", ""]
 
 
 def test_make_targets() -> None:
@@ -81,7 +81,10 @@ def test_the_hub_block(tmp_path: Path) -> None:
             HF_HUB_DISABLE_XET="1",
             NO_PROXY="127.0.0.1",
         )
+        sh(blocks("sh")[2], work)
     assert (work / "hh.parquet").is_file()
+    assert len((work / "trl.jsonl").read_text(encoding="utf-8").splitlines()) > 600
+    assert (work / "to-push" / "README.md").is_file()
     assert len((work / "train.jsonl").read_text(encoding="utf-8").splitlines()) == 600  # 400 rows, 200 negatives
 
 
@@ -94,7 +97,7 @@ def test_from_data_to_a_model(
     (toml,) = blocks("toml")
     name = toml.splitlines()[0].removeprefix("# ")
     (tmp_path / name).write_text(toml, encoding="utf-8")
-    printed = sh(blocks("sh")[2], tmp_path)
+    printed = sh(blocks("sh")[3], tmp_path)
     assert "both classes" in printed
     assert "desirable_weight" in (tmp_path / name).read_text(encoding="utf-8")
     run = tmp_path / "runs" / "first"
@@ -106,14 +109,14 @@ def test_from_data_to_a_model(
     monkeypatch.chdir(tmp_path)
     runpy.run_path("example.py", run_name="__main__")
     assert "runs/second/model" in capsys.readouterr().out
-    first, _, second = blocks("sh")[3].rstrip("\n").partition(" ||\n")
+    first, _, second = blocks("sh")[4].rstrip("\n").partition(" ||\n")
     assert second == f"{first} --resume"
     begun = CliRunner().invoke(main, shlex.split(first)[1:])
     assert begun.exit_code == 0, begun.output
     assert "step 4/4" in begun.stderr
     (tmp_path / "runs" / "long" / "README.md").unlink()  # as if it had been killed right before its last line
-    assert "going on from runs/long/checkpoints/step-4" in sh(blocks("sh")[3], tmp_path)
-    plans = [CliRunner().invoke(main, shlex.split(line)[1:]) for line in blocks("sh")[4].splitlines()]
+    assert "going on from runs/long/checkpoints/step-4" in sh(blocks("sh")[4], tmp_path)
+    plans = [CliRunner().invoke(main, shlex.split(line)[1:]) for line in blocks("sh")[5].splitlines()]
     assert [plan.exit_code for plan in plans] == [0, 0]
     planned = "".join(plan.output for plan in plans)
     assert "8 processes; each holds the whole model" in planned
@@ -127,7 +130,7 @@ def test_several_processes(tmp_path: Path) -> None:
     (toml,) = blocks("toml")
     recipe = toml.replace('"train.parquet"', '"train.parquet.jsonl"')
     (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
-    sh(blocks("sh")[5], tmp_path, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    sh(blocks("sh")[6], tmp_path, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     logs = [(tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines() for name in ("two", "shards")]
     losses = [[json.loads(line)["loss"] for line in log] for log in logs]
     assert losses[0][:2] == pytest.approx(losses[1][:2], rel=1e-5)
