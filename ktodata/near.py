@@ -337,6 +337,13 @@ class Groups:
         """How many prompts go by the number of another."""
         return len(self.numbers)
 
+    def leaving(self, parts: int) -> list[int]:
+        """Of so many parts (a number's is its remainder), those with a prompt whose group's number is of another."""
+        import numpy as np
+
+        own, groups = self.numbers % np.uint64(parts), self.roots % np.uint64(parts)
+        return [int(part) for part in np.unique(own[own != groups])]
+
     def of(self, prompts: Array) -> Array:
         """The group's number for each prompt's, its own where it is near to none."""
         import numpy as np

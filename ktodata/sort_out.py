@@ -70,14 +70,11 @@ class Regrouped:
         import pyarrow
 
         self._moved.__enter__()
-        for part in range(PARTS) if len(self._groups) else ():
-            prompts = self._rows.read(part, ("_prompt",))
-            to = None if prompts is None else part_of(prompts, self._groups)
-            if to is None or (to == part).all():
-                continue
-            self._left[part] = to == part
+        for part in self._groups.leaving(PARTS):
             table = self._rows.read(part)
-            assert table is not None, "it has rows"
+            assert table is not None, "the prompts that leave it are of rows"
+            to = part_of(table, self._groups)
+            self._left[part] = to == part
             self._moved.add(table.filter(pyarrow.array(to != part)), to[to != part])
         self._moved.finish()
         return self
@@ -97,11 +94,13 @@ class Regrouped:
 
     def drained(self) -> Iterator[Table]:
         """The rows of each part that has any, once; see `Spill.drained`."""
-        for part, table in self._rows.in_turn(self.read):
-            self._rows.forget(part)
-            self._moved.forget(part)
-            if table is not None:
-                yield table
+        return (table for _, table in self._rows.in_turn(self._read_once) if table is not None)
+
+    def _read_once(self, part: int) -> Table | None:
+        table = self.read(part)
+        self._rows.forget(part)
+        self._moved.forget(part)
+        return table
 
 
 class Cleaning:
@@ -189,10 +188,10 @@ class Cleaning:
         places = np.flatnonzero(_except(table.num_rows, gone))
         group, sizes = _numbered(self.groups.of(table.column("_prompt").to_numpy()[places]))
         places, group = places[sizes[group] > 1], group[sizes[group] > 1]
-        texts = table.column("completion").take(pyarrow.array(places))
-        looked_at = comparable(_lengths(texts), group, self.threshold)
+        texts = table.column("completion")
+        looked_at = comparable(_lengths(texts, places), group, self.threshold)
         places, group = places[looked_at], group[looked_at]
-        words = folded(texts.filter(pyarrow.array(looked_at)).to_pylist())
+        words = folded(texts.take(pyarrow.array(places)).to_pylist())
         left = np.flatnonzero(alike(words, group, self.threshold))
         signed = signatures_of([words[place] for place in left.tolist()])
         near, sizes = _numbered(groups_of(signed, self.threshold, group[left]))
@@ -355,15 +354,16 @@ def _except(count: int, gone: list[Item]) -> Any:
     return stays
 
 
-def _lengths(texts: Any) -> Any:
-    """The characters of each text of a column: plain texts, or chats."""
+def _lengths(texts: Any, places: Any) -> Any:
+    """The characters of the texts in these places of a column: plain texts, or chats."""
     import numpy as np
     import pyarrow
     from pyarrow import compute
 
     if pyarrow.types.is_list(texts.type) or pyarrow.types.is_large_list(texts.type):
-        return np.array([len(plain(text)) for text in texts.to_pylist()], dtype=np.int64)
-    return compute.utf8_length(texts).to_numpy()
+        chats = texts.take(pyarrow.array(places)).to_pylist()
+        return np.array([len(plain(text)) for text in chats], dtype=np.int64)
+    return compute.utf8_length(texts).to_numpy()[places]
 
 
 def _numbered(values: Any) -> tuple[Any, Any]:

@@ -20,6 +20,7 @@ BOM = b"\xef\xbb\xbf"
 BLOCK = 2**20  # bytes per read of a file, characters per read of a JSON array
 LONGEST = 256 * 2**20  # bytes of a line, or characters of an item or a cell: more is no text of a row
 _COLONS = re.compile(rb'"\s*:')
+_TEXT = frozenset({str})
 _BARE_COLONS = re.compile(rb'(?<!\\)(?:\\\\)*"\s*:')
 
 
@@ -107,6 +108,8 @@ def parse_json(line: bytes, where: str) -> object:
 
 def _counted(value: object) -> tuple[int, int]:
     """How many keys a value has in all its objects together, and how many objects and arrays."""
+    if isinstance(value, dict) and _TEXT.issuperset(map(type, value.values())):  # as most are
+        return len(value), 1
     count, found = 0, [value]
     for one in found:  # which grows meanwhile
         if isinstance(one, dict):

@@ -158,13 +158,16 @@ class Spill:
 
     def parted(self) -> Iterator[Table | None]:
         """The rows of each part, once: it is forgotten then. Call `finish` first."""
-        for part, table in self.in_turn(self.read):
-            self.forget(part)
-            yield table
+        return (table for _, table in self.in_turn(self._read_once))
 
     def drained(self) -> Iterator[Table]:
         """`parted` without the parts that have no rows."""
         return (table for table in self.parted() if table is not None)
+
+    def _read_once(self, part: int) -> Table | None:
+        table = self.read(part)
+        self.forget(part)
+        return table
 
     def _flush(self) -> None:
         """Sort what waits by part, in the background; what came before is done then.

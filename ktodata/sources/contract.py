@@ -224,14 +224,15 @@ def pair(prompts: tuple[Text, Text], completions: tuple[Text, Text]) -> Iterator
     An empty completion is skipped and the other one stays; a pair whose prompts differ or ask nothing goes whole.
     """
     if prompts[0] != prompts[1]:
-        yield Skip("prompts differ", 2, "both")
-    elif asks_nothing(prompts[0]):
-        yield Skip("no prompt", 2, "both")
-    elif completions[0] == completions[1] and not is_empty(completions[0]):
-        yield Skip("identical completions", 2, "both")
-    else:
-        for label, completion in zip((True, False), completions, strict=True):
-            if is_empty(completion):
-                yield Skip("empty completion", 1, "chosen" if label else "rejected")
-            else:
-                yield Example(prompts[0], completion, label)
+        return iter([Skip("prompts differ", 2, "both")])
+    if asks_nothing(prompts[0]):
+        return iter([Skip("no prompt", 2, "both")])
+    if completions[0] == completions[1] and not is_empty(completions[0]):
+        return iter([Skip("identical completions", 2, "both")])
+    return iter([_one_of(prompts[0], completions[0], True), _one_of(prompts[0], completions[1], False)])
+
+
+def _one_of(prompt: Text, completion: Text, label: bool) -> Example | Skip:
+    if is_empty(completion):
+        return Skip("empty completion", 1, "chosen" if label else "rejected")
+    return Example(prompt, completion, label)

@@ -17,15 +17,16 @@ def read_transcripts(chosen: str, rejected: str, where: str) -> Iterator[Example
     """The examples of a pair of transcripts. One that ends with a human's turn has no reply to learn from."""
     prompt, completion = cut(chosen, name="chosen", where=where)
     other_prompt, other = cut(rejected, name="rejected", where=where)
-    found_in = pair((prompt, other_prompt), (completion, other))
+    found = pair((prompt, other_prompt), (completion, other))
     if HUMAN not in completion and HUMAN not in other:
-        yield from found_in
-        return
-    for found in found_in:
-        if isinstance(found, Example) and HUMAN in str(found.completion):
-            yield Skip("ends with a human turn", 1, "chosen" if found.label else "rejected")
-        else:
-            yield found
+        return found
+    return map(_answered, found)
+
+
+def _answered(found: Example | Skip) -> Example | Skip:
+    if isinstance(found, Example) and HUMAN in str(found.completion):
+        return Skip("ends with a human turn", 1, "chosen" if found.label else "rejected")
+    return found
 
 
 HH_RLHF = Source(

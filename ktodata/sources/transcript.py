@@ -27,14 +27,15 @@ def cut(transcript: str, *, name: str, where: str) -> tuple[str, str]:
         RowError: there is no such marker. Nothing is guessed: a longest common prefix of two replies may end in
             the middle of a word.
     """
-    prompt, marker, completion = transcript.rpartition(ASSISTANT)
-    if not marker:
+    at = transcript.rfind(ASSISTANT)
+    if at < 0:
         raise RowError(
             f"{name} has no {ASSISTANT!r} to cut after",
             where=where,
             do="Plain text needs a prompt column (and no preset, or pairs), or to be a transcript with such turns",
         )
-    return prompt + marker, completion
+    at += len(ASSISTANT)
+    return transcript[:at], transcript[at:]
 
 
 def asks_nothing(prompt: Text) -> bool:
