@@ -110,6 +110,22 @@ def test_empty_cells_of_csv_are_as_the_nulls_of_parquet(tmp_path: Path) -> None:
             assert sorted(str(row.prompt) for row in label(str(tmp_path / name), judge).rows) == wanted, (text, name)
 
 
+def test_texts_are_in_the_order_of_what_they_say() -> None:
+    """Two columns of a csv file: 10 comes after 9, and nine o'clock before ten, however these are written."""
+    row = {"before": "9", "after": "10", "late": "2024-05-01 10:00", "early": "2024-05-01T09:00", "none": "n/a"}
+    row |= {"zone": "2024-05-01T12:30:00+03:00", "word": "b", "other": "a", "american": "5/6/2024", "empty": ""}
+    for text in (
+        "after > before", "before < after", "before <= '9.0'", "after >= '9'", "'9' <= before < after", "late > early",
+        "early < zone < late", "late >= '2024-05-01'", "word > other", "word > 'a'", "none > 'm'", "before != '9.0'",
+    ):  # fmt: skip
+        assert holds(text, row), text
+    for text in ("after < before", "early >= late", "before > '10'", "empty < before", "before == '9.0'"):
+        assert not holds(text, row), text
+    for text in ("none > before", "before <= none", "american > '2024-01-01'", "late < other"):
+        with pytest.raises(RowError, match="cannot be compared with"):
+            holds(text, row)
+
+
 def test_values_of_numpy_and_pandas_are_values() -> None:
     row = {
         "n": np.int64(3), "x": np.float32(0.5), "yes": np.bool_(True), "nan": np.float64("nan"),

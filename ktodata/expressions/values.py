@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import datetime
+import functools
 import math
 from collections.abc import Callable
 from decimal import Decimal
@@ -115,6 +116,20 @@ def _comparable(one: Value, other: Value, texts: tuple[str, str]) -> tuple[Any, 
     raise _no_comparison(one, other, texts)
 
 
+def _in_order(one: str, other: str, texts: tuple[str, str]) -> tuple[Any, Any]:
+    """Two texts by which comes first: as numbers or times where both read as such, as csv files know text only.
+
+    Where one alone does, letters would decide about a number ('n/a' is after '9', and '10' before it).
+    """
+    for read in (_as_number, functools.partial(_moment, beside=None)) if one and other else ():
+        left, right = read(one), read(other)
+        if left is not None and right is not None:
+            return left, right
+        if left is not None or right is not None:
+            raise _no_comparison(one, other, texts)
+    return one, other
+
+
 def _no_comparison(one: Value, other: Value, texts: tuple[str, str]) -> MismatchError:
     return MismatchError(f"{_told(texts[0], one)} cannot be compared with {_told(texts[1], other)}")
 
@@ -167,7 +182,8 @@ def _by(apply: Callable[[Any, Any], bool], *, order: bool) -> _Test:
     def test(one: Value, other: Value, first: str, second: str) -> bool | None:
         if _unknown(one, other) or _unknown(other, one):
             return None
-        left, right = _comparable(one, other, (first, second))
+        texts = order and isinstance(one, str) and isinstance(other, str)
+        left, right = (_in_order if texts else _comparable)(one, other, (first, second))
         if order and (isinstance(left, bool) or not isinstance(left, _ORDERED)):
             raise MismatchError(f"{first} is {named(one)}, which has no order")
         try:
