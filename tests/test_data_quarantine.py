@@ -248,7 +248,13 @@ def test_what_is_broken_in_an_array_is_set_aside(case: str, block: int, monkeypa
 HEADER = "prompt,completion,label\n"
 BROKEN_TABLES = {
     "a stray quote": (f'{HEADER}q0,c,true\n"a "b" c",d,true\n"q2",c,false\n', "02", ['"a "b" c",d,true\n'], 3),
-    "a quote that stays open": (f'{HEADER}q0,c,true\n"a,b,true\nx,y,true\n', "0", ['"a,b,true\nx,y,true\n'], 4),
+    "a quote that stays open": (f'{HEADER}q0,c,true\n"a,b,true\nx,y,true\n', "0", ['"a,b,true\nx,y,true\n'], 3),
+    "a stray quote in the second line of a row": (
+        f'{HEADER}\nq0,"c\nc",true\n"a\n"b" c",d,true\n"q2",c,false\n',
+        "02",
+        ['"a\n"b" c",d,true\n'],
+        5,
+    ),
     "a text over lines": (
         f'{HEADER}q0,c,true\nq1,"he said "hi\nthere" and, left",true\nq2,c,true\n',
         "0",

@@ -76,6 +76,26 @@ def test_words_of_the_first_message_may_be_cut_off() -> None:
                     read("q", whole[:size], "b")
 
 
+@pytest.mark.parametrize(
+    ("item", "known"),  # from where on
+    [
+        ({"id": 1, "role": "user", "content": "hello"}, "hello"),
+        ({"index": 1, "content": "hello", "role": "user"}, "}]"),
+        ({"name": "Ann", "from": "human", "value": "hello"}, "hello"),
+        ({"content": [{"type": "text", "text": "hello"}], "role": "user"}, "text"),
+    ],
+)
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_messages_that_begin_with_something_else_may_be_cut_off(
+    item: Any, known: str, write: Callable[[Any], str]
+) -> None:
+    """Once they have said who speaks, and what; parts are known at once."""
+    whole = write([item])
+    for size in range(whole.index(known), len(whole) - 1):
+        with pytest.raises(RowError, match="chosen begins as messages do"):
+            read("q", whole[:size], "b")
+
+
 def test_a_single_message_that_is_cut_off_is_no_reply() -> None:
     for cut in (SAID[:-1], SAID[:-5], repr(json.loads(SAID))[:-2]):
         with pytest.raises(RowError, match="chosen begins as messages do"):
@@ -93,6 +113,10 @@ NOT_CUT = [
     '[{"role": "system", "content": system_prompt}, {"role": "user", "content": question}]',
     '{"role": "user", "content": f"{question}"}',
     '[{"role": "user", "content": "Hello " + name}]',
+    "[{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': question}]",
+    "[{'role': 'user', 'content': f'Hi {name}'}]",
+    "[{'role': 'user', 'content': 'Hi ' + names['first']}]",
+    "[{'role': 'user', 'content': open('x').read()}]",
     '[{"role": "user", "content": "hi"},]',
     '[{"role": "user", "content": "hi"}, ...]',
     '[{"role": "user", "content": {{ question }} }]',
@@ -106,6 +130,9 @@ NOT_CUT = [
     "[{'role': 'user', 'name': 'x'}]",
     '[{"role": "Narrator", "content": "It was ni',
     '{"value": [1, 2, 3',
+    '[{"name": "Ann", "role": "user", "email": "a',
+    '[{"id": 1, "role": "user", "content": "hi"}] is how a chat begins.',
+    '[{"id": 1, "content": "hi", "author": {"na',
     '{"content": "a letter, as long as it was allowed to be',
     '{"model": "m", "messages": [{"role": "user", "content": "hi',
     '[{"value": "a", "label": "A"}, {"value": "b", "lab',
@@ -127,6 +154,10 @@ def test_looking_for_where_messages_are_cut_costs_little() -> None:
         '[{"role": "user", "content": "' + r"\" " * 500_000,
         '[{"content": "' + r"\\" * 500_000,
         '[{"role": "user", ' + '"role":  ' * 200_000,
+        '[{"id": 1, "content": ' + '"role":  ' * 200_000,
+        '[{"' + "i" * 2_000_000,
+        "[{'role': 'user', 'content': 'x', 'y': " + "[" * 100_000 + "}]",
+        "[{'role': 'user', 'content': 'x', 'y': " + "-" * 1_000_000 + "1}]",
         "[" + " " * 2_000_000 + '{"role"',
     ):
         begin = time.process_time()

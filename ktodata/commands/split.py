@@ -65,7 +65,8 @@ def split_command(
 ) -> None:
     """Split rows in two, so that no prompt is on both sides.
 
-    Rows of one prompt, and of prompts that are nearly equal, go to one side. The classes are mixed alike on both, and
+    Rows of one prompt, and of prompts that are nearly equal, go to one side. A short question behind another system
+    prompt, or behind none, is another prompt, and may be on the other side. The classes are mixed alike on both, and
     each is on both wherever that is possible. SOURCE is whatever `ktodata unpair` reads; contradictions stay,
     duplicates go and are counted.
     """

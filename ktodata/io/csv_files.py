@@ -89,7 +89,7 @@ class _Csv:
         return header
 
     def rows(self, width: int) -> Iterator[tuple[int, list[str], str]]:
-        """The rows that are not blank: the line that each ends in, its cells, and what is wrong with its syntax.
+        """The rows that are not blank: the line that each begins with, its cells, and what is wrong with its syntax.
 
         After a syntax error nothing says whether the next line begins a row or is in the middle of a text. It is taken
         to begin one where all that follows is sound csv of so many columns then, to the end of the file: within a text
@@ -100,21 +100,22 @@ class _Csv:
         """
         while True:
             self.held.clear()
+            begins = self.passed + self.reader.line_num + 1
             try:
                 cells = next(self.reader, None)
             except csv.Error as error:
-                place = self.passed + self.reader.line_num
+                ends = self.passed + self.reader.line_num
                 rest = self._rest(error)
                 if not _is_sound(rest, width):
-                    yield place, [*self.held, *rest], f"{_told(error)}, and where the next row begins cannot be told"
+                    yield begins, [*self.held, *rest], f"{_told(error)}, and where the next row begins cannot be told"
                     return
-                yield place, list(self.held), _told(error)
-                self.passed, self.reader = place, csv.reader(_holding(rest, self.held), strict=True)
+                yield begins, list(self.held), _told(error)
+                self.passed, self.reader = ends, csv.reader(_holding(rest, self.held), strict=True)
                 continue
             if cells is None:
                 return
             if cells:
-                yield self.passed + self.reader.line_num, cells, ""
+                yield begins, cells, ""
 
     def _rest(self, error: csv.Error) -> list[str]:
         """The lines that follow."""

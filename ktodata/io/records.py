@@ -152,7 +152,9 @@ def doubled_key(pairs: list[tuple[str, Any]]) -> str:
 
 def why(error: ValueError) -> str:
     """What is wrong with some JSON. A number of thousands of digits is Python's limit, and not ours to lift."""
-    return "a number of too many digits" if "int_max_str_digits" in str(error) else getattr(error, "msg", str(error))
+    if "int_max_str_digits" in str(error):
+        return "a number of too many digits"
+    return str(getattr(error, "msg", error)).removesuffix(" at")  # a place follows, or does not
 
 
 TOO_LONG = f"longer than {LONGEST // 2**20} MiB: not a file of this format?"
