@@ -51,7 +51,7 @@ def mix_command(
     A weight is a share of the result: A=3 B=1 takes three rows of A for each of B, as many as there are without taking
     any twice; a weight that comes to no row at all is refused. Without weights all rows are taken. SOURCE is whatever
     `ktodata unpair` reads; a file or folder that is called NAME=3 is that file. Rows of several files are taken once;
-    each keeps its provenance, and all are put in training order. Rows that weights leave out are counted, and are not in
+    each keeps its provenance, and all are put in training order. Rows that weights leave out are counted, and not in
     the quarantine file.
     """
     parts = [parse_part(text) for text in sources]
