@@ -9,11 +9,9 @@ a pair and in columns of conversations (`alone`). What begins as they do and is 
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import json
 import re
-import warnings
 from typing import Any
 
 from ktodata.errors import RowError
@@ -39,21 +37,18 @@ SHAREGPT = {
 }
 _SPEAKERS = frozenset({*ROLES, *SHAREGPT})
 _KEYS = (("role", "content"), ("from", "value"))
-_WORDS = frozenset(key for keys in _KEYS for key in keys)
 _LIST, _ANY = re.compile(r"\s*+\["), re.compile(r"\s*+[\[{]")
 _BEGUN = re.compile(r"""\s*+\[?\s*+\{\s*+(["'])(?:role|content|from|value)\1\s*+:""")
-# A list whose messages begin with something else (an id), which says who speaks, and what, before it is cut off.
-_OTHER = re.compile(r"""\s*+\[\s*+\{\s*+(["'])\w++\1\s*+:""")
-_SAYS = re.compile(r"""(["'])(?:content|value)\1\s*+:""")
+# A list whose messages begin with something else (an id), and one of whom says who speaks, and what.
+_OTHER = re.compile(r'\s*+\[\s*+\{\s*+"\w++"\s*+:')
 _NAME = f"(?i:{'|'.join(sorted(_SPEAKERS))})"
+_SAYS = re.compile(rf'"(?:role|from)"\s*+:\s*+"{_NAME}"\s*+,\s*+"(?:content|value)"\s*+:\s*+"')
 _SPEAKER = re.compile(rf"'(?:role|from)'\s*+:\s*+'{_NAME}'")
 # In either form, the name perhaps cut off. What somebody says in JSON has its quotes escaped, and does not match.
 _NAMED = re.compile(rf"""(["'])(?:role|from)\1\s*+:\s*+(?:(["']){_NAME}\2|["']?\w*+\Z)""")
 _OPEN = r"""(?:"[^"\\]*+(?:\\.[^"\\]*+)*+|'[^'\\]*+(?:\\.[^'\\]*+)*+)"""  # a string without its last quote
 # A list that is cut off in its first words, before it could say whose they are.
 _UNNAMED = re.compile(rf"""\s*+\[\s*+\{{\s*+(["'])content\1\s*+:\s*+(?:{_OPEN}\\?)?""", re.DOTALL)
-# Or in the parts of which these consist.
-_PARTS = re.compile(r"""\s*+\[\s*+\{\s*+(["'])content\1\s*+:\s*+\[\s*+\{\s*+\1type\1\s*+:""")
 _MARK = re.compile(rf"""{_OPEN}["']|[\[\]{{}}"']""", re.DOTALL)
 _SPEECH = re.compile(r"'(?:content|value)'\s*+:\s*+(?![-\d]|True|False)")
 # A list of dictionaries or a single one, as Python prints them, and NumPy, which leaves the commas out. White space is
@@ -102,10 +97,10 @@ def _is_cut_off(text: str) -> bool:
 
     Other text may go on where they are closed, as in a reply that explains them, or be code: that is text.
     """
-    begun = _BEGUN.match(text) or (_OTHER.match(text) if _SAYS.search(text) else None)
-    if begun is None:
-        return False
-    if not (_NAMED.search(text, begun.start(1)) or _UNNAMED.fullmatch(text) or _PARTS.match(text)):
+    begun = _BEGUN.match(text)
+    if begun is None and _OTHER.match(text):
+        return _SAYS.search(text) is not None and _end(text) is None
+    if begun is None or not (_NAMED.search(text, begun.start(1)) or _UNNAMED.fullmatch(text)):
         return False
     end = _end(text)
     if end is None:
@@ -118,7 +113,7 @@ def _is_cut_off(text: str) -> bool:
         return False
     except ValueError:
         # Line feeds stand in it as they are; with any other fault it may be a program's: {"content": question}
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             json.loads(text, strict=False)
             return True
     return False
@@ -144,33 +139,7 @@ def is_printed(text: str) -> bool:
         and any(all(f"'{key}':" in text for key in keys) for keys in _KEYS)
         and bool(_PRINTED.fullmatch(text))
         and bool(_SPEAKER.search(text) and _SPEECH.search(text))
-        and not _is_code(text)
     )
-
-
-def _is_code(text: str) -> bool:
-    """Whether a program makes what some text is: where a message's words belong stands what Python never prints."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a backslash in a text
-            tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError):  # NumPy leaves commas out
-        return False
-    return any(
-        isinstance(name, ast.Constant) and name.value in _WORDS and _is_made(value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Dict)
-        for name, value in zip(node.keys, node.values, strict=True)
-    )
-
-
-def _is_made(value: ast.expr) -> bool:
-    """A name, a formatted text, a sum …; not `nan` or `array([…])`, which NumPy prints."""
-    if isinstance(value, ast.Name):
-        return value.id not in ("nan", "inf")
-    if isinstance(value, ast.Call):
-        return not (isinstance(value.func, ast.Name) and value.func.id == "array")
-    return not isinstance(value, ast.Constant | ast.List | ast.Dict | ast.Tuple | ast.UnaryOp)
 
 
 def may_be_encoded(value: object) -> bool:

@@ -76,24 +76,18 @@ def test_words_of_the_first_message_may_be_cut_off() -> None:
                     read("q", whole[:size], "b")
 
 
-@pytest.mark.parametrize(
-    ("item", "known"),  # from where on
-    [
-        ({"id": 1, "role": "user", "content": "hello"}, "hello"),
-        ({"index": 1, "content": "hello", "role": "user"}, "}]"),
-        ({"name": "Ann", "from": "human", "value": "hello"}, "hello"),
-        ({"content": [{"type": "text", "text": "hello"}], "role": "user"}, "text"),
-    ],
-)
-@pytest.mark.parametrize("write", [json.dumps, repr])
-def test_messages_that_begin_with_something_else_may_be_cut_off(
-    item: Any, known: str, write: Callable[[Any], str]
-) -> None:
-    """Once they have said who speaks, and what; parts are known at once."""
-    whole = write([item])
-    for size in range(whole.index(known), len(whole) - 1):
-        with pytest.raises(RowError, match="chosen begins as messages do"):
-            read("q", whole[:size], "b")
+def test_messages_that_begin_with_something_else_may_be_cut_off() -> None:
+    """Once one has said who speaks, and what."""
+    for item in ({"id": 1, "role": "user", "content": "hello"}, {"name": "Ann", "from": "human", "value": "hello"}):
+        whole = json.dumps([item, item])
+        for size in range(whole.index("hello"), len(whole) - 1):
+            with pytest.raises(RowError, match="chosen begins as messages do"):
+                read("q", whole[:size], "b")
+
+
+def test_messages_nested_beyond_reading_are_text_with_line_feeds_too() -> None:
+    text = '[{"role": "user", "content": "a\n", "x": ' + "[" * 1500 + "]" * 1500 + "}]"
+    assert read("q", text, "b")[0] == Example("q", text, True)
 
 
 def test_a_single_message_that_is_cut_off_is_no_reply() -> None:
@@ -113,10 +107,6 @@ NOT_CUT = [
     '[{"role": "system", "content": system_prompt}, {"role": "user", "content": question}]',
     '{"role": "user", "content": f"{question}"}',
     '[{"role": "user", "content": "Hello " + name}]',
-    "[{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': question}]",
-    "[{'role': 'user', 'content': f'Hi {name}'}]",
-    "[{'role': 'user', 'content': 'Hi ' + names['first']}]",
-    "[{'role': 'user', 'content': open('x').read()}]",
     '[{"role": "user", "content": "hi"},]',
     '[{"role": "user", "content": "hi"}, ...]',
     '[{"role": "user", "content": {{ question }} }]',
@@ -133,6 +123,10 @@ NOT_CUT = [
     '[{"name": "Ann", "role": "user", "email": "a',
     '[{"id": 1, "role": "user", "content": "hi"}] is how a chat begins.',
     '[{"id": 1, "content": "hi", "author": {"na',
+    '[{"id": 1, "name": "Ann", "role": "user", "value": 3}, {"id": 2, "name": "Bob", "role": "admin"},\n  ...',
+    """[{"question": "What does 'role': 'user' with 'content': mean?", "answer": "It is""",
+    '[{"id": 1, "title": "a\nb", "content": "x"}, {"id": 2, "role": "user"}]',
+    '[{"type": "doc", "content": [{"type": "text", "text": "Hello',
     '{"content": "a letter, as long as it was allowed to be',
     '{"model": "m", "messages": [{"role": "user", "content": "hi',
     '[{"value": "a", "label": "A"}, {"value": "b", "lab',

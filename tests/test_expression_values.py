@@ -113,15 +113,23 @@ def test_empty_cells_of_csv_are_as_the_nulls_of_parquet(tmp_path: Path) -> None:
 def test_texts_are_in_the_order_of_what_they_say() -> None:
     """Two columns of a csv file: 10 comes after 9, and nine o'clock before ten, however these are written."""
     row = {"before": "9", "after": "10", "late": "2024-05-01 10:00", "early": "2024-05-01T09:00", "none": "n/a"}
-    row |= {"zone": "2024-05-01T12:30:00+03:00", "word": "b", "other": "a", "american": "5/6/2024", "empty": ""}
+    row |= {"zone": "2024-05-01T00:30:00+03:00", "word": "b", "other": "a", "american": "5/6/2024", "empty": ""}
     for text in (
         "after > before", "before < after", "before <= '9.0'", "after >= '9'", "'9' <= before < after", "late > early",
-        "early < zone < late", "late >= '2024-05-01'", "word > other", "word > 'a'", "none > 'm'", "before != '9.0'",
+        "zone >= '2024-05-01'", "zone < early", "late >= '2024-05-01'", "late >= '2024'", "early > '2024-04'",
+        "word > other", "word > 'a'", "none > 'm'", "before != '9.0'", "before < 'n'", "'2024-05' > '2024'",
     ):  # fmt: skip
         assert holds(text, row), text
-    for text in ("after < before", "early >= late", "before > '10'", "empty < before", "before == '9.0'"):
+    for text in (
+        "after < before",
+        "early >= late",
+        "before > '10'",
+        "empty < before",
+        "before == '9.0'",
+        "zone < '2024-05-01'",
+    ):
         assert not holds(text, row), text
-    for text in ("none > before", "before <= none", "american > '2024-01-01'", "late < other"):
+    for text in ("none > before", "before <= none", "american > '2024-01-01'", "late < other", "none < '9'"):
         with pytest.raises(RowError, match="cannot be compared with"):
             holds(text, row)
 

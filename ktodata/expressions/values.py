@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import datetime
-import functools
 import math
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeAlias
@@ -58,6 +58,7 @@ def condition(value: Value, text: str) -> bool | None:
 
 
 _NUMBERS = (int, float, Decimal)
+_PERIOD = re.compile(r"\d{4}(?:-\d\d)?")  # a year, or a month of it
 
 
 def _as_number(value: object) -> int | float | None:
@@ -119,14 +120,25 @@ def _comparable(one: Value, other: Value, texts: tuple[str, str]) -> tuple[Any, 
 def _in_order(one: str, other: str, texts: tuple[str, str]) -> tuple[Any, Any]:
     """Two texts by which comes first: as numbers or times where both read as such, as csv files know text only.
 
-    Where one alone does, letters would decide about a number ('n/a' is after '9', and '10' before it).
+    Where one alone does, letters would decide about a number ('n/a' is after '9', and '10' before it); unless the other
+    one is written in the expression, which asks for letters then.
     """
-    for read in (_as_number, functools.partial(_moment, beside=None)) if one and other else ():
-        left, right = read(one), read(other)
-        if left is not None and right is not None:
-            return left, right
-        if left is not None or right is not None:
-            raise _no_comparison(one, other, texts)
+    numbers, times = [_as_number(text) for text in (one, other)], [_time(text) for text in (one, other)]
+    if None not in numbers:
+        return numbers[0], numbers[1]
+    if times[0] is not None and times[1] is not None:
+        zones = [time.tzinfo for time in times if time is not None and time.tzinfo]
+        zone = zones[0] if zones else datetime.UTC
+        left, right = (time if time.tzinfo else time.replace(tzinfo=zone) for time in (times[0], times[1]))
+        return left, right
+    if all(time is not None or _PERIOD.fullmatch(text) for time, text in zip(times, (one, other), strict=True)):
+        return one, other  # 2024-03 and its days
+    known = [number is not None or time is not None for number, time in zip(numbers, times, strict=True)]
+    meant = any(
+        text == repr(value) and not is_known for text, value, is_known in zip(texts, (one, other), known, strict=True)
+    )
+    if one and other and any(known) and not meant:
+        raise _no_comparison(one, other, texts)
     return one, other
 
 
@@ -139,15 +151,20 @@ def _told(text: str, value: Value) -> str:
     return named(value) if text in (repr(value), str(value)) else f"{text} ({named(value)})"
 
 
+def _time(text: str) -> datetime.datetime | None:
+    """Text in ISO's form as a time, without a zone where it says none."""
+    try:
+        return datetime.datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+
+
 def _moment(value: object, beside: object) -> datetime.datetime | None:
     """A date, a time, or text in ISO's form, as a time. Where it says no zone it is in UTC; text that says none is in
     the zone of the time beside it."""
     zone: datetime.tzinfo = datetime.UTC
     if isinstance(value, str):
-        try:
-            value = datetime.datetime.fromisoformat(value.strip())
-        except ValueError:
-            return None
+        value = _time(value)
         zone = getattr(beside, "tzinfo", None) or zone
     if not isinstance(value, datetime.datetime) and isinstance(value, datetime.date):
         value = datetime.datetime.combine(value, datetime.time())
