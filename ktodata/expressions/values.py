@@ -126,11 +126,8 @@ def _in_order(one: str, other: str, texts: tuple[str, str]) -> tuple[Any, Any]:
     numbers, times = [_as_number(text) for text in (one, other)], [_time(text) for text in (one, other)]
     if None not in numbers:
         return numbers[0], numbers[1]
-    if times[0] is not None and times[1] is not None:
-        zones = [time.tzinfo for time in times if time is not None and time.tzinfo]
-        zone = zones[0] if zones else datetime.UTC
-        left, right = (time if time.tzinfo else time.replace(tzinfo=zone) for time in (times[0], times[1]))
-        return left, right
+    if None not in times:
+        return _moment(one, times[1]), _moment(other, times[0])
     if all(time is not None or _PERIOD.fullmatch(text) for time, text in zip(times, (one, other), strict=True)):
         return one, other  # 2024-03 and its days
     known = [number is not None or time is not None for number, time in zip(numbers, times, strict=True)]
